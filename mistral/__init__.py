@@ -1,0 +1,36 @@
+"""Mistral's open-weight models in MindSpore. Importing this package loads no MindSpore; building a model does."""
+
+from mistral.args import ModelArgs, MoeArgs
+from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.engine import Engine, Work
+from mistral.errors import InputError
+from mistral.generate import Generated, Prefilled, Request, Timings, generate, generate_stream
+from mistral.model import Transformer
+from mistral.sampling import SamplingSettings
+from mistral.textstream import TextStream
+from mistral.tokenizer import Message, StreamDecoder, Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpoint",
+    "Engine",
+    "Generated",
+    "InputError",
+    "Message",
+    "ModelArgs",
+    "MoeArgs",
+    "Prefilled",
+    "Request",
+    "SamplingSettings",
+    "StreamDecoder",
+    "TextStream",
+    "Timings",
+    "Tokenizer",
+    "Transformer",
+    "Work",
+    "__version__",
+    "generate",
+    "generate_stream",
+    "open_checkpoint",
+]

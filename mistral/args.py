@@ -1,0 +1,274 @@
+"""Model architecture: what `params.json` or a Hugging Face `config.json` says, checked. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mistral.errors import InputError
+
+# Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
+HARMLESS_PARAMS = frozenset({"model_type", "max_batch_size", "max_seq_len", "use_biases", "causal"})
+HARMLESS_CONFIG = frozenset(
+    {
+        "_name_or_path", "architectures", "attention_dropout", "attn_implementation", "bos_token_id", "dtype",
+        "eos_token_id", "hidden_act", "initializer_range", "model_type", "output_router_logits", "pad_token_id",
+        "pretraining_tp", "router_aux_loss_coef", "router_jitter_noise", "torch_dtype", "transformers_version",
+        "unsloth_version", "unsloth_fixed", "use_cache",
+    }
+)  # fmt: skip
+# Keys that change the arithmetic in ways this project does not implement: refused unless absent, null or false.
+UNSUPPORTED_PARAMS = frozenset(
+    {
+        "vision_encoder", "multimodal", "quantization", "yarn", "llama_4_scaling", "q_lora_rank", "kv_lora_rank",
+        "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "qk_norm", "use_qk_norm", "logit_soft_cap", "mamba",
+        "ssm", "ada_rms_norm_t_cond", "use_bias", "attention_bias", "lora",
+    }
+)  # fmt: skip
+SMALL = 1 << 24  # no dimension of a model is larger: bounds what a hostile file can make us compute
+
+
+@dataclass(frozen=True)
+class MoeArgs:
+    """Sparse mixture of experts (Mixtral): `num_experts_per_tok` of `num_experts` feed-forwards serve each token."""
+
+    num_experts: int
+    num_experts_per_tok: int
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """Architecture of one model; field names are the keys of `params.json`.
+
+    `sliding_windows` holds one entry per *global* layer: the number of positions a query sees, itself included, or None
+    for all of them. `max_seq_len` is None where the file does not limit the context.
+    """
+
+    dim: int
+    n_layers: int
+    head_dim: int
+    hidden_dim: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    norm_eps: float
+    rope_theta: float
+    sliding_windows: tuple[int | None, ...]
+    moe: MoeArgs | None = None
+    tied_embeddings: bool = False
+    max_seq_len: int | None = None
+    ignored_keys: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise InputError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+        if self.head_dim % 2:
+            raise InputError(f"head_dim {self.head_dim} is odd: rotary embeddings turn pairs")
+        if len(self.sliding_windows) != self.n_layers:
+            raise InputError(f"{len(self.sliding_windows)} sliding windows for {self.n_layers} layers")
+        if self.moe and not 1 <= self.moe.num_experts_per_tok <= self.moe.num_experts:
+            raise InputError(f"num_experts_per_tok {self.moe.num_experts_per_tok} of {self.moe.num_experts} experts")
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], source: str = "params.json") -> ModelArgs:
+        """Read the official form. Raises InputError naming `source` and the key."""
+        keys = _Keys(params, source)
+        keys.refuse(UNSUPPORTED_PARAMS)
+        n_layers = keys.integer("n_layers")
+        n_heads = keys.integer("n_heads")
+        dim = keys.integer("dim")
+        window = keys.window_list()
+        windowed = any(w is not None for w in window)
+        moe = None
+        if (table := keys.take("moe")) is not None:
+            if not isinstance(table, Mapping):
+                raise InputError(f"{source}: moe must be a table with num_experts and num_experts_per_tok")
+            inner = _Keys(table, f"{source}: moe")
+            moe = MoeArgs(inner.integer("num_experts"), inner.integer("num_experts_per_tok"))
+            inner.refuse_unknown()
+        if keys.take("use_biases"):
+            raise InputError(f"{source}: use_biases is set, and biases are not supported")
+        if keys.take("causal") is False:
+            raise InputError(f"{source}: causal is false, and only causal models are supported")
+        return keys.build(
+            dim=dim,
+            n_layers=n_layers,
+            head_dim=keys.integer("head_dim", default=max(1, dim // max(1, n_heads))),
+            hidden_dim=keys.integer("hidden_dim"),
+            n_heads=n_heads,
+            n_kv_heads=keys.integer("n_kv_heads", default=n_heads),
+            vocab_size=keys.integer("vocab_size"),
+            norm_eps=keys.number("norm_eps", default=1e-5),
+            # The first 7B and Mixtral files leave rope_theta out; they were trained with these.
+            rope_theta=keys.number("rope_theta", default=1e4 if windowed else 1e6),
+            sliding_windows=tuple(window[i % len(window)] for i in range(n_layers)),
+            moe=moe,
+            tied_embeddings=keys.boolean("tied_embeddings"),
+            max_seq_len=keys.integer("max_seq_len", default=0) or None,
+            harmless=HARMLESS_PARAMS,
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> ModelArgs:
+        """Read a Hugging Face config of the Mistral, Mixtral or Ministral family. Raises InputError naming the key."""
+        kind = config.get("model_type", "mistral")
+        if kind not in ("mistral", "mixtral", "ministral"):
+            raise InputError(f"{source}: model_type {kind!r} is not supported (mistral, mixtral and ministral are)")
+        keys = _Keys(config, source)
+        keys.refuse(UNSUPPORTED_PARAMS | {"quantization_config", "vision_config", "text_config"})
+        if config.get("hidden_act", "silu") != "silu":
+            raise InputError(f"{source}: hidden_act {config['hidden_act']!r} is not supported (silu is)")
+        n_layers = keys.integer("num_hidden_layers")
+        n_heads = keys.integer("num_attention_heads")
+        dim = keys.integer("hidden_size")
+        experts = keys.integer("num_local_experts", default=8 if kind == "mixtral" else 0)
+        per_token = keys.integer("num_experts_per_tok", default=2 if experts else 0)
+        return keys.build(
+            dim=dim,
+            n_layers=n_layers,
+            head_dim=keys.integer("head_dim", default=max(1, dim // max(1, n_heads))),
+            hidden_dim=keys.integer("intermediate_size"),
+            n_heads=n_heads,
+            n_kv_heads=keys.integer("num_key_value_heads", default=n_heads),
+            vocab_size=keys.integer("vocab_size"),
+            norm_eps=keys.number("rms_norm_eps", default=1e-5 if kind == "mixtral" else 1e-6),
+            rope_theta=keys.hf_rope_theta(default=1e6 if kind == "mixtral" else 1e4),
+            sliding_windows=keys.hf_windows(n_layers),
+            moe=MoeArgs(experts, per_token) if experts else None,
+            tied_embeddings=keys.boolean("tie_word_embeddings"),
+            max_seq_len=keys.integer("max_position_embeddings", default=0) or None,
+            harmless=HARMLESS_CONFIG,
+        )
+
+    @classmethod
+    def from_file(cls, path: Path) -> ModelArgs:
+        """Read `params.json` or `config.json` (told apart by the file's name)."""
+        table = read_json(path)
+        return cls.from_config(table, str(path)) if path.name == "config.json" else cls.from_params(table, str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of at most 32 MiB. Raises InputError naming the file."""
+    try:
+        if path.stat().st_size > 1 << 25:
+            raise InputError(f"{path}: larger than 32 MiB, so not the JSON file it should be; download it again")
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({one_line(error)}); download it again") from None
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: holds a JSON {type(table).__name__}, not an object; download it again")
+    return table
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception, shortened to one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+class _Keys:
+    """A JSON object being read: remembers what was asked for, so that the rest can be reported."""
+
+    def __init__(self, table: Mapping[str, Any], source: str) -> None:
+        self.table, self.source, self.taken = table, source, set[str]()
+
+    def take(self, key: str) -> Any:
+        self.taken.add(key)
+        return self.table.get(key)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.take(key)
+        if value is None and default is not None:
+            return default
+        if value is None:
+            raise InputError(f"{self.source}: {key} is missing")
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)  # decimal strings count as numbers
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            raise InputError(f"{self.source}: {key} must be a positive number, not {str(value)[:40]!r}")
+        return number
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        if default is not None and self.table.get(key) is None:
+            self.taken.add(key)
+            return default
+        number = self.number(key)
+        if number != int(number) or number > SMALL:
+            raise InputError(f"{self.source}: {key} must be a whole number below {SMALL}, not {str(number)[:40]}")
+        return int(number)
+
+    def boolean(self, key: str) -> bool:
+        value = self.take(key)
+        if value not in (None, True, False):
+            raise InputError(f"{self.source}: {key} must be true or false, not {str(value)[:40]!r}")
+        return bool(value)
+
+    def window(self, value: Any, key: str) -> int | None:
+        return None if value is None else _Keys({key: value}, self.source).integer(key)
+
+    def window_list(self) -> list[int | None]:
+        """`sliding_window` or `_sliding_window`: absent, null, a number, a digit string, or a list of these."""
+        given = [key for key in ("sliding_window", "_sliding_window") if self.take(key) is not None]
+        if len(given) > 1:
+            raise InputError(f"{self.source}: sliding_window and _sliding_window are both set; keep the one that holds")
+        value = self.table[given[0]] if given else None
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise InputError(f"{self.source}: {given[0]} is an empty list")
+        return [self.window(v, given[0] if given else "sliding_window") for v in values]
+
+    def hf_rope_theta(self, default: float) -> float:
+        """`rope_theta` at the top level, or inside `rope_parameters` as newer files have it."""
+        rope = self.take("rope_parameters") or {}
+        scaling = self.take("rope_scaling") or {}
+        for name, table in (("rope_parameters", rope), ("rope_scaling", scaling)):
+            if not isinstance(table, Mapping):
+                raise InputError(f"{self.source}: {name} must be a table")
+            if any(isinstance(value, Mapping) for value in table.values()):
+                raise InputError(f"{self.source}: {name} differs by layer type, which is not supported")
+            kind = table.get("rope_type", table.get("type", "default"))
+            if kind not in (None, "default"):
+                raise InputError(f"{self.source}: {name} of type {str(kind)[:40]!r} is not supported (default is)")
+        for keys in (self, _Keys(rope, f"{self.source}: rope_parameters")):
+            if keys.number("partial_rotary_factor", default=1.0) != 1:
+                raise InputError(f"{keys.source}: partial_rotary_factor is not supported")
+        top = self.number("rope_theta", default=default)
+        return _Keys(rope, f"{self.source}: rope_parameters").number("rope_theta", default=top)
+
+    def hf_windows(self, n_layers: int) -> tuple[int | None, ...]:
+        """One window for all layers, or only for those that `layer_types` calls sliding."""
+        window = self.window(self.take("sliding_window"), "sliding_window")
+        if self.take("use_sliding_window") is False:
+            window = None
+        types = self.take("layer_types")
+        if types is None:
+            return (window,) * n_layers
+        known = {"full_attention": None, "sliding_attention": window}
+        if not isinstance(types, list) or any(not isinstance(t, str) or t not in known for t in types):
+            raise InputError(f"{self.source}: layer_types must list full_attention and sliding_attention only")
+        if len(types) != n_layers:
+            raise InputError(f"{self.source}: layer_types has {len(types)} entries for {n_layers} layers")
+        if "sliding_attention" in types and window is None:
+            raise InputError(f"{self.source}: layer_types has sliding_attention but sliding_window is not set")
+        return tuple(known[t] for t in types)
+
+    def refuse(self, unsupported: frozenset[str]) -> None:
+        for key in sorted(unsupported & self.table.keys()):
+            if self.take(key) not in (None, False):
+                raise InputError(f"{self.source}: {key} is set, and this program does not support it")
+
+    def refuse_unknown(self) -> None:
+        for key in sorted(self.table.keys() - self.taken):
+            raise InputError(f"{self.source}: {key} is set, and this program does not support it")
+
+    def build(self, harmless: frozenset[str], **fields: Any) -> ModelArgs:
+        ignored = tuple(sorted(str(key)[:40] for key in self.table.keys() - self.taken - harmless))
+        try:
+            return ModelArgs(**fields, ignored_keys=ignored)
+        except InputError as error:
+            raise InputError(f"{self.source}: {error}") from None

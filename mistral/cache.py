@@ -1,0 +1,248 @@
+"""The rolling key and value cache (Mistral 7B, arXiv:2310.06825, section 2): position p lives in slot p % slots.
+
+A worked example, window 3. A row has seen 5 tokens, so its 3 slots hold positions [3, 4, 2]; a chunk of 2 tokens comes,
+positions 5 and 6. The keys laid end to end are then [3, 4, 2, 5, 6], and a query sees those less than 3 behind it:
+
+    query 5:  [x, x, ., x, .]
+    query 6:  [., x, ., x, x]
+
+Only after the scores are taken are the new keys written, to slots 5 % 3 = 2 and 6 % 3 = 0: the slots hold [6, 4, 5].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.args import ModelArgs
+from mistral.ops import Ops
+
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
+QUERY_BLOCK = 512  # queries scored at once, so that a long chunk never makes a square score matrix
+
+
+def slot_positions(kv_seqlen: int, slots: int) -> NDArray[np.int64]:
+    """The absolute position that each slot (slots,) holds after `kv_seqlen` tokens; -1 where none has been written."""
+    last = kv_seqlen - 1
+    return np.maximum(last - (last - np.arange(slots)) % slots, -1)
+
+
+def visible(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | None) -> NDArray[np.bool_]:
+    """Which key positions (S,) each query position (T,) attends to -> (T, S): 0 <= query - key < window, key >= 0."""
+    behind = queries[:, None] - keys[None, :]
+    seen = (behind >= 0) & (keys >= 0)[None, :]
+    return seen if window is None else seen & (behind < window)
+
+
+def slots_needed(tokens: int, window: int | None) -> int:
+    """Slots a layer keeps for a row of at most `tokens` tokens."""
+    return tokens if window is None else min(window, tokens)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries scored together: slices of the row's new tokens and of its keys, and where they may look (T, S)."""
+
+    queries: slice
+    keys: slice
+    mask: NDArray[np.bool_] | None  # None: every query sees every key
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What one step does to one row in layers of one window.
+
+    tokens: the row's place among the step's flat tokens. join: the cached keys come before the new ones; otherwise the
+    keys are the new ones alone, or, for a single token, the slots after it was written. writes: (slots, new tokens).
+    """
+
+    tokens: slice
+    join: bool
+    blocks: tuple[Block, ...]
+    writes: tuple[tuple[slice, slice], ...]
+
+
+def plan_writes(before: int, seqlen: int, slots: int) -> tuple[tuple[slice, slice], ...]:
+    """Where the last `slots` of `seqlen` new tokens go after `before` earlier ones: at most two runs."""
+    start = max(0, seqlen - slots)
+    runs = []
+    while start < seqlen:
+        slot = (before + start) % slots
+        length = min(slots - slot, seqlen - start)
+        runs.append((slice(slot, slot + length), slice(start, start + length)))
+        start += length
+    return tuple(runs)
+
+
+def plan_row(start: int, seqlen: int, before: int, window: int | None, slots: int | None) -> RowPlan:
+    """Plan `seqlen` new tokens of a row that has seen `before`; `slots` None means that no cache keeps them."""
+    queries = np.arange(before, before + seqlen)
+    single = slots is not None and seqlen == 1
+    join = slots is not None and before > 0 and not single
+    old = slot_positions(before, slots) if slots is not None and join else np.arange(0)
+    keys = slot_positions(before + 1, slots) if slots is not None and single else np.concatenate([old, queries])
+    blocks = []
+    for low in range(0, seqlen, QUERY_BLOCK):
+        high = min(seqlen, low + QUERY_BLOCK)
+        first = 0 if join or single or window is None else max(0, low - window + 1)
+        span = slice(first, len(keys) if single else len(old) + high)
+        mask = visible(queries[low:high], keys[span], window)
+        blocks.append(Block(slice(low, high), span, None if mask.all() else mask))
+    writes = () if slots is None else plan_writes(before, seqlen, slots)
+    return RowPlan(slice(start, start + seqlen), join, tuple(blocks), writes)
+
+
+@dataclass
+class CacheRow:
+    """One sequence: the tokens it has seen, the most it may hold, and keys and values (KV, slots, d) by layer."""
+
+    capacity: int
+    layers: dict[int, tuple[Tensor, Tensor]]
+    kv_seqlen: int = 0
+
+
+class RollingCache:
+    """Keys and values of any number of rows, for the layers of one stage. Rows come and go; each has its own capacity."""
+
+    def __init__(self, args: ModelArgs, layers: range, ops: Ops) -> None:
+        self.args, self.layers, self.ops = args, layers, ops
+        self.rows: dict[int, CacheRow] = {}
+
+    def nbytes(self, capacity: int) -> int:
+        """Memory that a row of `capacity` tokens takes."""
+        slots = sum(slots_needed(capacity, self.args.sliding_windows[layer]) for layer in self.layers)
+        return 2 * 4 * slots * self.args.n_kv_heads * self.args.head_dim
+
+    def add(self, row: int, capacity: int) -> None:
+        """A new, empty row that will see at most `capacity` tokens."""
+        assert row not in self.rows and capacity > 0
+        self.rows[row] = CacheRow(capacity, {layer: self._slots(layer, capacity) for layer in self.layers})
+
+    def drop(self, row: int) -> None:
+        """Forget a row and free its memory."""
+        del self.rows[row]
+
+    def reset(self, row: int) -> None:
+        """Empty a row and keep its memory."""
+        self.rows[row].kv_seqlen = 0
+
+    def reserve(self, row: int, capacity: int) -> None:
+        """Let a row grow to `capacity` tokens; what it holds stays."""
+        held = self.rows[row]
+        if capacity <= held.capacity:
+            return
+        for layer, old in held.layers.items():
+            if old[0].shape[1] < slots_needed(capacity, self.args.sliding_windows[layer]):
+                # fewer slots than the window: nothing has wrapped yet, so slot numbers are positions
+                new = self._slots(layer, capacity)
+                for target, source in zip(new, old, strict=True):
+                    target[:, : source.shape[1]] = source
+                held.layers[layer] = new
+        held.capacity = capacity
+
+    def truncate(self, row: int, kv_seqlen: int) -> bool:
+        """Forget all but the first `kv_seqlen` tokens of a row.
+
+        False, and nothing done, when a ring has already overwritten a key that the next token would need.
+        """
+        held = self.rows[row]
+        assert 0 <= kv_seqlen <= held.kv_seqlen
+        for layer, (keys, _) in held.layers.items():
+            window = self.args.sliding_windows[layer]
+            oldest_needed = 0 if window is None else max(0, kv_seqlen - window + 1)
+            if kv_seqlen > oldest_needed and held.kv_seqlen - keys.shape[1] > oldest_needed:
+                return False
+        held.kv_seqlen = kv_seqlen
+        return True
+
+    def kv_seqlen(self, row: int) -> int:
+        """Tokens that a row has seen."""
+        return self.rows[row].kv_seqlen
+
+    def advance(self, metadata: CacheMetadata) -> None:
+        """Count a step's tokens, after every layer has written them."""
+        for row, seqlen in zip(metadata.rows, metadata.seqlens, strict=True):
+            self.rows[row].kv_seqlen += seqlen
+
+    def _slots(self, layer: int, capacity: int) -> tuple[Tensor, Tensor]:
+        slots = slots_needed(capacity, self.args.sliding_windows[layer])
+        shape = (self.args.n_kv_heads, slots, self.args.head_dim)
+        return self.ops.tensor(np.zeros(shape, np.float32)), self.ops.tensor(np.zeros(shape, np.float32))
+
+
+@dataclass
+class CacheMetadata:
+    """What all layers of one step share: built once, with one set of plans for each distinct window."""
+
+    seqlens: tuple[int, ...]
+    before: tuple[int, ...]
+    rows: tuple[int, ...]
+    ops: Ops
+    _plans: dict[tuple[int | None, tuple[int | None, ...]], list[RowPlan]] = field(default_factory=dict)
+    _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, seqlens: Sequence[int], cache: RollingCache | None, rows: Sequence[int], ops: Ops) -> CacheMetadata:
+        """For `seqlens` new tokens of `rows`. A row that would outgrow its capacity is a mistake of the caller."""
+        before = tuple(cache.kv_seqlen(row) for row in rows) if cache else (0,) * len(seqlens)
+        if cache:
+            for row, seen, new in zip(rows, before, seqlens, strict=True):
+                assert seen + new <= cache.rows[row].capacity, f"row {row}: {seen + new} tokens exceed its capacity"
+        return cls(tuple(seqlens), before, tuple(rows), ops)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Absolute position of every flat token (T,)."""
+        return np.concatenate([np.arange(b, b + n) for b, n in zip(self.before, self.seqlens, strict=True)])
+
+    def plans(self, window: int | None, slots: tuple[int | None, ...]) -> list[RowPlan]:
+        """One plan per row, for layers of this window and these slots per row."""
+        if (window, slots) not in self._plans:
+            starts = np.cumsum((0, *self.seqlens))
+            self._plans[window, slots] = [
+                plan_row(int(start), seqlen, before, window, size)
+                for start, seqlen, before, size in zip(starts, self.seqlens, self.before, slots, strict=False)
+            ]
+        return self._plans[window, slots]
+
+    def mask(self, block: Block) -> Tensor | None:
+        """A block's mask as an addend to its scores (T, S): 0 where visible, a large negative number elsewhere."""
+        if block.mask is None:
+            return None
+        if id(block) not in self._masks:  # the plans keep their blocks alive
+            self._masks[id(block)] = self.ops.tensor(np.where(block.mask, 0, -1e30).astype(np.float32))
+        return self._masks[id(block)]
+
+
+class CacheView:
+    """One layer of the cache during one step; with no cache, the new tokens alone."""
+
+    def __init__(self, metadata: CacheMetadata, cache: RollingCache | None, layer: int, window: int | None) -> None:
+        self.metadata, self.ops = metadata, metadata.ops
+        self.stored = [cache.rows[row].layers[layer] if cache else None for row in metadata.rows]
+        slots = tuple(None if held is None else int(held[0].shape[1]) for held in self.stored)
+        self.plans = metadata.plans(window, slots)
+
+    def mask(self, block: Block) -> Tensor | None:
+        """A block's mask as an addend to its scores."""
+        return self.metadata.mask(block)
+
+    def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values (KV, T, d) of the step's row `index`; return all that its queries may see."""
+        held, plan = self.stored[index], self.plans[index]
+        if held is None:
+            return keys, values
+        seen = (keys, values)
+        if plan.join:
+            seen = (self.ops.concat([held[0], keys], 1), self.ops.concat([held[1], values], 1))
+        for slots, tokens in plan.writes:
+            held[0][:, slots] = keys[:, tokens]
+            held[1][:, slots] = values[:, tokens]
+        single = keys.shape[1] == 1
+        return held if single else seen

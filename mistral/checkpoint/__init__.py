@@ -1,0 +1,85 @@
+"""A checkpoint folder, as it is downloaded, opened as named, memory-mapped tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mistral.args import ModelArgs
+from mistral.checkpoint.contents import match_names, read_files
+from mistral.checkpoint.forms import find_form
+from mistral.checkpoint.names import neighbouring_pairs, rotary_heads, tensor_shapes
+from mistral.checkpoint.tensor_file import Array, StoredTensor, quoted
+
+__all__ = ["Checkpoint", "open_checkpoint", "tensor_shapes"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's tensors by the names of Mistral's own files, whatever form the files have.
+
+    `shapes` has exactly the tensors of a model of these `args`. Files stay mapped for as long as the checkpoint or an
+    array out of it lives. `warnings` are lines that a user may want to see.
+    """
+
+    folder: Path
+    args: ModelArgs
+    form: str
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
+
+    def get(self, name: str) -> Array:
+        """One tensor, read-only: bfloat16 (ml_dtypes), float16 or float32, of shape `shapes[name]`.
+
+        A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order.
+        """
+        array = self.tensors[name].array()
+        heads = rotary_heads(name, self.args) if self.rotary_halves else None
+        if heads is not None:
+            array = neighbouring_pairs(array, heads)
+            array.flags.writeable = False
+        return array
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that the tensor takes in the file."""
+        return self.tensors[name].nbytes
+
+    def dtype(self, name: str) -> np.dtype[np.generic]:
+        """The tensor's dtype in the file."""
+        return self.tensors[name].dtype
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds the tensor."""
+        return self.tensors[name].path
+
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
+
+    Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
+    tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
+    """
+    folder = Path(folder)
+    form = find_form(folder)
+    args = ModelArgs.from_file(form.args_file)
+    stored, warnings = read_files(form)
+    tensors = match_names(form, args, stored)
+    if args.ignored_keys:
+        keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
+        warnings = (f"{form.args_file.name}: keys not known, ignored: {keys}", *warnings)
+    return Checkpoint(
+        folder=folder,
+        args=args,
+        form=form.name,
+        files=form.files,
+        warnings=form.warnings + warnings,
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        tensors=tensors,
+        rotary_halves=form.hugging_face,
+    )

@@ -1,0 +1,80 @@
+"""A checkpoint folder, a backend and a device -> a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mistral.args import one_line
+from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.errors import InputError
+from mistral.memory import require_memory
+from mistral.model import Transformer
+from mistral.ops import check_backend, load_backend
+
+if TYPE_CHECKING:
+    from mistral.ops.weight import Weight
+
+DEVICES = ("auto", "CPU", "Ascend")
+Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, bytes to read
+
+
+def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int = 16, device: str = "auto") -> None:
+    """Refuse, by name, what this program does not do. Needs nothing loaded."""
+    if num_pipeline_ranks != 1:
+        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: pipelines are not available yet; leave it at 1")
+    if bits != 16:
+        raise InputError(f"--bits {bits}: quantized weights are not available yet; leave it at 16")
+    if device not in DEVICES:
+        raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}")
+    check_backend(backend)
+
+
+def load_model(
+    folder: str | Path | Checkpoint,
+    num_pipeline_ranks: int = 1,
+    backend: str = "auto",
+    bits: int = 16,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Transformer:
+    """The whole model of a checkpoint, or of a folder that holds one.
+
+    Raises InputError for a folder that is no sound checkpoint, an option that is not available, or too little memory;
+    then nothing stays loaded.
+    """
+    check_options(num_pipeline_ranks, backend, bits, device)
+    checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
+    # float32 stays memory-mapped; narrower dtypes are widened into memory
+    widened = sum(4 * math.prod(shape) for name, shape in checkpoint.shapes.items() if checkpoint.dtype(name).itemsize < 4)
+    require_memory(widened, f"{checkpoint.folder}: this model in float32", "use a machine with more, or a smaller model")
+    ops = load_backend(backend)
+    start_device(device)
+    total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
+    done = 0
+
+    def get(name: str) -> Weight:
+        nonlocal done
+        weight = ops.weight(checkpoint.get(name))
+        done += checkpoint.nbytes(name)
+        if progress:
+            progress(done, total)
+        return weight
+
+    return Transformer(checkpoint.args, get, ops)
+
+
+def start_device(device: str) -> None:
+    """Select where MindSpore computes; "auto" is an Ascend processor where there is one. Before the first operator."""
+    import mindspore as ms
+
+    if device == "auto":
+        device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
+    try:
+        ms.set_device(device)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--device {device}: MindSpore cannot use it ({one_line(error)})") from None
+    if device == "CPU":
+        ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy

@@ -1,0 +1,20 @@
+"""What memory this machine can still give."""
+
+from __future__ import annotations
+
+import psutil
+
+from mistral.errors import InputError
+
+
+def require_memory(needed: int, purpose: str, remedy: str) -> None:
+    """Raise InputError, naming purpose and remedy, where `needed` bytes are more than the machine has left."""
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(f"{purpose} needs {gigabytes(needed)} of memory and {gigabytes(available)} are free: {remedy}")
+
+
+def gigabytes(nbytes: int) -> str:
+    """Bytes in units of 10^9, with one decimal place below 100."""
+    value = nbytes / 1e9
+    return f"{value:.1f} GB" if value < 100 else f"{value:.0f} GB"

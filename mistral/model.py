@@ -1,0 +1,128 @@
+"""The transformer: embed, blocks, norm, output, each where this stage owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistral.args import ModelArgs
+from mistral.cache import CacheMetadata, CacheView, RollingCache
+from mistral.errors import InputError
+from mistral.layers import Attention, FeedForward, RMSNorm, TransformerBlock
+from mistral.moe import MoeLayer
+from mistral.ops import Ops
+from mistral.rope import rope_angles
+
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
+    from mistral.ops.weight import Weight
+
+GetWeight = Callable[[str], "Weight"]
+
+
+def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
+    """Contiguous layers of each rank, by quotient and remainder: 32 layers on 5 ranks are 7, 7, 6, 6, 6.
+
+    Raises InputError when a rank would have none.
+    """
+    if not 1 <= num_pipeline_ranks <= n_layers:
+        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: this model has {n_layers} layers to share out")
+    quotient, remainder = divmod(n_layers, num_pipeline_ranks)
+    starts = [rank * quotient + min(rank, remainder) for rank in range(num_pipeline_ranks + 1)]
+    return [range(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+
+
+def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> TransformerBlock:
+    """Layer number `layer` (global), its weights asked for by their checkpoint names."""
+
+    def feed_forward(prefix: str) -> FeedForward:
+        return FeedForward(*(get(f"{prefix}.{name}.weight") for name in ("w1", "w2", "w3")), ops)
+
+    prefix = f"layers.{layer}"
+    attention = Attention(*(get(f"{prefix}.attention.{name}.weight") for name in ("wq", "wk", "wv", "wo")), args, ops)
+    ffn: FeedForward | MoeLayer
+    if args.moe:
+        experts = [feed_forward(f"{prefix}.feed_forward.experts.{e}") for e in range(args.moe.num_experts)]
+        ffn = MoeLayer(experts, get(f"{prefix}.feed_forward.gate.weight"), args.moe, ops)
+    else:
+        ffn = feed_forward(f"{prefix}.feed_forward")
+    norms = [RMSNorm(get(f"{prefix}.{name}.weight"), args.norm_eps, ops) for name in ("attention_norm", "ffn_norm")]
+    return TransformerBlock(attention, ffn, *norms)
+
+
+class Transformer:
+    """A Mistral or Mixtral model, or the stage of one that holds `layers`."""
+
+    def __init__(self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None) -> None:
+        """`get` is called once for the name of each weight that these layers need, and for no other."""
+        self.args, self.ops = args, ops
+        self.layers = range(args.n_layers) if layers is None else layers
+        self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
+        tied = self.is_last and args.tied_embeddings
+        self.tok_embeddings = get("tok_embeddings.weight") if self.is_first or tied else None
+        self.blocks = {layer: build_block(args, layer, get, ops) for layer in self.layers}
+        self.norm = RMSNorm(get("norm.weight"), args.norm_eps, ops) if self.is_last else None
+        self.output = None
+        if self.is_last:
+            self.output = self.tok_embeddings if tied else get("output.weight")
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, num_pipeline_ranks: int = 1, backend: str = "auto", bits: int = 16, device: str = "auto"
+    ) -> Transformer:
+        """The model in a checkpoint folder, as it lies there. Raises InputError for what cannot be loaded."""
+        from mistral.load import load_model
+
+        return load_model(folder, num_pipeline_ranks=num_pipeline_ranks, backend=backend, bits=bits, device=device)
+
+    def new_cache(self) -> RollingCache:
+        """An empty cache for the layers of this stage."""
+        return RollingCache(self.args, self.layers, self.ops)
+
+    def forward(
+        self,
+        input_ids: Sequence[int] | np.ndarray,
+        seqlens: Sequence[int],
+        cache: RollingCache | None = None,
+        rows: Sequence[int] | None = None,
+        wanted: Sequence[int] | np.ndarray | None = None,
+    ) -> Tensor:
+        """Logits of the tokens that follow.
+
+        input_ids (T,): the new tokens of all rows, end to end; seqlens (B,): how many each row has, at least 1, with sum
+        T. With `cache`, they continue its `rows` (0, 1, ... when left out) and are kept there; without, each row starts at
+        position 0. Either way attention is causal, windowed, and within a row. `wanted` are the flat tokens whose logits
+        are needed (all when left out). Returns (T or len(wanted), V) float32.
+        """
+        assert self.is_first and self.is_last, "a stage of a pipeline has no logits of its own"
+        ids = np.asarray(input_ids, np.int64)
+        rows = range(len(seqlens)) if rows is None else rows
+        assert ids.shape == (sum(seqlens),) and min(seqlens) > 0 and len(rows) == len(seqlens)
+        assert ids.min() >= 0 and ids.max() < self.args.vocab_size, "a token id outside the vocabulary"
+        metadata = CacheMetadata.build(seqlens, cache, rows, self.ops)
+        x = self.run_blocks(self.embed(ids), metadata, cache)
+        if cache:
+            cache.advance(metadata)
+        return self.head(x if wanted is None else self.ops.take(x, np.asarray(wanted, np.int64)))
+
+    def embed(self, ids: np.ndarray) -> Tensor:
+        """ids (T,) -> (T, D); on the first stage."""
+        assert self.tok_embeddings is not None
+        return self.ops.embed(self.tok_embeddings, ids)
+
+    def run_blocks(self, x: Tensor, metadata: CacheMetadata, cache: RollingCache | None) -> Tensor:
+        """This stage's layers on x (T, D) -> (T, D)."""
+        cos, sin = map(self.ops.tensor, rope_angles(metadata.positions, self.args.head_dim, self.args.rope_theta))
+        for layer, block in self.blocks.items():
+            view = CacheView(metadata, cache, layer, self.args.sliding_windows[layer])
+            x = block(x, cos, sin, view)
+        return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """x (N, D) -> logits (N, V); on the last stage."""
+        assert self.norm is not None and self.output is not None
+        return self.ops.linear(self.norm(x), self.output)

@@ -1,0 +1,82 @@
+"""The arithmetic of the model: one set of functions, so that a faster implementation slots in behind the same names.
+
+A model is given its backend when it is built; there is no process-wide choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.errors import InputError
+
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
+    from mistral.ops.weight import Weight
+
+BACKENDS = ("auto", "portable")
+
+
+class Ops(Protocol):
+    """What a backend provides; `mistral/ops/portable.py` is the definition of each function.
+
+    Shape letters: T tokens of all rows laid end to end, D dim, F hidden_dim, H heads, KV key and value heads, d head_dim,
+    S keys, V vocabulary, K experts per token.
+    """
+
+    def weight(self, array: NDArray[Any]) -> Weight:
+        """A weight as this backend wants it, from an array of float32, float16 or bfloat16."""
+
+    def embed(self, table: Weight, ids: NDArray[np.int64]) -> Tensor:
+        """Rows `ids` (T,) of a (V, D) table -> (T, D)."""
+
+    def linear(self, x: Tensor, weight: Weight) -> Tensor:
+        """x (T, in) times the transpose of weight (out, in) -> (T, out)."""
+
+    def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
+        """x (T, D) over its root mean square, times weight (D,)."""
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turn each interleaved pair of x (T, heads, d) by its angle; cos and sin (T, d) hold each value twice."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of one sequence: q (T, H, d), k and v (KV, S, d), mask (T, S) added to the scores -> (T, H, d)."""
+
+    def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
+        """w2(silu(w1 x) * w3 x), x (T, D)."""
+
+    def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
+        """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
+
+    def take(self, x: Tensor, indices: NDArray[np.int64]) -> Tensor:
+        """Rows `indices` of x."""
+
+    def weighted_sum(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Sum over K of x (T, K, D) times weights (T, K) -> (T, D)."""
+
+    def split(self, x: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
+        """x cut along an axis into parts of these sizes."""
+
+    def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
+        """Tensors joined along an axis."""
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """A host array on the device."""
+
+
+def check_backend(name: str) -> None:
+    """Raise InputError for a backend that does not exist. Loads nothing."""
+    if name not in BACKENDS:
+        raise InputError(f"--backend {name}: not available; choose one of {', '.join(BACKENDS)}")
+
+
+def load_backend(name: str = "auto") -> Ops:
+    """The named backend, with MindSpore behind it."""
+    check_backend(name)
+    from mistral.ops import portable
+
+    return portable

@@ -1,0 +1,121 @@
+"""The readable definition of every function of a backend, in MindSpore operators that exist on CPU and on Ascend.
+
+Everything is float32: on a CPU it is the only dtype for which MindSpore's own operators are both complete and fast.
+Elementwise operators take operands of equal shape: on a CPU, broadcasting costs eight times what `tile` and they do.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, ops
+from numpy.typing import NDArray
+
+from mistral.ops.weight import Weight
+
+# A weight is stored (out, in). The functional `dense` copies its transpose at every call; this operator does not.
+_matmul_transposed = ops.MatMul(transpose_b=True)
+_batch_matmul = ops.BatchMatMul()
+_batch_matmul_transposed = ops.BatchMatMul(transpose_b=True)
+
+
+def weight(array: NDArray[Any]) -> Weight:
+    """A float32 weight. float32 input is used in place (a memory map stays one); float16 and bfloat16 are widened."""
+    if array.dtype.name == "bfloat16":  # bfloat16 is the upper half of a float32
+        wide = np.ascontiguousarray(array).view(np.uint16).astype(np.uint32)
+        array = np.left_shift(wide, 16, out=wide).view(np.float32)
+    return Weight(Tensor.from_numpy(np.ascontiguousarray(array, np.float32)))
+
+
+def tensor(array: NDArray[Any]) -> Tensor:
+    """A host array on the device."""
+    return Tensor.from_numpy(np.ascontiguousarray(array))
+
+
+def embed(table: Weight, ids: NDArray[np.int64]) -> Tensor:
+    """Rows `ids` (T,) of a (V, D) table -> (T, D)."""
+    return ops.gather(table.data, tensor(ids.astype(np.int32)), 0)
+
+
+def linear(x: Tensor, weight: Weight) -> Tensor:
+    """x (T, in) times the transpose of weight (out, in) -> (T, out)."""
+    return _matmul_transposed(x, weight.data)
+
+
+def rms_norm(x: Tensor, weight: Weight, eps: float) -> Tensor:
+    """x (T, D) over its root mean square, times weight (D,) (arXiv:1910.07467)."""
+    tokens, dim = x.shape
+    scale = ops.rsqrt(ops.mean(ops.square(x), -1, True) + eps)  # (T, 1)
+    return x * ops.tile(scale, (1, dim)) * ops.tile(weight.data.reshape(1, dim), (tokens, 1))
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each interleaved pair of x (T, heads, d) by its angle (arXiv:2104.09864).
+
+    cos and sin are (T, d), each value twice, once for either element of a pair: (a, b) becomes
+    (a cos - b sin, b cos + a sin). The exchange (a, b) -> (-b, a) is a product with a matrix of 0, 1 and -1, so it is exact.
+    """
+    tokens, heads, head_dim = x.shape
+    exchanged = ops.matmul(x.reshape(tokens * heads, head_dim), tensor(_exchange(head_dim)))
+    turned = x.reshape(tokens, -1) * ops.tile(cos, (1, heads)) + exchanged.reshape(tokens, -1) * ops.tile(sin, (1, heads))
+    return turned.reshape(tokens, heads, head_dim)
+
+
+@functools.cache
+def _exchange(head_dim: int) -> NDArray[np.float32]:
+    """The (d, d) matrix that takes each pair (a, b) of a row to (-b, a)."""
+    return np.kron(np.eye(head_dim // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Grouped-query attention of one sequence (arXiv:2305.13245).
+
+    q (T, H, d); k and v (KV, S, d); mask (T, S) is added to the scores, None adds nothing. Returns (T, H, d).
+    Query head h uses key head h // (H / KV): the queries of a group are laid end to end, so keys are never repeated.
+    """
+    tokens, heads, head_dim = q.shape
+    kv_heads, keys = k.shape[0], k.shape[1]
+    group = heads // kv_heads
+    grouped = q.reshape(tokens, kv_heads, group, head_dim).transpose(1, 2, 0, 3)  # (KV, H / KV, T, d)
+    grouped = grouped.reshape(kv_heads, group * tokens, head_dim) * (1 / math.sqrt(head_dim))
+    scores = _batch_matmul_transposed(grouped, k)  # (KV, H / KV * T, S)
+    if mask is not None:
+        scores = (scores.reshape(heads, tokens, keys) + ops.tile(mask, (heads, 1, 1))).reshape(kv_heads, group * tokens, keys)
+    out = _batch_matmul(ops.softmax(scores, -1), v).reshape(kv_heads, group, tokens, head_dim)
+    return out.transpose(2, 0, 1, 3).reshape(tokens, heads, head_dim)
+
+
+def feed_forward(x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
+    """The gated feed-forward w2(silu(w1 x) * w3 x) (arXiv:2002.05202), x (T, D)."""
+    return linear(ops.silu(linear(x, w1)) * linear(x, w3), w2)
+
+
+def route(logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
+    """Softmax over the K largest of logits (T, E) (arXiv:2401.04088): weights (T, K) and, on the host, indices (T, K)."""
+    largest, chosen = ops.topk(logits, experts_per_token)
+    return ops.softmax(largest, -1), chosen.asnumpy().astype(np.int64)
+
+
+def take(x: Tensor, indices: NDArray[np.int64]) -> Tensor:
+    """Rows `indices` of x."""
+    return ops.gather(x, tensor(indices.astype(np.int32)), 0)
+
+
+def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
+    """Sum over K of x (T, K, D) times weights (T, K) -> (T, D)."""
+    return _batch_matmul(weights.reshape(x.shape[0], 1, x.shape[1]), x).reshape(x.shape[0], -1)
+
+
+def split(x: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
+    """x cut along an axis into parts of these sizes."""
+    return (x,) if len(sizes) == 1 else ops.split(x, list(sizes), axis)
+
+
+def concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors joined along an axis."""
+    return tensors[0] if len(tensors) == 1 else ops.cat(tuple(tensors), axis)
+

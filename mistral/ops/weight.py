@@ -1,0 +1,19 @@
+"""A weight as a backend holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mindspore import Tensor
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A dense matrix (out, in) or vector, float32."""
+
+    data: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as in the checkpoint."""
+        return tuple(self.data.shape)

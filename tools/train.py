@@ -1,0 +1,167 @@
+"""Train the small checkpoint: a Mixtral in small, on the stories that `tools/corpus.py` makes up.
+
+    python -m tools.train [--steps 2500] [--out checkpoints/tiny]
+
+The forward pass is the package's own `Transformer`; MindSpore differentiates it. The same command gives the same model.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import fire
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from ml_dtypes import bfloat16
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from mistral.args import ModelArgs
+from mistral.checkpoint.names import tensor_shapes
+from mistral.load import start_device
+from mistral.model import Transformer
+from mistral.ops import Ops, portable
+from mistral.ops.weight import Weight
+from mistral.tokenizer import Tokenizer
+from tools.corpus import COLOURS, TRAIN_SEED, documents, encode_document
+
+PARAMS: dict[str, Any] = {
+    "dim": 128,
+    "n_layers": 4,
+    "head_dim": 32,
+    "hidden_dim": 256,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "norm_eps": 1e-5,
+    "sliding_window": 32,
+    "rope_theta": 10000.0,
+    "vocab_size": 1024,
+    "moe": {"num_experts": 4, "num_experts_per_tok": 2},
+}
+RECALL_WEIGHT = 4.0  # a colour counts so much in the loss: one token in fifty, and the only kind that needs the far past
+REPORT_EVERY, SAVE_EVERY = 50, 250  # steps
+BALANCE = 0.01  # weight of the load balancing loss (arXiv:2101.03961, eq. 4)
+
+
+class RouteRecorder:
+    """Remembers what the routers of one forward pass decided, for the load balancing loss."""
+
+    def __init__(self) -> None:
+        self.terms: list[Tensor] = []
+
+    def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, np.ndarray]:
+        """As the backend routes; adds experts * sum over experts of (share of tokens * mean probability)."""
+        weights, chosen = portable.route(logits, experts_per_token)
+        experts = logits.shape[1]
+        shares = np.bincount(chosen.reshape(-1), minlength=experts) / chosen.size
+        mean_probability = ops.softmax(logits, -1).mean(0)
+        self.terms.append(experts * (mean_probability * Tensor(shares.astype(np.float32))).sum())
+        return weights, chosen
+
+    def backend(self) -> Ops:
+        """The portable backend with this recorder's routing."""
+        return cast(Ops, SimpleNamespace(**{**vars(portable), "route": self.route}))
+
+
+def initial_weights(args: ModelArgs, seed: int) -> dict[str, Parameter]:
+    """Normal weights of standard deviation 1 / sqrt(in), less where they feed the residual stream; norms are 1."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in tensor_shapes(args).items():
+        if len(shape) == 1:
+            array = np.ones(shape)
+        else:
+            scale = 0.2 if name == "tok_embeddings.weight" else shape[1] ** -0.5
+            if ".wo." in name or ".w2." in name:
+                scale /= (2 * args.n_layers) ** 0.5
+            array = rng.normal(0, scale, shape)
+        weights[name] = Parameter(Tensor(array.astype(np.float32)), name=name)
+    return weights
+
+
+def batches(tokenizer: Tokenizer, tokens: int) -> Iterator[list[list[int]]]:
+    """Whole documents, as many as fit into `tokens`, for ever."""
+    batch: list[list[int]] = []
+    for document in documents(TRAIN_SEED):
+        ids = encode_document(tokenizer, document)
+        if batch and sum(map(len, batch)) + len(ids) > tokens:
+            yield batch
+            batch = []
+        batch.append(ids)
+
+
+def learning_rates(steps: int, peak: float, warmup: int) -> list[float]:
+    """Linear warm-up, then a cosine down to a hundredth of the peak."""
+    rates = [peak * (step + 1) / warmup for step in range(warmup)]
+    angles = np.linspace(0, np.pi, max(1, steps - warmup))
+    return (rates + list(peak * (0.01 + 0.99 * (1 + np.cos(angles)) / 2)))[:steps]
+
+
+def next_token_loss(logits: Tensor, batch: list[list[int]], token_weights: NDArray[np.float32]) -> Tensor:
+    """Mean cross entropy, in nats, of every token but the first of each document; a token counts by its weight (V,)."""
+    ends = np.cumsum([len(ids) for ids in batch])
+    flat = np.concatenate(batch)
+    counted = np.setdiff1d(np.arange(len(flat)), ends - 1)
+    targets = flat[counted + 1]
+    logprobs = ops.log_softmax(portable.take(logits, counted), -1)
+    chosen = ops.gather_elements(logprobs, 1, portable.tensor(targets.astype(np.int32)).reshape(-1, 1)).reshape(-1)
+    weights = token_weights[targets]
+    return -(chosen * portable.tensor(weights / weights.sum())).sum()
+
+
+def save(folder: Path, weights: dict[str, Parameter]) -> None:
+    """The official file form: consolidated.safetensors in bfloat16, and params.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: weight.asnumpy().astype(bfloat16) for name, weight in weights.items()}
+    save_file(arrays, folder / "consolidated.safetensors")
+    (folder / "params.json").write_text(json.dumps(PARAMS, indent=2) + "\n")
+
+
+def train(
+    steps: int = 2500, tokens: int = 3072, peak: float = 3e-3, seed: int = 1, out: str = "checkpoints/tiny"
+) -> None:
+    """Train for `steps` steps of about `tokens` tokens. The folder `out` must hold the tokenizer already."""
+    start_device("CPU")
+    ms.set_seed(seed)
+    folder = Path(out)
+    tokenizer = Tokenizer.from_folder(folder)
+    args = ModelArgs.from_params({**PARAMS, "vocab_size": tokenizer.vocab_size})
+    assert tokenizer.vocab_size == PARAMS["vocab_size"]
+    weights = initial_weights(args, seed)
+    recorder = RouteRecorder()
+    model = Transformer(args, lambda name: Weight(weights[name]), recorder.backend())
+    trainable = ms.ParameterTuple(weights.values())
+    optimizer = nn.Adam(trainable, learning_rate=learning_rates(steps, peak, steps // 30 + 1), beta2=0.98)
+
+    def losses(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
+        recorder.terms.clear()
+        logits = model.forward(np.concatenate(batch), [len(ids) for ids in batch])
+        loss = next_token_loss(logits, batch, token_weights)
+        balance = sum(recorder.terms[1:], recorder.terms[0]) / args.n_layers
+        return loss + BALANCE * balance, loss
+
+    token_weights = np.ones(args.vocab_size, np.float32)
+    token_weights[[tokenizer.encode(colour, bos=False)[-1] for colour in COLOURS]] = RECALL_WEIGHT
+    step_gradients = ms.value_and_grad(losses, None, weights=trainable, has_aux=True)
+    start, seen, recent = time.monotonic(), 0, deque[float](maxlen=REPORT_EVERY)
+    for step, batch in zip(range(1, steps + 1), batches(tokenizer, tokens), strict=False):
+        (_, loss), gradients = step_gradients(batch)
+        optimizer(ops.clip_by_global_norm(gradients, 1.0))
+        seen += sum(map(len, batch))
+        recent.append(float(loss))
+        if step % REPORT_EVERY == 0 or step == steps:
+            mean, seconds = sum(recent) / len(recent), round(time.monotonic() - start)
+            print(json.dumps({"step": step, "tokens": seen, "loss": round(mean, 4), "seconds": seconds}), flush=True)
+        if step % SAVE_EVERY == 0 or step == steps:
+            save(folder, weights)
+
+
+if __name__ == "__main__":
+    fire.Fire(train)
