@@ -9,8 +9,7 @@ from mistral.model import Transformer
 from mistral.sampling import SamplingSettings
 from mistral.textstream import TextStream
 from mistral.tokenizer import Message, StreamDecoder, Tokenizer
-
-__version__ = "0.1.0"
+from mistral.version import __version__
 
 __all__ = [
     "Checkpoint",

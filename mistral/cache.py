@@ -108,7 +108,7 @@ class CacheRow:
 
 
 class RollingCache:
-    """Keys and values of any number of rows, for the layers of one stage. Rows come and go; each has its own capacity."""
+    """Keys and values of any number of rows, for the layers of one stage. Each row has its own capacity."""
 
     def __init__(self, args: ModelArgs, layers: range, ops: Ops) -> None:
         self.args, self.layers, self.ops = args, layers, ops

@@ -1,4 +1,4 @@
-"""The engine: rows join and leave, and one step moves any of them on. It holds the cache; everything generates through it."""
+"""The engine: rows join and leave, and one step moves any of them on. It holds the cache."""
 
 from __future__ import annotations
 

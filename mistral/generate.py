@@ -1,14 +1,14 @@
 """Generation: chunked prefill, then one token at a time, for any number of prompts at once.
 
-Every step feeds every row its next tokens: a chunk of its prompt, or the token just sampled. So a short prompt is already
-being answered while a long one is still read, and a row that has finished makes room for the next prompt.
+Every step feeds every row its next tokens: a chunk of its prompt, or the token just sampled. So a short prompt is
+already being answered while a long one is still read, and a row that has finished makes room for the next prompt.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """`done` of `total` prompt tokens of request `index` are read; logprobs of these tokens, but the first of the prompt."""
+    """`done` of `total` prompt tokens of request `index` are read; logprobs of these, but for the prompt's first."""
 
     index: int
     done: int
@@ -134,7 +134,9 @@ def check_request(index: int, request: Request, engine: Engine) -> None:
     if length == 0:
         raise InputError(f"prompt {index} is empty: give it at least the id that begins a sequence")
     if not all(0 <= token < vocab_size for token in request.prompt):
-        raise InputError(f"prompt {index} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?")
+        raise InputError(
+            f"prompt {index} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?"
+        )
     if request.max_tokens < 0:
         raise InputError(f"--max_tokens {request.max_tokens}: must be 0 or more")
     if limit is not None and length + min(request.max_tokens, 1) > limit:
@@ -147,10 +149,10 @@ def generate_stream(
     chunk_size: int | None = None,
     max_rows: int = MAX_ROWS,
     timings: Timings | None = None,
-) -> Iterator[Prefilled | Generated]:
+) -> Generator[Prefilled | Generated]:
     """Generate for all requests, yielding each row's progress as it happens.
 
-    `chunk_size` prompt tokens of a row are read at once (default: see `default_chunk_size`); it does not change results.
+    `chunk_size` prompt tokens of a row are read at once (see `default_chunk_size`); this changes no result.
     Every request ends in exactly one Generated with a finish_reason. Closing the iterator frees the rows. Raises
     InputError for a request that cannot be served, before anything is computed.
     """
@@ -163,7 +165,7 @@ def generate_stream(
 
 def _run(
     engine: Engine, requests: Sequence[Request], chunk_size: int, max_rows: int, timings: Timings
-) -> Iterator[Prefilled | Generated]:
+) -> Generator[Prefilled | Generated]:
     waiting = deque(enumerate(requests))
     active: list[_Row] = []
     try:
@@ -239,10 +241,10 @@ def generate(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Generate for ragged prompts at once.
 
-    Returns, for each prompt, the ids generated (without `eos_id`) and the logprobs, in nats from the raw logits, of the
-    prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter alone, and the
-    head then runs only where a token is sampled. Sampling depends on (seed, sample), not on the place among the prompts.
-    Raises InputError for prompts or settings that cannot be used.
+    Returns, for each prompt, the ids generated (without `eos_id`) and the logprobs, in nats from the raw logits, of
+    the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter alone, and
+    the head then runs only where a token is sampled. Sampling depends on (seed, sample), not on the place among the
+    prompts. Raises InputError for prompts or settings that cannot be used.
     """
     settings = SamplingSettings(temperature, top_p, top_k, min_p, repetition_penalty, seed, sample)
     requests = [Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs) for prompt in encoded_prompts]

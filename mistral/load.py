@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistral.args import one_line
 from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.device import check_device, start_device
 from mistral.errors import InputError
 from mistral.memory import require_memory
 from mistral.model import Transformer
@@ -17,7 +17,6 @@ from mistral.ops import check_backend, load_backend
 if TYPE_CHECKING:
     from mistral.ops.weight import Weight
 
-DEVICES = ("auto", "CPU", "Ascend")
 Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, bytes to read
 
 
@@ -27,8 +26,7 @@ def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int 
         raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: pipelines are not available yet; leave it at 1")
     if bits != 16:
         raise InputError(f"--bits {bits}: quantized weights are not available yet; leave it at 16")
-    if device not in DEVICES:
-        raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}")
+    check_device(device)
     check_backend(backend)
 
 
@@ -38,6 +36,7 @@ def load_model(
     backend: str = "auto",
     bits: int = 16,
     device: str = "auto",
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Transformer:
     """The whole model of a checkpoint, or of a folder that holds one.
@@ -48,10 +47,14 @@ def load_model(
     check_options(num_pipeline_ranks, backend, bits, device)
     checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
     # float32 stays memory-mapped; narrower dtypes are widened into memory
-    widened = sum(4 * math.prod(shape) for name, shape in checkpoint.shapes.items() if checkpoint.dtype(name).itemsize < 4)
-    require_memory(widened, f"{checkpoint.folder}: this model in float32", "use a machine with more, or a smaller model")
+    widened = sum(
+        4 * math.prod(shape) for name, shape in checkpoint.shapes.items() if checkpoint.dtype(name).itemsize < 4
+    )
+    require_memory(
+        widened, f"{checkpoint.folder}: this model in float32", "use a machine with more, or a smaller model"
+    )
+    start_device(device, threads)
     ops = load_backend(backend)
-    start_device(device)
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
     done = 0
 
@@ -64,17 +67,3 @@ def load_model(
         return weight
 
     return Transformer(checkpoint.args, get, ops)
-
-
-def start_device(device: str) -> None:
-    """Select where MindSpore computes; "auto" is an Ascend processor where there is one. Before the first operator."""
-    import mindspore as ms
-
-    if device == "auto":
-        device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
-    try:
-        ms.set_device(device)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"--device {device}: MindSpore cannot use it ({one_line(error)})") from None
-    if device == "CPU":
-        ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy

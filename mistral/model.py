@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mistral.args import ModelArgs
 from mistral.cache import CacheMetadata, CacheView, RollingCache
@@ -33,17 +35,19 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
         raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: this model has {n_layers} layers to share out")
     quotient, remainder = divmod(n_layers, num_pipeline_ranks)
     starts = [rank * quotient + min(rank, remainder) for rank in range(num_pipeline_ranks + 1)]
-    return [range(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(starts)]
 
 
 def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> TransformerBlock:
     """Layer number `layer` (global), its weights asked for by their checkpoint names."""
 
     def feed_forward(prefix: str) -> FeedForward:
-        return FeedForward(*(get(f"{prefix}.{name}.weight") for name in ("w1", "w2", "w3")), ops)
+        w1, w2, w3 = (get(f"{prefix}.{name}.weight") for name in ("w1", "w2", "w3"))
+        return FeedForward(w1, w2, w3, ops)
 
     prefix = f"layers.{layer}"
-    attention = Attention(*(get(f"{prefix}.attention.{name}.weight") for name in ("wq", "wk", "wv", "wo")), args, ops)
+    wq, wk, wv, wo = (get(f"{prefix}.attention.{name}.weight") for name in ("wq", "wk", "wv", "wo"))
+    attention = Attention(wq, wk, wv, wo, args, ops)
     ffn: FeedForward | MoeLayer
     if args.moe:
         experts = [feed_forward(f"{prefix}.feed_forward.experts.{e}") for e in range(args.moe.num_experts)]
@@ -72,7 +76,12 @@ class Transformer:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, num_pipeline_ranks: int = 1, backend: str = "auto", bits: int = 16, device: str = "auto"
+        cls,
+        folder: str | Path,
+        num_pipeline_ranks: int = 1,
+        backend: str = "auto",
+        bits: int = 16,
+        device: str = "auto",
     ) -> Transformer:
         """The model in a checkpoint folder, as it lies there. Raises InputError for what cannot be loaded."""
         from mistral.load import load_model
@@ -85,18 +94,18 @@ class Transformer:
 
     def forward(
         self,
-        input_ids: Sequence[int] | np.ndarray,
+        input_ids: Sequence[int] | NDArray[np.int64],
         seqlens: Sequence[int],
         cache: RollingCache | None = None,
         rows: Sequence[int] | None = None,
-        wanted: Sequence[int] | np.ndarray | None = None,
+        wanted: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Tensor:
         """Logits of the tokens that follow.
 
-        input_ids (T,): the new tokens of all rows, end to end; seqlens (B,): how many each row has, at least 1, with sum
-        T. With `cache`, they continue its `rows` (0, 1, ... when left out) and are kept there; without, each row starts at
-        position 0. Either way attention is causal, windowed, and within a row. `wanted` are the flat tokens whose logits
-        are needed (all when left out). Returns (T or len(wanted), V) float32.
+        input_ids (T,): the new tokens of all rows, end to end; seqlens (B,): how many each row has, at least 1, with
+        sum T. With `cache`, they continue its `rows` (0, 1, ... when left out) and are kept there; without, each row
+        starts at position 0. Either way attention is causal, windowed, and within a row. `wanted` are the flat tokens
+        whose logits are needed (all when left out). Returns (T or len(wanted), V) float32.
         """
         assert self.is_first and self.is_last, "a stage of a pipeline has no logits of its own"
         ids = np.asarray(input_ids, np.int64)
@@ -109,7 +118,7 @@ class Transformer:
             cache.advance(metadata)
         return self.head(x if wanted is None else self.ops.take(x, np.asarray(wanted, np.int64)))
 
-    def embed(self, ids: np.ndarray) -> Tensor:
+    def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """ids (T,) -> (T, D); on the first stage."""
         assert self.tok_embeddings is not None
         return self.ops.embed(self.tok_embeddings, ids)

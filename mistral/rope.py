@@ -1,4 +1,4 @@
-"""Rotary position embedding angles (RoFormer, arXiv:2104.09864), computed for the positions at hand: no table to outgrow."""
+"""Angles of the rotary position embedding (RoFormer, arXiv:2104.09864), for the positions at hand: no table."""
 
 from __future__ import annotations
 

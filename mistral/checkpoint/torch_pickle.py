@@ -77,7 +77,7 @@ def read_tensor_table(data: bytes, source: str) -> dict[str, TensorRecord]:
             _check_bounds(name, record)
     except _RefusedError as error:
         raise InputError(f"{source}: refused: {error}; use the official file or its safetensors form") from None
-    except (IndexError, KeyError, ValueError, struct.error) as error:
+    except (IndexError, ValueError) as error:
         raise InputError(f"{source}: damaged pickle ({one_line(error)}); download the file again") from None
     return table
 
@@ -135,6 +135,11 @@ class _Interpreter:
     def push_tuple(self, count: int) -> None:
         values = [self.stack.pop() for _ in range(count)]
         self.push(tuple(reversed(values)))
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise ValueError(f"nothing is memoized as {index}")
+        self.push(self.memo[index])
 
     def open_mark(self) -> None:
         if len(self.marked) >= _MAX_MARKS:
@@ -217,8 +222,8 @@ _STEPS: dict[bytes, _Step] = {
     b"t": lambda m: m.push(tuple(m.close_mark())),
     b"q": lambda m: m.memo.__setitem__(m.unsigned(1), m.stack[-1]),
     b"r": lambda m: m.memo.__setitem__(m.unsigned(4), m.stack[-1]),
-    b"h": lambda m: m.push(m.memo[m.unsigned(1)]),
-    b"j": lambda m: m.push(m.memo[m.unsigned(4)]),
+    b"h": lambda m: m.recall(m.unsigned(1)),
+    b"j": lambda m: m.recall(m.unsigned(4)),
     b"s": _Interpreter.set_item,
     b"u": lambda m: m.set_items(m.close_mark()),
     b"b": _Interpreter.build,

@@ -20,7 +20,7 @@ from mistral.checkpoint.torch_pickle import TensorRecord, read_tensor_table
 from mistral.errors import InputError
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-_ENCRYPTED, _UTF8 = 0x1, 0x800  # flag bits of a zip entry
+_UTF8 = 0x800  # flag bit of a zip entry
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _entries(path: Path, buffer: mmap.mmap) -> dict[str, _Entry]:
         member = f"{path}: its member {quoted(info.filename)}"
         if info.filename in entries:
             raise InputError(f"{member} is there twice; download the file again")
-        if info.compress_type or info.flag_bits & _ENCRYPTED or info.compress_size != info.file_size:
+        if info.compress_type or info.compress_size != info.file_size:
             raise InputError(f"{member} is compressed or encrypted; save it again with torch.save")
         start = _data_start(buffer, info)
         if start is None or start + info.file_size > following:

@@ -24,8 +24,8 @@ BACKENDS = ("auto", "portable")
 class Ops(Protocol):
     """What a backend provides; `mistral/ops/portable.py` is the definition of each function.
 
-    Shape letters: T tokens of all rows laid end to end, D dim, F hidden_dim, H heads, KV key and value heads, d head_dim,
-    S keys, V vocabulary, K experts per token.
+    Shape letters: T tokens of all rows laid end to end, D dim, F hidden_dim, H heads, KV key and value heads,
+    d head_dim, S keys, V vocabulary, E experts, K experts per token.
     """
 
     def weight(self, array: NDArray[Any]) -> Weight:

@@ -57,18 +57,21 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each interleaved pair of x (T, heads, d) by its angle (arXiv:2104.09864).
 
     cos and sin are (T, d), each value twice, once for either element of a pair: (a, b) becomes
-    (a cos - b sin, b cos + a sin). The exchange (a, b) -> (-b, a) is a product with a matrix of 0, 1 and -1, so it is exact.
+    (a cos - b sin, b cos + a sin). The exchange (a, b) -> (-b, a) is a product with a matrix of 0, 1 and -1: exact.
     """
     tokens, heads, head_dim = x.shape
     exchanged = ops.matmul(x.reshape(tokens * heads, head_dim), tensor(_exchange(head_dim)))
-    turned = x.reshape(tokens, -1) * ops.tile(cos, (1, heads)) + exchanged.reshape(tokens, -1) * ops.tile(sin, (1, heads))
+    turned = x.reshape(tokens, -1) * ops.tile(cos, (1, heads)) + exchanged.reshape(tokens, -1) * ops.tile(
+        sin, (1, heads)
+    )
     return turned.reshape(tokens, heads, head_dim)
 
 
 @functools.cache
 def _exchange(head_dim: int) -> NDArray[np.float32]:
     """The (d, d) matrix that takes each pair (a, b) of a row to (-b, a)."""
-    return np.kron(np.eye(head_dim // 2, dtype=np.float32), np.array([[0, 1], [-1, 0]], np.float32))
+    turn = np.array([[0, 1], [-1, 0]])
+    return np.kron(np.eye(head_dim // 2), turn).astype(np.float32)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -84,7 +87,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     grouped = grouped.reshape(kv_heads, group * tokens, head_dim) * (1 / math.sqrt(head_dim))
     scores = _batch_matmul_transposed(grouped, k)  # (KV, H / KV * T, S)
     if mask is not None:
-        scores = (scores.reshape(heads, tokens, keys) + ops.tile(mask, (heads, 1, 1))).reshape(kv_heads, group * tokens, keys)
+        scores = (scores.reshape(heads, tokens, keys) + ops.tile(mask, (heads, 1, 1))).reshape(
+            kv_heads, group * tokens, keys
+        )
     out = _batch_matmul(ops.softmax(scores, -1), v).reshape(kv_heads, group, tokens, head_dim)
     return out.transpose(2, 0, 1, 3).reshape(tokens, heads, head_dim)
 
@@ -95,7 +100,7 @@ def feed_forward(x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
 
 
 def route(logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
-    """Softmax over the K largest of logits (T, E) (arXiv:2401.04088): weights (T, K) and, on the host, indices (T, K)."""
+    """Softmax over the K largest of logits (T, E), arXiv:2401.04088 -> weights (T, K); indices (T, K) on the host."""
     largest, chosen = ops.topk(logits, experts_per_token)
     return ops.softmax(largest, -1), chosen.asnumpy().astype(np.int64)
 
@@ -118,4 +123,3 @@ def split(x: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
 def concat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Tensors joined along an axis."""
     return tensors[0] if len(tensors) == 1 else ops.cat(tuple(tensors), axis)
-

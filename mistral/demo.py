@@ -1,0 +1,85 @@
+"""The demo command: complete a few prompts, all at once, and show them in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mistral.generate import Generated, Prefilled, generate_stream
+from mistral.options import option, read_texts
+from mistral.progress import Progress
+from mistral.session import Options, open_session
+
+PROMPTS = (
+    "This is a test",
+    "This is another great test",
+    "This is a third test, mistral AI is very good at testing. ",
+)
+RULE = "====================="
+
+
+class Board:
+    """Shows answers that grow side by side one after the other, the first of them as it grows."""
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        self.texts, self.finished, self.current, self.shown = list(prompts), [False] * len(prompts), 0, 0
+
+    def add(self, index: int, text: str, finished: bool) -> None:
+        """More text of answer `index`."""
+        self.texts[index] += text
+        self.finished[index] |= finished
+        while self.current < len(self.texts):
+            print(self.texts[self.current][self.shown :], end="", flush=True)
+            self.shown = len(self.texts[self.current])
+            if not self.finished[self.current]:
+                return
+            print(f"\n{RULE}", flush=True)
+            self.current, self.shown = self.current + 1, 0
+
+
+@dataclass(frozen=True)
+class Demo(Options):
+    """Complete three prompts, or your own, and say how long it took."""
+
+    prompts: str | None = option(None, "A prompt, a JSON list of prompts, or @FILE with either.")
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        super().check()
+        self.texts()
+
+    def texts(self) -> tuple[str, ...]:
+        """The prompts to complete."""
+        return read_texts("prompts", self.prompts) or PROMPTS
+
+    def run(self) -> None:
+        """Load, complete, report."""
+        run_demo(self, self.texts())
+
+
+def run_demo(options: Options, texts: Sequence[str]) -> None:
+    """Complete the texts all at once; show them in order, or each as a JSON line when it is finished."""
+    session = open_session(options, chat=False)
+    requests = [session.request(session.tokenizer.encode(text), text_follows=True) for text in texts]
+    board = Board(["" if options.json else text for text in texts])
+    answers, ids = [""] * len(texts), [list[int]() for _ in texts]
+    progress, total = Progress("reading prompts:", "tokens"), sum(len(request.prompt) for request in requests)
+    for event in generate_stream(session.engine, requests, options.chunk_size, timings=session.timings):
+        if isinstance(event, Prefilled):
+            progress(session.timings.prefill_tokens, total)
+            continue
+        progress.clear()
+        if not options.json:
+            board.add(event.index, event.text, event.finish_reason is not None)
+        answers[event.index] += event.text
+        ids[event.index].extend(() if event.id is None else (event.id,))
+        if options.json and event.finish_reason:
+            print_result(event, texts[event.index], answers[event.index], ids[event.index])
+    session.report()
+
+
+def print_result(event: Generated, prompt: str, text: str, ids: list[int]) -> None:
+    """One finished answer as a JSON line."""
+    result = {"index": event.index, "prompt": prompt, "text": text, "ids": ids, "finish_reason": event.finish_reason}
+    print(json.dumps(result), flush=True)

@@ -1,0 +1,137 @@
+"""The interactive command: prompts from a person or a pipe, answers as they come."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+from mistral.errors import InputError
+from mistral.generate import Prefilled, generate_stream
+from mistral.options import option
+from mistral.progress import Progress
+from mistral.session import Options, Session, open_session
+from mistral.tokenizer import Message
+
+MARK = "> "
+
+
+@dataclass(frozen=True)
+class Interactive(Options):
+    """Read prompts, one a line, and answer each until the input ends.
+
+    Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does.
+    """
+
+    max_tokens: int = option(256, "New tokens for each answer, at most.")
+    temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
+    instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
+
+    def run(self) -> None:
+        """Load, then answer."""
+        run_interactive(self, self.instruct)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one prompt. finish_reason is "stop", "length" or "interrupted"."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: str
+
+
+class Interruption:
+    """Whether Ctrl-C has been pressed since answering began."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def press(self, signal_number: int, frame: FrameType | None) -> None:
+        """The first press lets the step at hand end; a second one does not wait for it."""
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    @classmethod
+    @contextmanager
+    def watching(cls) -> Iterator[Interruption]:
+        """Ctrl-C sets `pressed` in here instead of ending the program."""
+        interruption = cls()
+        before = signal.signal(signal.SIGINT, interruption.press)
+        try:
+            yield interruption
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def answer(session: Session, prompt: Sequence[int], text_follows: bool) -> Answer:
+    """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program."""
+    request = session.request(prompt, text_follows)
+    progress = Progress("reading the prompt:", "tokens")
+    text, ids, reason = "", list[int](), "interrupted"
+    with Interruption.watching() as interruption, suppress(KeyboardInterrupt):
+        events = generate_stream(session.engine, [request], session.options.chunk_size, timings=session.timings)
+        try:
+            for event in events:
+                if isinstance(event, Prefilled):
+                    progress(event.done, event.total)
+                else:
+                    progress.clear()
+                    text += event.text
+                    ids.extend(() if event.id is None else (event.id,))
+                    reason = event.finish_reason or reason
+                    if not session.options.json:
+                        print(event.text, end="", flush=True)
+                if interruption.pressed:
+                    break
+        finally:
+            progress.clear()
+            events.close()
+    return Answer(text, tuple(ids), reason)
+
+
+def read_prompts() -> Iterator[str]:
+    """Lines from standard input, without empty ones; with line editing and a mark where a person types them."""
+    person = sys.stdin.isatty()
+    if person:
+        with suppress(ImportError):
+            import readline  # noqa: F401  line editing and history for input()
+    while True:
+        try:
+            line = input(MARK if person else "")
+        except EOFError:
+            if person:
+                print()
+            return
+        except UnicodeDecodeError:
+            print("error: standard input: a line is not UTF-8 text; it is left out", file=sys.stderr)
+            continue
+        if line.strip():
+            yield line
+
+
+def run_interactive(options: Options, instruct: bool) -> None:
+    """Answer prompts until they end. With `instruct`, as a conversation in the checkpoint's own chat template."""
+    session = open_session(options, chat=instruct)
+    history: list[Message] = []
+    for prompt in read_prompts():
+        turn = [*history, Message("user", prompt)]
+        try:
+            ids = session.tokenizer.encode_chat(turn) if instruct else session.tokenizer.encode(prompt)
+            given = answer(session, ids, text_follows=not instruct)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        if given.text.strip():  # an empty answer leaves the conversation together with its question
+            history = [*turn, Message("assistant", given.text)]
+        if options.json:
+            record = {"prompt": prompt, "text": given.text, "ids": given.ids, "finish_reason": given.finish_reason}
+            print(json.dumps(record), flush=True)
+        else:
+            print(" [stopped]" if given.finish_reason == "interrupted" else "", flush=True)
+    session.report()

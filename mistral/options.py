@@ -1,0 +1,121 @@
+"""Options of a command: declared as fields of a dataclass, checked before anything is loaded. Standard library only."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import Field, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mistral.errors import InputError
+
+Command = TypeVar("Command")
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a command: its default and the line that help shows."""
+    return field(default=default, metadata={"help": text}, kw_only=True)
+
+
+def operand(text: str) -> Any:
+    """A field that is given by its place, without a flag, or left out."""
+    return field(default=None, metadata={"help": text}, kw_only=False)
+
+
+def check_arguments(arguments: Sequence[str], command: type) -> None:
+    """Refuse what `command` does not take: unknown, repeated or valueless flags, and too many words.
+
+    The parser behind it would run the whole command first. Raises InputError naming the argument.
+    """
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(command)}
+    operands = [f.name for f in known.values() if not f.kw_only]
+    given: set[str] = set()
+    waiting = ""  # the flag whose value comes next
+    for argument in arguments:
+        if waiting:
+            waiting = ""
+        elif argument.startswith("--") or (argument.startswith("-") and argument[1:2].isalpha()):
+            flag, equals, _ = argument.partition("=")
+            name = flag.lstrip("-").replace("-", "_")
+            if not flag.startswith("--") or name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean --{close[0]}?" if close else "--help lists the options"
+                raise InputError(f"{flag}: {command.__name__.lower()} has no such option; {hint}")
+            if name in given:
+                raise InputError(f"{flag}: given twice; for several texts, give one JSON list of them")
+            given.add(name)
+            waiting = "" if equals or known[name].type == "bool" else flag
+        elif not operands or operands[0] in given:
+            raise InputError(f"{argument!r}: one word too many; put a text with spaces in quotes")
+        else:
+            given.add(operands.pop(0))
+    if waiting:
+        raise InputError(f"{waiting}: needs a value")
+
+
+def converted(command: Command) -> Command:
+    """The command with every option's text turned into the field's type. Raises InputError naming the option."""
+    values = {f.name: _convert(f.name, getattr(command, f.name), str(f.type)) for f in fields(command)}  # type: ignore[arg-type]
+    return replace(command, **values)  # type: ignore[type-var]
+
+
+def _convert(name: str, value: Any, kind: str) -> Any:
+    if not isinstance(value, str) or kind.startswith("str"):
+        return value
+    if kind == "bool":
+        if value.lower() not in ("true", "false"):
+            raise InputError(f"--{name} {value}: is a switch; write --{name} alone")
+        return value.lower() == "true"
+    try:
+        return int(value) if kind.startswith("int") else float(value)
+    except ValueError:
+        what = "a whole number" if kind.startswith("int") else "a number"
+        raise InputError(f"--{name} {value}: must be {what}") from None
+
+
+def describe(name: str, program: str, command: type) -> str:
+    """The help text of a command: usage, what it does, and a line or two for each option."""
+    operands = " ".join(f"[{f.name.upper()}]" for f in fields(command) if not f.kw_only)
+    lines = [f"usage: {program} {name} {operands} [options]", "", inspect.getdoc(command) or "", ""]
+    for f in fields(command):
+        flag = f"--{f.name}" if f.kw_only else f.name.upper()
+        if f.kw_only and f.type != "bool":
+            flag += f" {f.name.rpartition('_')[2].upper()}"
+        shown = "" if f.default is None or f.type == "bool" else f" [{f.default}]"
+        wrapped = textwrap.wrap(f.metadata["help"] + shown, 78)
+        lines += [f"  {flag}", *(f"        {line}" for line in wrapped)]
+    return "\n".join(lines)
+
+
+def read_text(name: str, text: str) -> str:
+    """The text itself, or the contents of FILE for @FILE (without its last line break); @@ begins a text with @."""
+    if not text.startswith("@"):
+        return text
+    if text.startswith("@@"):
+        return text[1:]
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise InputError(
+            f"--{name} {text}: {error.strerror}; name a text file, or write @@ for a text with @"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"--{name} {text}: is not UTF-8 text") from None
+
+
+def read_texts(name: str, text: str | None) -> tuple[str, ...]:
+    """No text, one text, or the texts of a JSON list of strings; each may be @FILE."""
+    if text is None:
+        return ()
+    text = read_text(name, text)
+    try:
+        items = json.loads(text) if text.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        items = None  # "[INST] ..." is a text like any other
+    if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+        return tuple(read_text(name, item) for item in items)
+    return (text,)

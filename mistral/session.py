@@ -1,0 +1,143 @@
+"""What every command needs: a checkpoint, its tokenizer, its model, and the options that shape an answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.device import check_device
+from mistral.engine import Engine
+from mistral.errors import InputError
+from mistral.generate import Request, Timings
+from mistral.load import check_options, load_model
+from mistral.options import operand, option, read_texts
+from mistral.progress import Progress
+from mistral.sampling import SamplingSettings
+from mistral.textstream import TextStream
+from mistral.tokenizer import Tokenizer
+
+
+def shipped_checkpoint() -> Path:
+    """The small trained checkpoint that comes with the project: in the package when installed, else beside it."""
+    package = Path(__file__).resolve().parent
+    beside = package.parent / "checkpoints" / "tiny"
+    return beside if beside.is_dir() else package / "tiny"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that all commands share; `mistral/options.py` turns text into them."""
+
+    ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
+    max_tokens: int = option(35, "New tokens for each prompt, at most.")
+    temperature: float = option(0.0, "0 takes the likeliest token; higher values spread the choice.")
+    top_p: float = option(1.0, "Choose among the likeliest tokens that together reach this probability; 1 is off.")
+    top_k: int = option(0, "Choose among this many of the likeliest tokens; 0 is off.")
+    min_p: float = option(0.0, "Leave out tokens below this share of the likeliest one's probability; 0 is off.")
+    repetition_penalty: float = option(1.0, "Above 1, tokens that occurred before become less likely; 1 is off.")
+    seed: int = option(0, "Same seed, same text.")
+    stop: str | None = option(None, "End an answer before this text; a JSON list of texts for several, or @FILE.")
+    chunk_size: int | None = option(
+        None, "Prompt tokens read at once: 512, or the window if shorter. Changes no result."
+    )
+    max_context: int | None = option(None, "Prompt and answer together, in tokens, where the checkpoint allows more.")
+    backend: str = option("auto", "auto or portable (MindSpore operators only).")
+    device: str = option("auto", "auto, CPU or Ascend.")
+    threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
+    bits: int = option(16, "16: the weights as they lie in the file.")
+    num_pipeline_ranks: int = option(1, "1: all layers in this process.")
+    json: bool = option(False, "Results as JSON, one object a line.")
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        check_options(self.num_pipeline_ranks, self.backend, self.bits, self.device)
+        check_device(self.device, self.threads)
+        if self.max_tokens < 0:
+            raise InputError(f"--max_tokens {self.max_tokens}: must be 0 or more")
+        for name, value in (("chunk_size", self.chunk_size), ("max_context", self.max_context)):
+            if value is not None and value < 1:
+                raise InputError(f"--{name} {value}: must be at least 1")
+        self.settings()
+        self.stops()
+
+    def settings(self) -> SamplingSettings:
+        """How a token is chosen."""
+        return SamplingSettings(
+            self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed
+        )
+
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return read_texts("stop", self.stop)
+
+
+@dataclass
+class Session:
+    """A loaded model with its tokenizer; `timings` adds up what it has generated."""
+
+    options: Options
+    tokenizer: Tokenizer
+    engine: Engine
+    load_seconds: float
+    timings: Timings = field(default_factory=Timings)
+
+    def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
+        """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
+        stream = TextStream(self.tokenizer.stream(prompt if text_follows else ()), self.options.stops())
+        return Request(prompt, self.options.max_tokens, self.options.settings(), self.tokenizer.eos_id, stream)
+
+    def figures(self) -> dict[str, float | int]:
+        """Seconds, tokens and tokens a second so far."""
+        t = self.timings
+        return {
+            "load_seconds": round(self.load_seconds, 3),
+            "prefill_tokens": t.prefill_tokens,
+            "prefill_tokens_per_second": round(t.prefill_tokens / t.prefill_seconds, 1) if t.prefill_seconds else 0.0,
+            "decode_tokens": t.decode_tokens,
+            "decode_tokens_per_second": round(t.decode_tokens / t.decode_seconds, 1) if t.decode_seconds else 0.0,
+        }
+
+    def report(self) -> None:
+        """The figures, for people on standard error or as one JSON object on standard output."""
+        figures = self.figures()
+        if self.options.json:
+            print(json.dumps({"timings": figures}), flush=True)
+            return
+        print(
+            f"load {figures['load_seconds']:.2f} s"
+            f" | prefill {figures['prefill_tokens']} tokens, {figures['prefill_tokens_per_second']} tokens/s"
+            f" | decode {figures['decode_tokens']} tokens, {figures['decode_tokens_per_second']} tokens/s",
+            file=sys.stderr,
+        )
+
+
+def open_session(options: Options, chat: bool) -> Session:
+    """Check everything that can be checked without MindSpore, then load. `chat` wants a chat template."""
+    started = time.perf_counter()
+    checkpoint = open_checkpoint(options.ckpt or shipped_checkpoint())
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    check_tokenizer(tokenizer, checkpoint)
+    if chat and not tokenizer.can_chat:
+        raise InputError(
+            f"{tokenizer.file}: has no chat template; for --instruct, put the model's tokenizer.model.v3 or tekken.json"
+            " beside it"
+        )
+    for line in (*checkpoint.warnings, *([tokenizer.note] if tokenizer.note else [])):
+        print(f"note: {line}", file=sys.stderr)
+    progress = Progress("reading weights:", "GB", 1e9)
+    model = load_model(
+        checkpoint, backend=options.backend, device=options.device, threads=options.threads, progress=progress
+    )
+    return Session(options, tokenizer, Engine(model, options.max_context), time.perf_counter() - started)
+
+
+def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Raise InputError for a tokenizer with ids that the model has no embedding for."""
+    known, wanted = checkpoint.args.vocab_size, tokenizer.vocab_size
+    if wanted > known:
+        raise InputError(f"{tokenizer.file}: has {wanted} ids and the model {known}; it is another model's tokenizer")

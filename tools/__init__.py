@@ -1,0 +1,1 @@
+"""Scripts that made the data checked in with the project."""

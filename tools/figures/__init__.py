@@ -1,0 +1,1 @@
+"""The README's figures: one function for each, computed by the package itself."""

@@ -1,0 +1,150 @@
+"""Write the golden figures of tests/data/golden: what Hugging Face transformers computes for small random models.
+
+    python tools/make_golden.py [folder]
+
+Needs torch and transformers (made with 2.13 and 5.23), which neither the project nor its tests do. Each case is a
+folder: config.json and model.safetensors as `save_pretrained` writes them, and golden.json: a list of prompts with
+the ids that greedy decoding adds and the log-probabilities of prompt ids 1.. and of the added ids, in float32.
+transformers keeps a layer's experts stacked in memory and writes them to disk under the names that hubs have,
+`block_sparse_moe.experts.M.w1.weight`; the tool makes sure of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import (
+    MinistralConfig,
+    MinistralForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
+
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden"
+PROMPT_LENGTHS = (1, 2, 6, 17, 40)
+MAX_TOKENS = 16
+MARGIN = 1e-3  # between the likeliest id and the next, and between the last expert chosen and the next
+STD = 0.3  # of the weights: wide enough that logits spread, attention is uneven and positions matter
+
+BASE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 36,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+MISTRAL = (MistralConfig, MistralForCausalLM)
+MIXTRAL = (MixtralConfig, MixtralForCausalLM)
+MINISTRAL = (MinistralConfig, MinistralForCausalLM)
+SMALL_EXPERTS = {"intermediate_size": 20, "num_hidden_layers": 2}
+INTERLEAVED = ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]
+# name: (classes, rope_theta, seed of the weights and prompts, what differs from BASE)
+CASES: dict[str, tuple[Any, float, int, dict[str, Any]]] = {
+    "dense": (MISTRAL, 1e6, 1, {}),
+    "windowed": (MISTRAL, 1e4, 2, {"sliding_window": 5, "num_key_value_heads": 4, "intermediate_size": 30}),
+    "moe": (MIXTRAL, 1e6, 3, SMALL_EXPERTS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "moe_windowed": (
+        MIXTRAL,
+        1e4,
+        10,
+        SMALL_EXPERTS | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 7},
+    ),
+    "interleaved": (
+        MINISTRAL,
+        1e8,
+        5,
+        {"sliding_window": 4, "layer_types": INTERLEAVED, "num_hidden_layers": 4, "intermediate_size": 24},
+    ),
+    "head_dim": (
+        MISTRAL,
+        1e6,
+        6,
+        {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 28},
+    ),
+    "tied": (MISTRAL, 1e4, 7, {"tie_word_embeddings": True, "sliding_window": 16, "rms_norm_eps": 1e-6}),
+}
+
+
+def make_model(name: str) -> Any:
+    """The case's model: random weights in float32, eager attention."""
+    (config_class, model_class), rope_theta, seed, changes = CASES[name]
+    rope = {"rope_type": "default", "rope_theta": rope_theta}
+    config = config_class(**BASE | changes, rope_parameters=rope, dtype="float32")
+    config._attn_implementation = "eager"
+    model = model_class(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, weight in sorted(model.named_parameters()):
+            mean, std = (1.0, 0.2) if weight.ndim == 1 else (0.0, STD)  # norms have one dimension
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std + mean)
+    return model
+
+
+def assert_clear(scores: Any, chosen: int) -> None:
+    """That no rounding can change which `chosen` entries of each row are the largest."""
+    ranked = scores.sort(dim=-1, descending=True).values
+    assert (ranked[..., chosen - 1] - ranked[..., chosen]).min() > MARGIN, "too close to call: choose another seed"
+
+
+def greedy(model: Any, prompt: list[int]) -> dict[str, Any]:
+    """One entry of golden.json, by recomputing the whole sequence for each id."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(MAX_TOKENS):
+            last = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert_clear(last, 1)
+            ids.append(int(last.argmax()))
+        logprobs = model(torch.tensor([ids[:-1]]), use_cache=False).logits[0].log_softmax(-1)
+    chosen = [float(f"{logprobs[t, token]:.7g}") for t, token in enumerate(ids[1:])]
+    return {"prompt": prompt, "max_tokens": MAX_TOKENS, "tokens": ids[len(prompt) :], "logprobs": chosen}
+
+
+def watch_routers(model: Any) -> None:
+    """Have every router assert that its choice is clear."""
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "gate"):
+            router = layer.mlp.gate
+            router.register_forward_hook(lambda module, _, output: assert_clear(output[0], module.top_k))
+
+
+def write_case(name: str, folder: Path) -> None:
+    """Write config.json, model.safetensors and golden.json of one case."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model = make_model(name)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert not any("gate_up_proj" in stored for stored in names), "experts are stacked on disk"
+    watch_routers(model)
+    generator = torch.Generator().manual_seed(100 + CASES[name][2])
+    prompts = [torch.randint(BASE["vocab_size"], (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
+    lines = ",\n".join(json.dumps(greedy(model, prompt)) for prompt in prompts)
+    (folder / "golden.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def main(folder: Path) -> None:
+    """Write every case below `folder`."""
+    for name in CASES:
+        write_case(name, folder / name)
+        print(f"{name}: {sum(file.stat().st_size for file in (folder / name).iterdir())} bytes")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN)
