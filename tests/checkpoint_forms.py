@@ -162,6 +162,9 @@ def write_checkpoint(folder: Path, args: ModelArgs, tensors: Mapping[str, Array]
         tensors = first_mixtral_tensors(args, tensors)
     files = file_names(form)
     parts = split(tensors, len(files))
+    if form == "first-mixtral":  # each of its files has what belongs to no layer
+        shared = {name: tensor for name, tensor in tensors.items() if not name.startswith("layers.")}
+        parts = [shared | part for part in parts]
     for name, part in zip(files, parts, strict=True):
         write = write_safetensors if name.endswith(".safetensors") else write_torch_file
         write(folder / name, part)

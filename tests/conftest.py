@@ -11,8 +11,8 @@ from tests.small_models import SHAPES, SmallModel, build
 
 @pytest.fixture(scope="session")
 def ops() -> Ops:
-    """The portable backend on the CPU."""
-    start_device("CPU")
+    """The portable backend on the CPU; one thread is fastest on models this small."""
+    start_device("CPU", threads=1)
     return load_backend("portable")
 
 

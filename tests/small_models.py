@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mistral.args import ModelArgs, MoeArgs
 from mistral.model import Transformer
 from mistral.ops import Ops
-from tests.checkpoint_forms import Array, random_tensors
+from tests.checkpoint_forms import random_tensors
 
 WINDOW = 5  # of every windowed shape, but for the interleaved one
 DENSE = ModelArgs(
@@ -35,7 +35,7 @@ class SmallModel:
     """A model and, for the oracle, the arrays that it was built from."""
 
     args: ModelArgs
-    tensors: Mapping[str, Array]
+    tensors: Mapping[str, NDArray[np.float32]]
     transformer: Transformer
 
     def logits(self, ids: list[int]) -> NDArray[np.float32]:
@@ -45,6 +45,6 @@ class SmallModel:
 
 def build(args: ModelArgs, ops: Ops, seed: int = 0) -> SmallModel:
     """A model of random weights; the embeddings are wide enough that tokens differ before any layer."""
-    tensors = random_tensors(args, seed)
-    tensors["tok_embeddings.weight"] = tensors["tok_embeddings.weight"] * np.float32(4)
+    tensors = {name: array.astype(np.float32) for name, array in random_tensors(args, seed).items()}
+    tensors["tok_embeddings.weight"] *= 4
     return SmallModel(args, tensors, Transformer(args, lambda name: ops.weight(tensors[name]), ops))

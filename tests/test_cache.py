@@ -1,6 +1,7 @@
 """The rolling cache's bookkeeping, driven as attention drives it, on tokens that carry a number instead of a key.
 
-The cache runs on NumPy here: every token is given the next whole number as its key, so what a query sees can be read off.
+The cache runs on NumPy here: every token is given the next whole number as its key, so what a query sees can be read
+off.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def args_of(windows: Windows) -> ModelArgs:
     return replace(DENSE, n_layers=len(windows), sliding_windows=windows, n_heads=1, n_kv_heads=1, head_dim=2)
 
 
+def first_seen(query: int, window: int | None) -> int:
+    """The oldest position that a query sees."""
+    return 0 if window is None else max(0, query - window + 1)
+
+
 class Numbered:
     """A cache, and what each of its rows should hold: the numbers of its tokens, oldest first."""
 
@@ -68,7 +74,7 @@ class Numbered:
             view = CacheView(metadata, self.cache, layer, window)
             for index, row in enumerate(seqlens):
                 positions = range(starts[row], starts[row] + seqlens[row])
-                expected = [self.history[row][0 if window is None else max(0, p - window + 1) : p + 1] for p in positions]
+                expected = [self.history[row][first_seen(p, window) : p + 1] for p in positions]
                 assert seen_by_queries(view, index, new[row]) == expected
         self.cache.advance(metadata)
 
@@ -79,8 +85,8 @@ class Numbered:
     def can_truncate(self, row: int, kv_seqlen: int) -> bool:
         """Whether every layer still holds all that the token at position `kv_seqlen` would look back on."""
         for layer, window in enumerate(self.args.sliding_windows):
-            oldest = 0 if window is None else max(0, kv_seqlen - window + 1)
-            if not set(self.history[row][oldest:kv_seqlen]) <= set(self.held(row, layer)):
+            needed = self.history[row][first_seen(kv_seqlen, window) : kv_seqlen]
+            if not set(needed) <= set(self.held(row, layer)):
                 return False
         return True
 
@@ -197,7 +203,7 @@ def test_without_a_cache_the_window_holds_too(window: int | None, seqlen: int, b
         patch.setattr(cache_module, "QUERY_BLOCK", block)
         metadata = CacheMetadata.build([seqlen], None, [0], OPS)
         seen = seen_by_queries(CacheView(metadata, None, 0, window), 0, list(range(seqlen)))
-        assert seen == [list(range(0 if window is None else max(0, q - window + 1), q + 1)) for q in range(seqlen)]
+        assert seen == [list(range(first_seen(query, window), query + 1)) for query in range(seqlen)]
 
 
 ACTION = st.one_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.checkpoint_forms import (
     DENSE,
     OFFICIAL_FORMS,
     SPARSE,
+    config_of,
     forms_of,
     hf_tensors,
     params_of,
@@ -225,6 +227,25 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path, form: str) -> None:
     second.write_bytes(first.read_bytes())
     line = refusal(tmp_path)
     assert line.startswith(f"{second}: tensor '") and f"is in {first.name} too" in line
+
+
+def test_the_first_mixtral_release_may_repeat_only_equal_tensors_outside_the_layers(tmp_path: Path) -> None:
+    tensors = random_tensors(SPARSE)
+    write_checkpoint(tmp_path, SPARSE, tensors, "first-mixtral")
+    assert set(open_checkpoint(tmp_path).shapes) == set(tensors)
+    last = tmp_path / "consolidated.07.pt"
+    write_torch_file(last, {"output.weight": tensors["tok_embeddings.weight"]})
+    assert refusal(tmp_path).startswith(f"{last}: tensor 'output.weight' is in consolidated.00.pt too")
+
+
+def test_official_weights_are_read_by_a_config_json_where_that_is_all_they_have(tmp_path: Path) -> None:
+    tensors = random_tensors(SPARSE)
+    write_checkpoint(tmp_path, SPARSE, tensors, "first-mixtral")
+    (tmp_path / "params.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config_of(SPARSE)))
+    checkpoint = open_checkpoint(tmp_path)
+    for name, tensor in tensors.items():
+        assert np.array_equal(checkpoint.get(name), tensor)
 
 
 def test_a_model_of_absurd_size_is_refused_before_its_names_are_made(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,14 @@ from tests.oracle import oracle_logits
 from tests.small_models import DENSE, SHAPES, WINDOW, WINDOWED, SmallModel, build
 
 Logits = npt.NDArray[np.float32]
-CLOSE = {"rtol": 0, "atol": 2e-4}
 
 
 def ids_of(length: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng(seed).integers(0, DENSE.vocab_size, length).tolist()
+    return [int(token) for token in np.random.default_rng(seed).integers(0, DENSE.vocab_size, length)]
+
+
+def assert_close(found: npt.ArrayLike, expected: npt.ArrayLike) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=0, atol=2e-4)
 
 
 def in_chunks(model: SmallModel, ids: list[int], chunks: list[int]) -> Logits:
@@ -46,7 +50,7 @@ def test_logits_equal_the_oracles(models: dict[str, SmallModel], name: str, leng
     model, ids = models[name], ids_of(length)
     logits = model.logits(ids)
     assert logits.shape == (length, DENSE.vocab_size)
-    np.testing.assert_allclose(logits, oracle_logits(model.tensors, model.args, ids), **CLOSE)
+    assert_close(logits, oracle_logits(model.tensors, model.args, ids))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -54,16 +58,16 @@ def test_logits_equal_the_oracles(models: dict[str, SmallModel], name: str, leng
 def test_chunks_through_the_cache_equal_the_oracle(models: dict[str, SmallModel], name: str, chunks: list[int]) -> None:
     model, ids = models[name], ids_of(26, seed=1)
     expected = oracle_logits(model.tensors, model.args, ids)
-    np.testing.assert_allclose(in_chunks(model, ids, list(chunks)), expected, **CLOSE)
+    assert_close(in_chunks(model, ids, list(chunks)), expected)
 
 
 @pytest.mark.parametrize("name", ["dense", "interleaved", "moe_windowed"])
-def test_trap_6_without_a_cache_sequences_are_causal_windowed_and_apart(models: dict[str, SmallModel], name: str) -> None:
+def test_trap_6_without_a_cache_rows_are_causal_windowed_and_apart(models: dict[str, SmallModel], name: str) -> None:
     model, lengths = models[name], [3, 11, 1, 8]
     sequences = [ids_of(length, seed=i) for i, length in enumerate(lengths)]
-    logits = model.transformer.forward(sum(sequences, []), lengths).asnumpy()
+    logits = model.transformer.forward(list(chain(*sequences)), lengths).asnumpy()
     expected = [oracle_logits(model.tensors, model.args, ids) for ids in sequences]
-    np.testing.assert_allclose(logits, np.concatenate(expected), **CLOSE)
+    assert_close(logits, np.concatenate(expected))
 
 
 def test_a_step_may_move_any_rows_of_the_cache_in_any_order(models: dict[str, SmallModel]) -> None:
@@ -75,11 +79,11 @@ def test_a_step_may_move_any_rows_of_the_cache_in_any_order(models: dict[str, Sm
     found: dict[int, list[Logits]] = {row: [] for row in sequences}
     for step in ({4: 3}, {0: 1, 4: 7}, {7: 8, 0: 4, 4: 1}, {0: 4, 4: 1}):
         pieces = {row: sequences[row][cache.kv_seqlen(row) :][:count] for row, count in step.items()}
-        logits = model.transformer.forward(sum(pieces.values(), []), list(step.values()), cache, list(step))
+        logits = model.transformer.forward(list(chain(*pieces.values())), list(step.values()), cache, list(step))
         for row, part in zip(step, np.split(logits.asnumpy(), np.cumsum(list(step.values()))[:-1]), strict=True):
             found[row].append(part)
     for row, ids in sequences.items():
-        np.testing.assert_allclose(np.concatenate(found[row]), oracle_logits(model.tensors, model.args, ids), **CLOSE)
+        assert_close(np.concatenate(found[row]), oracle_logits(model.tensors, model.args, ids))
 
 
 @pytest.mark.parametrize("chunks", [None, [1], [3], [WINDOW], [WINDOW + 1], [100]])
@@ -113,7 +117,7 @@ def test_truncating_and_going_on_equals_a_fresh_start(models: dict[str, SmallMod
         assert cache.truncate(0, back)
         logits = model.transformer.forward(other, [6], cache).asnumpy()
         expected = oracle_logits(model.tensors, model.args, ids[:back] + other)[back:]
-        np.testing.assert_allclose(logits, expected, **CLOSE)
+        assert_close(logits, expected)
 
 
 def test_a_reserved_or_reset_row_goes_on_correctly(models: dict[str, SmallModel]) -> None:
@@ -125,7 +129,7 @@ def test_a_reserved_or_reset_row_goes_on_correctly(models: dict[str, SmallModel]
         first = model.transformer.forward(ids[:4], [4], cache).asnumpy()
         cache.reserve(0, 20)
         rest = model.transformer.forward(ids[4:], [16], cache).asnumpy()
-        np.testing.assert_allclose(np.concatenate([first, rest]), expected, **CLOSE)
+        assert_close(np.concatenate([first, rest]), expected)
         cache.reset(0)
 
 
@@ -165,7 +169,7 @@ def test_trap_4_windows_go_by_the_global_layer(ops: Ops) -> None:
             layer: [18, 2, 3, 7][layer] for layer in layers
         }
         x = stage.run_blocks(x, CacheMetadata.build([18], cache, [0], ops), cache)
-    np.testing.assert_allclose(whole.head(x).asnumpy(), oracle_logits(model.tensors, args, ids.tolist()), **CLOSE)
+    assert_close(whole.head(x).asnumpy(), oracle_logits(model.tensors, args, ids.tolist()))
 
 
 def names_asked(args: ModelArgs, ops: Ops, layers: range | None) -> list[str]:

@@ -24,7 +24,8 @@ _SAMPLED_ROWS = 64
 def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
 
-    Raises InputError if a name is there twice (tensor-parallel parts are not joined) or an index says otherwise.
+    Raises InputError if a name is there twice (tensor-parallel parts are not joined) or an index says otherwise. Only
+    the first Mixtral release, whose files have four layers each, may repeat what belongs to no layer.
     """
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
@@ -32,6 +33,8 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
         read = read_safetensors if file.suffix == ".safetensors" else read_torch_zip
         for name, tensor in read(file).items():
             if name in tensors:
+                if file.suffix == ".pt" and not name.startswith("layers.") and _same_values(tensors[name], tensor):
+                    continue
                 other = tensors[name].path.name
                 raise InputError(f"{file}: tensor {quoted(name)} is in {other} too; keep files of one model only")
             if form.weight_map is not None and form.weight_map.get(name) != file.name:

@@ -3,7 +3,8 @@
 Official files win: `params.json` with, in this order, consolidated.safetensors,
 consolidated-0000x-of-0000N.safetensors, consolidated.NN.pth, consolidated.NN.pt. Otherwise Hugging Face's:
 `config.json` with model.safetensors, the files that an index lists, model-0000x-of-0000N.safetensors, and the same of
-pytorch_model.bin. The two are never mixed.
+pytorch_model.bin. The weights of the two are never mixed; official weights that came with a `config.json` alone, as the
+first Mixtral release did, are read by that.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def find_form(folder: Path) -> Form:
     hugging_face = _hugging_face_files(folder, names)
     if hugging_face and "config.json" in names:
         return _form(folder, names, hugging_face, "config.json")
+    if official and "config.json" in names:
+        return _form(folder, names, official, "config.json")
     if official or hugging_face:
         weights, needed = (official, "params.json") if official else (hugging_face, "config.json")
         assert weights
@@ -67,7 +70,8 @@ def _form(folder: Path, names: set[str], found: _Files, args_file: str) -> Form:
     others = sorted(name for name in names - set(found.files) if _WEIGHTS.fullmatch(name))
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     warnings = (f"{found.name} is read, and {others[0]}{more} beside it is not",) if others else ()
-    return Form(found.name, folder / args_file, files, args_file == "config.json", found.weight_map, warnings)
+    hugging_face = not found.files[0].startswith("consolidated")
+    return Form(found.name, folder / args_file, files, hugging_face, found.weight_map, warnings)
 
 
 def _file_names(folder: Path) -> set[str]:

@@ -31,10 +31,8 @@ def mixture_of_experts(tokens: int = 8, experts: int = 4) -> Canvas:
         token, choice = divmod(pair, 2)
         expert = chosen[token, choice]
         x, sorted_x = left + (pair + 0.5) * size, left + (sorted_pair + 0.5) * size
-        for upper, (top, bottom) in ((x, rows[:2]), (sorted_x, rows[1:])):
-            lower = sorted_x if upper is x and top == rows[0] else x
-            gap = 28 if top == rows[1] else 0  # leaves room for the experts
-            canvas.line([(upper, top + 32 + gap), (lower, bottom - 2)], colours[expert], 1.6)
+        canvas.line([(x, rows[0] + 32), (sorted_x, rows[1] - 2)], colours[expert], 1.6)
+        canvas.line([(sorted_x, rows[1] + 60), (x, rows[2] - 2)], colours[expert], 1.6)
         canvas.cell(x - 21, rows[0], 42, 30, colours[expert], f"e{expert}")
         canvas.cell(sorted_x - 21, rows[1], 42, 30, colours[expert], dispatch.tokens[sorted_pair])
         canvas.cell(x - 21, rows[2], 42, 30, colours[expert], f"{weights[token, choice]:.2f}")

@@ -1,0 +1,132 @@
+"""The shape of the source: imports point one way, MindSpore's public interface only, nothing too long to see whole."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mistral"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# A module may import those of earlier levels, and nothing of its own level or later.
+LEVELS = (
+    ("errors",),
+    ("args", "memory", "options", "progress", "rope", "sampling", "version"),
+    ("device", "tokenizer"),
+    ("textstream",),
+    ("ops",),
+    ("cache", "moe"),
+    ("layers",),
+    ("model", "checkpoint"),
+    ("load",),
+    ("engine",),
+    ("generate",),
+    ("session",),
+    ("demo", "interactive"),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+# Inside functions, so that a model can load itself: the one way back.
+EXCEPTIONS = {("model", "load")}
+# Only these do arithmetic on tensors; all others must be of use where MindSpore is not.
+WITH_MINDSPORE = {"ops/portable.py", "ops/weight.py", "device.py"}
+
+
+def module_of(path: Path) -> str:
+    """The level's name for a file: the package or module right below `mistral`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker reads."""
+    for node in ast.iter_child_nodes(tree):
+        if not is_type_checking(node):
+            yield node
+            yield from running(node)
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names that importing or running the code imports."""
+    names = set()
+    for node in running(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            assert node.module is not None
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_every_module_has_a_level() -> None:
+    assert {module_of(path) for path in FILES} - {"__init__"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    module = module_of(path)
+    if module == "__init__":
+        return
+    for name in imported(parsed(path)):
+        package, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if package != "mistral" or other == module or (module, other) in EXCEPTIONS:
+            continue
+        assert LEVEL.get(other, -1) < LEVEL[module], f"{module} imports {other}"
+
+
+def test_the_way_back_is_taken_inside_a_function_only() -> None:
+    top = {name for node in parsed(PACKAGE / "model.py").body for name in imported(ast.Module([node], []))
+           if not isinstance(node, ast.ClassDef | ast.FunctionDef)}  # fmt: skip
+    assert not any(name.startswith("mistral.load") for name in top)
+    assert "mistral.load.load_model" in imported(parsed(PACKAGE / "model.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_mindspore_is_imported_where_arithmetic_is_done_and_by_public_names(path: Path) -> None:
+    everything = {
+        f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    for name in everything:
+        assert not any(part.startswith("_") for part in name.split(".")[1:]) or not name.startswith("mindspore")
+    if str(path.relative_to(PACKAGE)) not in WITH_MINDSPORE:
+        assert not any(name.split(".")[0] == "mindspore" for name in imported(parsed(path)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_private_part_of_mindspore_is_reached_for(path: Path) -> None:
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("ms", "ops"):
+            assert not node.attr.startswith("_")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_and_no_function_is_too_long_to_see_whole(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_parameter_and_result_has_a_type(path: Path) -> None:
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.returns is not None, node.name
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+            assert not bare, (node.name, bare)
