@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 
 from mistral import cache as cache_module
 from mistral.args import ModelArgs
-from mistral.cache import CacheMetadata, CacheView, RollingCache, plan_row, plan_writes, slot_positions, slots_needed, visible
+from mistral.cache import (
+    CacheMetadata,
+    CacheView,
+    RollingCache,
+    plan_row,
+    plan_writes,
+    slot_positions,
+    slots_needed,
+    visible,
+)
 from mistral.ops import Ops
 from tests.small_models import DENSE
 
@@ -142,10 +151,7 @@ def test_trap_1_a_window_of_w_sees_w_keys() -> None:
         [0, 0, 0, 1, 1, 1],
     ]
     assert visible(positions, positions, None).tolist() == np.tri(6, dtype=bool).tolist()
-
-
-def test_an_empty_slot_is_seen_by_no_query() -> None:
-    assert visible(np.array([4]), np.array([-1, 3]), None).tolist() == [[False, True]]
+    assert visible(np.array([4]), np.array([-1, 3]), None).tolist() == [[False, True]]  # -1: an empty slot
 
 
 @given(kv_seqlen=st.integers(0, 60), slots=st.integers(1, 12))
