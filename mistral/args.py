@@ -30,6 +30,7 @@ UNSUPPORTED_PARAMS = frozenset(
     }
 )  # fmt: skip
 SMALL = 1 << 24  # no dimension of a model is larger: bounds what a hostile file can make us compute
+MAX_LAYERS = 4096
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ModelArgs:
         """Read the official form. Raises InputError naming `source` and the key."""
         keys = _Keys(params, source)
         keys.refuse(UNSUPPORTED_PARAMS)
-        n_layers = keys.integer("n_layers")
+        n_layers = keys.integer("n_layers", limit=MAX_LAYERS)
         n_heads = keys.integer("n_heads")
         dim = keys.integer("dim")
         window = keys.window_list()
@@ -117,12 +118,12 @@ class ModelArgs:
         """Read a Hugging Face config of the Mistral, Mixtral or Ministral family. Raises InputError naming the key."""
         kind = config.get("model_type", "mistral")
         if kind not in ("mistral", "mixtral", "ministral"):
-            raise InputError(f"{source}: model_type {kind!r} is not supported (mistral, mixtral and ministral are)")
+            raise InputError(f"{source}: model_type {str(kind)[:40]!r} is not supported (mistral, mixtral and ministral are)")
         keys = _Keys(config, source)
         keys.refuse(UNSUPPORTED_PARAMS | {"quantization_config", "vision_config", "text_config"})
         if config.get("hidden_act", "silu") != "silu":
-            raise InputError(f"{source}: hidden_act {config['hidden_act']!r} is not supported (silu is)")
-        n_layers = keys.integer("num_hidden_layers")
+            raise InputError(f"{source}: hidden_act {str(config['hidden_act'])[:40]!r} is not supported (silu is)")
+        n_layers = keys.integer("num_hidden_layers", limit=MAX_LAYERS)
         n_heads = keys.integer("num_attention_heads")
         dim = keys.integer("hidden_size")
         experts = keys.integer("num_local_experts", default=8 if kind == "mixtral" else 0)
@@ -193,13 +194,13 @@ class _Keys:
             raise InputError(f"{self.source}: {key} must be a positive number, not {str(value)[:40]!r}")
         return number
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, limit: int = SMALL) -> int:
         if default is not None and self.table.get(key) is None:
             self.taken.add(key)
             return default
         number = self.number(key)
-        if number != int(number) or number > SMALL:
-            raise InputError(f"{self.source}: {key} must be a whole number below {SMALL}, not {str(number)[:40]}")
+        if number != int(number) or number > limit:
+            raise InputError(f"{self.source}: {key} must be a whole number of at most {limit}, not {str(number)[:40]}")
         return int(number)
 
     def boolean(self, key: str) -> bool:
@@ -243,7 +244,7 @@ class _Keys:
     def hf_windows(self, n_layers: int) -> tuple[int | None, ...]:
         """One window for all layers, or only for those that `layer_types` calls sliding."""
         window = self.window(self.take("sliding_window"), "sliding_window")
-        if self.take("use_sliding_window") is False:
+        if self.take("use_sliding_window") is not None and not self.boolean("use_sliding_window"):
             window = None
         types = self.take("layer_types")
         if types is None:
@@ -264,7 +265,7 @@ class _Keys:
 
     def refuse_unknown(self) -> None:
         for key in sorted(self.table.keys() - self.taken):
-            raise InputError(f"{self.source}: {key} is set, and this program does not support it")
+            raise InputError(f"{self.source}: {key[:40]!r} is set, and this program does not support it")
 
     def build(self, harmless: frozenset[str], **fields: Any) -> ModelArgs:
         ignored = tuple(sorted(str(key)[:40] for key in self.table.keys() - self.taken - harmless))

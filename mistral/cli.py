@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -14,10 +15,10 @@ import mistral
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
-from mistral.options import check_arguments, converted, describe
+from mistral.options import checked_arguments, converted, describe
 
 COMMANDS: dict[str, type[Demo] | type[Interactive]] = {"demo": Demo, "interactive": Interactive}
-HELP = ("-h", "--help", "help")
+HELP = ("-h", "--help")
 
 
 def versions() -> str:
@@ -48,49 +49,74 @@ def overview(program: str) -> str:
 
 def parse(arguments: list[str]) -> Demo | Interactive:
     """The command that a command line asks for, all its options sound. Raises InputError naming what is not."""
-    name, rest = arguments[0], arguments[1:]
+    name = arguments[0]
     if name not in COMMANDS:
         raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
     kind = COMMANDS[name]
-    check_arguments(rest, kind)
+    spelled = checked_arguments(arguments[1:], kind)
     parsed: list[Demo | Interactive] = []
 
     def build(*operands: str, **options: str) -> None:
         parsed.append(kind(*operands, **options))  # type: ignore[arg-type]  # text so far
 
     build.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]  # what fire goes by
-    fire.Fire(SetParseFn(str)(build), command=rest)  # every value stays the text that was typed
+    fire.Fire(SetParseFn(str)(build), command=spelled)  # every value stays the text that was typed
     command = converted(parsed[0])
     command.check()
     return command
 
 
-def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
-    """Run the command line; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+def run(arguments: list[str], program: str) -> int:
+    """Do what a command line asks for; returns the exit code. Raises InputError naming what cannot be."""
     if not arguments or arguments[0] in HELP:
         print(overview(program))
         return 0 if arguments else 2
-    if arguments[0] == "--version":
+    if arguments == ["--version"]:
         print(versions())
-        return 0
-    if arguments[0] in COMMANDS and arguments[-1] in HELP:
+    elif arguments[0] in COMMANDS and not set(HELP).isdisjoint(arguments):
         print(describe(arguments[0], program, COMMANDS[arguments[0]]))
-        return 0
-    try:
+    else:
         parse(arguments).run()
+    return 0
+
+
+def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
+    """Run the command line; returns its exit code. What goes wrong is one line on standard error."""
+    prepare_streams()
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments, program)
+        sys.stdout.flush()
+        return code
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
     except MemoryError:
-        print("error: out of memory; use a smaller model, or lower --max_tokens", file=sys.stderr)
-        return 2
+        message = "out of memory; use a smaller model, or lower --max_tokens"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        discard_output()
+        return 0
+    except OSError as error:
+        message = f"{error.filename or 'the output'}: {error.strerror}"
+        if error.filename is None:
+            discard_output()
+    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
+    return 2
+
+
+def prepare_streams() -> None:
+    """Open standard streams that are closed, lest a checkpoint's file take their number; let every character print."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an encoding such as ASCII has not every character
+
+
+def discard_output() -> None:
+    """What is still in the buffer of standard output cannot be written: let the flush at exit send it nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console() -> None:

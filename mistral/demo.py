@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistral.generate import Generated, Prefilled, generate_stream
-from mistral.options import option, read_texts
+from mistral.options import option
 from mistral.progress import Progress
 from mistral.session import Options, open_session
 
@@ -42,20 +42,11 @@ class Board:
 class Demo(Options):
     """Complete three prompts, or your own, and say how long it took."""
 
-    prompts: str | None = option(None, "A prompt, a JSON list of prompts, or @FILE with either.")
-
-    def check(self) -> None:
-        """Raise InputError for an option that cannot be, before anything is loaded."""
-        super().check()
-        self.texts()
-
-    def texts(self) -> tuple[str, ...]:
-        """The prompts to complete."""
-        return read_texts("prompts", self.prompts) or PROMPTS
+    prompts: tuple[str, ...] = option((), "A prompt, a JSON list of prompts, or @FILE with either.")
 
     def run(self) -> None:
         """Load, complete, report."""
-        run_demo(self, self.texts())
+        run_demo(self, self.prompts or PROMPTS)
 
 
 def run_demo(options: Options, texts: Sequence[str]) -> None:

@@ -9,14 +9,15 @@ from mistral.args import one_line
 from mistral.errors import InputError
 
 DEVICES = ("auto", "CPU", "Ascend")
+MAX_THREADS = 1024
 
 
 def check_device(device: str, threads: int | None = None) -> None:
     """Raise InputError for a device name or a number of threads that cannot be. Loads nothing."""
     if device not in DEVICES:
         raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise InputError(f"--threads {threads}: must be at least 1")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"--threads {threads}: must be from 1 to {MAX_THREADS}")
 
 
 def start_device(device: str = "auto", threads: int | None = None) -> None:
@@ -36,7 +37,8 @@ def start_device(device: str = "auto", threads: int | None = None) -> None:
     try:
         ms.set_device(device)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"--device {device}: MindSpore cannot use it ({one_line(error)})") from None
+        reason = one_line(error).partition(". ")[0]
+        raise InputError(f"--device {device}: MindSpore cannot use it here ({reason}); leave it at auto") from None
     if device == "CPU":
         ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
 

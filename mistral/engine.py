@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.errors import InputError
-from mistral.memory import require_memory
+from mistral.memory import available_memory, require_memory
 from mistral.model import Transformer
 
 
@@ -33,14 +33,18 @@ class Engine:
         limits = [limit for limit in (model.args.max_seq_len, max_context) if limit is not None]
         self.model, self.cache = model, model.new_cache()
         self.context_limit = min(limits, default=None)
-        self._next_row = 0
+        self._next_row, self._available = 0, 0
 
     def join(self, capacity: int) -> int:
         """A new row that will see at most `capacity` tokens -> its number. Raises InputError where memory is short."""
         limit = self.context_limit
         assert limit is None or capacity <= limit
-        needed = self.cache.nbytes(capacity)
-        require_memory(needed, f"the cache of {capacity} tokens", "lower --max_tokens, or shorten the prompt")
+        if not self.cache.rows:
+            self._available = available_memory()
+        # rows that have joined take their memory only as they fill, so it is counted here and not by the system
+        taken = sum(self.cache.nbytes(row.capacity) for row in self.cache.rows.values())
+        purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens, or shorten the prompt"
+        require_memory(self.cache.nbytes(capacity), self._available - taken, purpose, remedy)
         row, self._next_row = self._next_row, self._next_row + 1
         self.cache.add(row, capacity)
         return row

@@ -171,7 +171,13 @@ def _run(
     try:
         while waiting or active:
             while waiting and len(active) < max_rows:
-                active.append(_Row(*waiting.popleft(), engine))
+                try:
+                    active.append(_Row(*waiting[0], engine))
+                except InputError:  # no memory for one more
+                    if not active:
+                        raise
+                    break
+                waiting.popleft()
             for event in _step(engine, active, chunk_size, timings):
                 yield event
                 if isinstance(event, Generated) and event.finish_reason:

@@ -18,6 +18,7 @@ from mistral.session import Options, Session, open_session
 from mistral.tokenizer import Message
 
 MARK = "> "
+NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,38 @@ def answer(session: Session, prompt: Sequence[int], text_follows: bool) -> Answe
 
 
 def read_prompts() -> Iterator[str]:
-    """Lines from standard input, without empty ones; with line editing and a mark where a person types them."""
-    person = sys.stdin.isatty()
-    if person:
-        with suppress(ImportError):
-            import readline  # noqa: F401  line editing and history for input()
+    """Lines from standard input, without empty ones."""
+    lines = typed_lines() if sys.stdin.isatty() else piped_lines()
+    return (line for line in lines if line.strip())
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines that a person types, with line editing and a mark in front, on standard error if output goes to a file."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  line editing and history for input()
     while True:
+        mark = MARK if sys.stdout.isatty() else ""
         try:
-            line = input(MARK if person else "")
-        except EOFError:
-            if person:
-                print()
-            return
+            if not mark:
+                print(MARK, end="", file=sys.stderr, flush=True)
+            yield input(mark)
         except UnicodeDecodeError:
-            print("error: standard input: a line is not UTF-8 text; it is left out", file=sys.stderr)
-            continue
-        if line.strip():
-            yield line
+            print(NOT_UTF8, file=sys.stderr)
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise
+
+
+def piped_lines() -> Iterator[str]:
+    """Lines from a file or a pipe. Decoded one by one: a line that is not UTF-8 costs no other."""
+    for line in sys.stdin.buffer:
+        try:
+            yield line.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError:
+            print(NOT_UTF8, file=sys.stderr)
 
 
 def run_interactive(options: Options, instruct: bool) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mistral.checkpoint import Checkpoint, open_checkpoint
 from mistral.device import check_device, start_device
 from mistral.errors import InputError
-from mistral.memory import require_memory
+from mistral.memory import available_memory, require_memory
 from mistral.model import Transformer
 from mistral.ops import check_backend, load_backend
 
@@ -46,13 +48,11 @@ def load_model(
     """
     check_options(num_pipeline_ranks, backend, bits, device)
     checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
-    # float32 stays memory-mapped; narrower dtypes are widened into memory
-    widened = sum(
-        4 * math.prod(shape) for name, shape in checkpoint.shapes.items() if checkpoint.dtype(name).itemsize < 4
-    )
-    require_memory(
-        widened, f"{checkpoint.folder}: this model in float32", "use a machine with more, or a smaller model"
-    )
+    # float32 that can stays in the mapped file; all else is copied or widened into memory
+    mapped = {name for name in checkpoint.shapes if checkpoint.dtype(name) == np.float32 and checkpoint.in_place(name)}
+    widened = sum(4 * math.prod(shape) for name, shape in checkpoint.shapes.items() if name not in mapped)
+    purpose = f"{checkpoint.folder}: this model in float32"
+    require_memory(widened, available_memory(), purpose, "use a machine with more, or a smaller model")
     start_device(device, threads)
     ops = load_backend(backend)
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)

@@ -7,9 +7,13 @@ import psutil
 from mistral.errors import InputError
 
 
-def require_memory(needed: int, purpose: str, remedy: str) -> None:
-    """Raise InputError, naming purpose and remedy, where `needed` bytes are more than the machine has left."""
-    available = psutil.virtual_memory().available
+def available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def require_memory(needed: int, available: int, purpose: str, remedy: str) -> None:
+    """Raise InputError, naming purpose and remedy, where `needed` bytes are more than are `available`."""
     if needed > available:
         raise InputError(f"{purpose} needs {gigabytes(needed)} of memory and {gigabytes(available)} are free: {remedy}")
 

@@ -8,12 +8,13 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import Field, field, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mistral.errors import InputError
 
 Command = TypeVar("Command")
+TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON list of texts, or @FILE
+MAX_TEXT = 1 << 24  # characters of a file
 
 
 def option(default: Any, text: str) -> Any:
@@ -26,39 +27,48 @@ def operand(text: str) -> Any:
     return field(default=None, metadata={"help": text}, kw_only=False)
 
 
-def check_arguments(arguments: Sequence[str], command: type) -> None:
-    """Refuse what `command` does not take: unknown, repeated or valueless flags, and too many words.
+def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
+    """The arguments of `command`, each as --name=value: the one form that the parser behind this cannot misread.
 
-    The parser behind it would run the whole command first. Raises InputError naming the argument.
+    Refuses unknown, repeated and valueless flags and too many words; that parser would run the whole command first.
+    Raises InputError naming the argument.
     """
     known: dict[str, Field[Any]] = {f.name: f for f in fields(command)}
     operands = [f.name for f in known.values() if not f.kw_only]
-    given: set[str] = set()
-    waiting = ""  # the flag whose value comes next
+    values: dict[str, str] = {}
+    flag = name = ""  # a flag whose value comes next
     for argument in arguments:
-        if waiting:
-            waiting = ""
+        if flag:
+            if argument.startswith("--"):
+                raise InputError(f"{flag}: needs a value; for a text that begins with --, write {flag}={argument}")
+            values[name], flag = argument, ""
         elif argument.startswith("--") or (argument.startswith("-") and argument[1:2].isalpha()):
-            flag, equals, _ = argument.partition("=")
+            flag, equals, value = argument.partition("=")
             name = flag.lstrip("-").replace("-", "_")
             if not flag.startswith("--") or name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean --{close[0]}?" if close else "--help lists the options"
                 raise InputError(f"{flag}: {command.__name__.lower()} has no such option; {hint}")
-            if name in given:
-                raise InputError(f"{flag}: given twice; for several texts, give one JSON list of them")
-            given.add(name)
-            waiting = "" if equals or known[name].type == "bool" else flag
-        elif not operands or operands[0] in given:
+            if name in values:
+                several = "for several texts, give one JSON list of them" if known[name].type == TEXTS else "once will do"
+                raise InputError(f"{flag}: given twice; {several}")
+            switch = known[name].type == "bool"
+            values[name] = "true" if switch and not equals else value
+            flag = "" if switch or equals else flag
+        elif not operands or operands[0] in values:
             raise InputError(f"{argument!r}: one word too many; put a text with spaces in quotes")
         else:
-            given.add(operands.pop(0))
-    if waiting:
-        raise InputError(f"{waiting}: needs a value")
+            values[operands.pop(0)] = argument
+    if flag:
+        raise InputError(f"{flag}: needs a value")
+    return [f"--{name}={value}" for name, value in values.items()]
 
 
 def converted(command: Command) -> Command:
-    """The command with every option's text turned into the field's type. Raises InputError naming the option."""
+    """The command with every option's text turned into the field's type; files named by @ are read, once.
+
+    Raises InputError naming the option.
+    """
     values = {f.name: _convert(f.name, getattr(command, f.name), str(f.type)) for f in fields(command)}  # type: ignore[arg-type]
     return replace(command, **values)  # type: ignore[type-var]
 
@@ -66,15 +76,17 @@ def converted(command: Command) -> Command:
 def _convert(name: str, value: Any, kind: str) -> Any:
     if not isinstance(value, str) or kind.startswith("str"):
         return value
+    if kind == TEXTS:
+        return read_texts(name, value)
     if kind == "bool":
         if value.lower() not in ("true", "false"):
-            raise InputError(f"--{name} {value}: is a switch; write --{name} alone")
+            raise InputError(f"--{name} {value[:40]}: is a switch; write --{name} alone")
         return value.lower() == "true"
     try:
         return int(value) if kind.startswith("int") else float(value)
     except ValueError:
         what = "a whole number" if kind.startswith("int") else "a number"
-        raise InputError(f"--{name} {value}: must be {what}") from None
+        raise InputError(f"--{name} {value[:40]}: must be {what}") from None
 
 
 def describe(name: str, program: str, command: type) -> str:
@@ -85,7 +97,7 @@ def describe(name: str, program: str, command: type) -> str:
         flag = f"--{f.name}" if f.kw_only else f.name.upper()
         if f.kw_only and f.type != "bool":
             flag += f" {f.name.rpartition('_')[2].upper()}"
-        shown = "" if f.default is None or f.type == "bool" else f" [{f.default}]"
+        shown = "" if f.default in (None, ()) or f.type == "bool" else f" [{f.default}]"
         wrapped = textwrap.wrap(f.metadata["help"] + shown, 78)
         lines += [f"  {flag}", *(f"        {line}" for line in wrapped)]
     return "\n".join(lines)
@@ -98,19 +110,23 @@ def read_text(name: str, text: str) -> str:
     if text.startswith("@@"):
         return text[1:]
     try:
-        return Path(text[1:]).read_text(encoding="utf-8").removesuffix("\n")
+        with open(text[1:], encoding="utf-8-sig") as file:
+            contents = file.read(MAX_TEXT + 1)
     except OSError as error:
         raise InputError(
             f"--{name} {text}: {error.strerror}; name a text file, or write @@ for a text with @"
         ) from None
     except UnicodeDecodeError:
-        raise InputError(f"--{name} {text}: is not UTF-8 text") from None
+        raise InputError(f"--{name} {text}: is not UTF-8 text; name a text file") from None
+    except ValueError:  # such as a NUL in the name
+        raise InputError(f"--{name} {text}: cannot be a file; name a text file") from None
+    if len(contents) > MAX_TEXT:
+        raise InputError(f"--{name} {text}: longer than {MAX_TEXT} characters; name a shorter text")
+    return contents.removesuffix("\n")
 
 
-def read_texts(name: str, text: str | None) -> tuple[str, ...]:
-    """No text, one text, or the texts of a JSON list of strings; each may be @FILE."""
-    if text is None:
-        return ()
+def read_texts(name: str, text: str) -> tuple[str, ...]:
+    """The text, or the texts of a JSON list of strings; each may be @FILE."""
     text = read_text(name, text)
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else None

@@ -15,7 +15,7 @@ from mistral.engine import Engine
 from mistral.errors import InputError
 from mistral.generate import Request, Timings
 from mistral.load import check_options, load_model
-from mistral.options import operand, option, read_texts
+from mistral.options import operand, option
 from mistral.progress import Progress
 from mistral.sampling import SamplingSettings
 from mistral.textstream import TextStream
@@ -41,7 +41,7 @@ class Options:
     min_p: float = option(0.0, "Leave out tokens below this share of the likeliest one's probability; 0 is off.")
     repetition_penalty: float = option(1.0, "Above 1, tokens that occurred before become less likely; 1 is off.")
     seed: int = option(0, "Same seed, same text.")
-    stop: str | None = option(None, "End an answer before this text; a JSON list of texts for several, or @FILE.")
+    stop: tuple[str, ...] = option((), "End an answer before this text; a JSON list of texts for several, or @FILE.")
     chunk_size: int | None = option(
         None, "Prompt tokens read at once: 512, or the window if shorter. Changes no result."
     )
@@ -63,17 +63,12 @@ class Options:
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value}: must be at least 1")
         self.settings()
-        self.stops()
 
     def settings(self) -> SamplingSettings:
         """How a token is chosen."""
         return SamplingSettings(
             self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed
         )
-
-    def stops(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
-        return read_texts("stop", self.stop)
 
 
 @dataclass
@@ -88,7 +83,7 @@ class Session:
 
     def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
         """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
-        stream = TextStream(self.tokenizer.stream(prompt if text_follows else ()), self.options.stops())
+        stream = TextStream(self.tokenizer.stream(prompt if text_follows else ()), self.options.stop)
         return Request(prompt, self.options.max_tokens, self.options.settings(), self.tokenizer.eos_id, stream)
 
     def figures(self) -> dict[str, float | int]:
@@ -119,7 +114,7 @@ class Session:
 def open_session(options: Options, chat: bool) -> Session:
     """Check everything that can be checked without MindSpore, then load. `chat` wants a chat template."""
     started = time.perf_counter()
-    checkpoint = open_checkpoint(options.ckpt or shipped_checkpoint())
+    checkpoint = open_checkpoint(shipped_checkpoint() if options.ckpt is None else options.ckpt)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint)
     if chat and not tokenizer.can_chat:

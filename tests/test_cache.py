@@ -269,15 +269,6 @@ def test_small_steps_back_and_forth_over_a_full_ring(window: int, seqlen: int, s
             numbered.truncate(0, max(0, len(numbered.history[0]) + step))
 
 
-def test_a_refused_truncation_changes_nothing() -> None:
-    numbered = Numbered((4, None))
-    numbered.add(0, 20)
-    numbered.feed({0: 10})
-    assert not numbered.cache.truncate(0, 8)
-    assert numbered.cache.kv_seqlen(0) == 10
-    numbered.feed({0: 3})
-
-
 def test_trap_5_a_short_row_has_few_slots_whatever_the_window_or_its_neighbours() -> None:
     cache = RollingCache(args_of((4096, None, 3)), range(3), OPS)
     cache.add(0, 10)

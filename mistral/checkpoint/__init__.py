@@ -46,6 +46,11 @@ class Checkpoint:
             array.flags.writeable = False
         return array
 
+    def in_place(self, name: str) -> bool:
+        """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
+        tensor = self.tensors[name]
+        return tensor.is_contiguous and not (self.rotary_halves and rotary_heads(name, self.args))
+
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
         return self.tensors[name].nbytes

@@ -40,6 +40,12 @@ class StoredTensor:
         """Bytes of its elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie row after row, aligned, as an array of its own would have them."""
+        row_major = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return self.strides == row_major and self.start % self.dtype.itemsize == 0
+
     def array(self) -> Array:
         """The values, read-only, without a copy (unless they lie at an odd address in the file)."""
         size = self.dtype.itemsize
