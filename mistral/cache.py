@@ -11,6 +11,7 @@ Only after the scores are taken are the new keys written, to slots 5 % 3 = 2 and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ class RollingCache:
     def nbytes(self, capacity: int) -> int:
         """Memory that a row of `capacity` tokens takes."""
         slots = sum(slots_needed(capacity, self.args.sliding_windows[layer]) for layer in self.layers)
-        return 2 * 4 * slots * self.args.n_kv_heads * self.args.head_dim
+        return 2 * self.ops.SLOT_BYTES * slots * self.args.n_kv_heads * self.args.head_dim
 
     def add(self, row: int, capacity: int) -> None:
         """A new, empty row that will see at most `capacity` tokens."""
@@ -173,7 +174,7 @@ class RollingCache:
     def _slots(self, layer: int, capacity: int) -> tuple[Tensor, Tensor]:
         slots = slots_needed(capacity, self.args.sliding_windows[layer])
         shape = (self.args.n_kv_heads, slots, self.args.head_dim)
-        return self.ops.tensor(np.zeros(shape, np.float32)), self.ops.tensor(np.zeros(shape, np.float32))
+        return self.ops.new_slots(shape), self.ops.new_slots(shape)
 
 
 @dataclass
@@ -226,8 +227,13 @@ class CacheView:
     def __init__(self, metadata: CacheMetadata, cache: RollingCache | None, layer: int, window: int | None) -> None:
         self.metadata, self.ops = metadata, metadata.ops
         self.stored = [cache.rows[row].layers[layer] if cache else None for row in metadata.rows]
+        self.window = window
+
+    @functools.cached_property
+    def plans(self) -> list[RowPlan]:
+        """A plan of each row of the step."""
         slots = tuple(None if held is None else int(held[0].shape[1]) for held in self.stored)
-        self.plans = metadata.plans(window, slots)
+        return self.metadata.plans(self.window, slots)
 
     def mask(self, block: Block) -> Tensor | None:
         """A block's mask as an addend to its scores."""

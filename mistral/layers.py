@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mistral.args import ModelArgs
 from mistral.cache import CacheView
 from mistral.moe import MoeLayer
 from mistral.ops import Ops
@@ -13,13 +12,6 @@ if TYPE_CHECKING:
     from mindspore import Tensor
 
     from mistral.ops.weight import Weight
-
-
-def part(x: Tensor, axis: int, span: slice) -> Tensor:
-    """A slice of x along axis 0 or 1; x itself, with no operator run, where that is all of it."""
-    if span == slice(0, x.shape[axis]):
-        return x
-    return x[span] if axis == 0 else x[:, span]
 
 
 class RMSNorm:
@@ -47,37 +39,30 @@ class FeedForward:
 class Attention:
     """Grouped-query attention with a sliding window (arXiv:2310.06825)."""
 
-    def __init__(self, wq: Weight, wk: Weight, wv: Weight, wo: Weight, args: ModelArgs, ops: Ops) -> None:
-        self.wq, self.wk, self.wv, self.wo, self.args, self.ops = wq, wk, wv, wo, args, ops
+    def __init__(self, wq: Weight, wk: Weight, wv: Weight, wo: Weight, ops: Ops) -> None:
+        self.wq, self.wk, self.wv, self.wo, self.ops = wq, wk, wv, wo, ops
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
         """x (T, D), all rows end to end -> (T, D). Each row attends to its own past only; `view` keeps that past."""
-        ops, args = self.ops, self.args
-        q = ops.rope(ops.linear(x, self.wq).reshape(-1, args.n_heads, args.head_dim), cos, sin)
-        k = ops.rope(ops.linear(x, self.wk).reshape(-1, args.n_kv_heads, args.head_dim), cos, sin)
-        v = ops.linear(x, self.wv).reshape(-1, args.n_kv_heads, args.head_dim)
-        k, v = k.transpose(1, 0, 2), v.transpose(1, 0, 2)  # (KV, T, d)
-        seqlens = view.metadata.seqlens
-        per_row = zip(ops.split(q, seqlens, 0), ops.split(k, seqlens, 1), ops.split(v, seqlens, 1), strict=True)
-        parts = []
-        for index, (queries, new_keys, new_values) in enumerate(per_row):
-            keys, values = view.extend(index, new_keys, new_values)
-            for block in view.plans[index].blocks:
-                seen = part(keys, 1, block.keys), part(values, 1, block.keys)
-                parts.append(ops.attend(part(queries, 0, block.queries), *seen, view.mask(block)))
-        return ops.linear(ops.concat(parts, 0).reshape(x.shape[0], -1), self.wo)
+        q, k, v = (self.ops.linear(x, weight) for weight in (self.wq, self.wk, self.wv))
+        return self.ops.linear(self.ops.attention(q, k, v, cos, sin, view), self.wo)
 
 
 class TransformerBlock:
     """Attention, then feed-forward, each on the normalised input and added to it."""
 
     def __init__(
-        self, attention: Attention, feed_forward: FeedForward | MoeLayer, attention_norm: RMSNorm, ffn_norm: RMSNorm
+        self,
+        attention: Attention,
+        feed_forward: FeedForward | MoeLayer,
+        attention_norm: RMSNorm,
+        ffn_norm: RMSNorm,
+        ops: Ops,
     ) -> None:
-        self.attention, self.feed_forward = attention, feed_forward
+        self.attention, self.feed_forward, self.ops = attention, feed_forward, ops
         self.attention_norm, self.ffn_norm = attention_norm, ffn_norm
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
         """x (T, D) -> (T, D)."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, view)
-        return x + self.feed_forward(self.ffn_norm(x))
+        x = self.ops.add(x, self.attention(self.attention_norm(x), cos, sin, view))
+        return self.ops.add(x, self.feed_forward(self.ffn_norm(x)))

@@ -47,15 +47,16 @@ def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> Transf
 
     prefix = f"layers.{layer}"
     wq, wk, wv, wo = (get(f"{prefix}.attention.{name}.weight") for name in ("wq", "wk", "wv", "wo"))
-    attention = Attention(wq, wk, wv, wo, args, ops)
+    attention = Attention(wq, wk, wv, wo, ops)
     ffn: FeedForward | MoeLayer
     if args.moe:
         experts = [feed_forward(f"{prefix}.feed_forward.experts.{e}") for e in range(args.moe.num_experts)]
         ffn = MoeLayer(experts, get(f"{prefix}.feed_forward.gate.weight"), args.moe, ops)
     else:
         ffn = feed_forward(f"{prefix}.feed_forward")
-    norms = [RMSNorm(get(f"{prefix}.{name}.weight"), args.norm_eps, ops) for name in ("attention_norm", "ffn_norm")]
-    return TransformerBlock(attention, ffn, *norms)
+    norms = (RMSNorm(get(f"{prefix}.{name}.weight"), args.norm_eps, ops) for name in ("attention_norm", "ffn_norm"))
+    attention_norm, ffn_norm = norms
+    return TransformerBlock(attention, ffn, attention_norm, ffn_norm, ops)
 
 
 class Transformer:

@@ -37,7 +37,12 @@ Windows = tuple[int | None, ...]
 
 
 class NumpyOps:
-    """The two operators that a cache needs."""
+    """The operators that a cache needs."""
+
+    SLOT_BYTES = 4
+
+    def new_slots(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        return np.zeros(shape, np.float32)
 
     def tensor(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array

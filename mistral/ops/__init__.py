@@ -16,6 +16,7 @@ from mistral.errors import InputError
 if TYPE_CHECKING:
     from mindspore import Tensor
 
+    from mistral.cache import CacheView
     from mistral.ops.weight import Weight
 
 BACKENDS = ("auto", "portable")
@@ -25,8 +26,10 @@ class Ops(Protocol):
     """What a backend provides; `mistral/ops/portable.py` is the definition of each function.
 
     Shape letters: T tokens of all rows laid end to end, D dim, F hidden_dim, H heads, KV key and value heads,
-    d head_dim, S keys, V vocabulary, E experts, K experts per token.
+    d head_dim, V vocabulary, E experts, K experts per token.
     """
+
+    SLOT_BYTES: int
 
     def weight(self, array: NDArray[Any]) -> Weight:
         """A weight as this backend wants it, from an array of float32, float16 or bfloat16."""
@@ -40,11 +43,14 @@ class Ops(Protocol):
     def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
         """x (T, D) over its root mean square, times weight (D,)."""
 
-    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Turn each interleaved pair of x (T, heads, d) by its angle; cos and sin (T, d) hold each value twice."""
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of one sequence: q (T, H, d), k and v (KV, S, d), mask (T, S) added to the scores -> (T, H, d)."""
+    def new_slots(self, shape: tuple[int, ...]) -> Tensor:
+        """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y, of one shape."""
 
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
 from mistral.ops.weight import Weight
+
+if TYPE_CHECKING:
+    from mistral.cache import CacheView
+
+SLOT_BYTES = 4  # of each element in a cache
 
 # A weight is stored (out, in). The functional `dense` copies its transpose at every call; this operator does not.
 _matmul_transposed = ops.MatMul(transpose_b=True)
@@ -92,6 +97,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         )
     out = _batch_matmul(ops.softmax(scores, -1), v).reshape(kv_heads, group, tokens, head_dim)
     return out.transpose(2, 0, 1, 3).reshape(tokens, heads, head_dim)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
+    """Attention of a step, every row over its own past, which `view` keeps and is given the new keys and values.
+
+    q (T, H * d), k and v (T, KV * d), not yet turned; cos and sin (T, d). Returns (T, H * d).
+    """
+    tokens, head_dim = cos.shape
+    q = rope(q.reshape(tokens, -1, head_dim), cos, sin)
+    k = rope(k.reshape(tokens, -1, head_dim), cos, sin).transpose(1, 0, 2)  # (KV, T, d)
+    v = v.reshape(tokens, -1, head_dim).transpose(1, 0, 2)
+    seqlens = view.metadata.seqlens
+    parts = []
+    per_row = zip(split(q, seqlens, 0), split(k, seqlens, 1), split(v, seqlens, 1), strict=True)
+    for index, (queries, new_keys, new_values) in enumerate(per_row):
+        keys, values = view.extend(index, new_keys, new_values)
+        for block in view.plans[index].blocks:
+            seen = _part(keys, 1, block.keys), _part(values, 1, block.keys)
+            parts.append(attend(_part(queries, 0, block.queries), *seen, view.mask(block)))
+    return concat(parts, 0).reshape(tokens, -1)
+
+
+def _part(x: Tensor, axis: int, span: slice) -> Tensor:
+    """A slice of x along axis 0 or 1; x itself, with no operator run, where that is all of it."""
+    if span == slice(0, x.shape[axis]):
+        return x
+    return x[span] if axis == 0 else x[:, span]
+
+
+def new_slots(shape: tuple[int, ...]) -> Tensor:
+    """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""
+    return tensor(np.zeros(shape, np.float32))
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, of one shape."""
+    return x + y
 
 
 def feed_forward(x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
