@@ -20,8 +20,8 @@ def check_device(device: str, threads: int | None = None) -> None:
         raise InputError(f"--threads {threads}: must be from 1 to {MAX_THREADS}")
 
 
-def start_device(device: str = "auto", threads: int | None = None) -> None:
-    """Select the device; "auto" is an Ascend processor where there is one. Once, before the first operator.
+def start_device(device: str = "auto", threads: int | None = None) -> str:
+    """Select the device -> its name; "auto" is an Ascend processor where there is one. Once, before the first operator.
 
     `threads` takes effect only where MindSpore has not been imported yet; the default is one for each core this process
     may use. Raises InputError where the device cannot be had.
@@ -30,6 +30,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> None:
     if "mindspore" not in sys.modules:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
         os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # some 20 microseconds; then a thread without work sleeps
     import mindspore as ms
 
     if device == "auto":
@@ -41,6 +42,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> None:
         raise InputError(f"--device {device}: MindSpore cannot use it here ({reason}); leave it at auto") from None
     if device == "CPU":
         ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
+    return device
 
 
 def _cores() -> int:

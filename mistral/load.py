@@ -14,7 +14,7 @@ from mistral.device import check_device, start_device
 from mistral.errors import InputError
 from mistral.memory import available_memory, require_memory
 from mistral.model import Transformer
-from mistral.ops import check_backend, load_backend
+from mistral.ops import check_backend, choose_backend, load_backend
 
 if TYPE_CHECKING:
     from mistral.ops.weight import Weight
@@ -30,6 +30,15 @@ def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int 
         raise InputError(f"--bits {bits}: quantized weights are not available yet; leave it at 16")
     check_device(device)
     check_backend(backend)
+
+
+def copied_nbytes(checkpoint: Checkpoint, backend: str) -> int:
+    """Bytes of the weights that cannot stay in the mapped file: not in one piece there, or widened to float32."""
+    sizes = {name: math.prod(shape) for name, shape in checkpoint.shapes.items()}
+    if backend == "native":
+        return sum(checkpoint.nbytes(name) for name in sizes if not checkpoint.in_place(name))
+    stays = {name for name in sizes if checkpoint.dtype(name) == np.float32 and checkpoint.in_place(name)}
+    return sum(4 * size for name, size in sizes.items() if name not in stays)
 
 
 def load_model(
@@ -48,14 +57,15 @@ def load_model(
     """
     check_options(num_pipeline_ranks, backend, bits, device)
     checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
-    # float32 that can stays in the mapped file; all else is copied or widened into memory
-    mapped = {name for name in checkpoint.shapes if checkpoint.dtype(name) == np.float32 and checkpoint.in_place(name)}
-    widened = sum(4 * math.prod(shape) for name, shape in checkpoint.shapes.items() if name not in mapped)
-    purpose = f"{checkpoint.folder}: this model in float32"
-    require_memory(widened, available_memory(), purpose, "use a machine with more, or a smaller model")
-    start_device(device, threads)
-    ops = load_backend(backend)
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
+    backend = choose_backend(backend, start_device(device, threads), total)
+    require_memory(
+        copied_nbytes(checkpoint, backend),
+        available_memory(),
+        f"{checkpoint.folder}: this model{' in float32' if backend == 'portable' else ''}",
+        "use a machine with more, or a smaller model",
+    )
+    ops = load_backend(backend)
     done = 0
 
     def get(name: str) -> Weight:

@@ -5,6 +5,7 @@ A model is given its backend when it is built; there is no process-wide choice.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.errors import InputError
+from mistral.ops import build
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from mistral.cache import CacheView
     from mistral.ops.weight import Weight
 
-BACKENDS = ("auto", "portable")
+BACKENDS = ("auto", "native", "portable")
+WORTH_BUILDING = 1 << 26  # bytes of a checkpoint, from which on the native backend is worth its build
 
 
 class Ops(Protocol):
@@ -80,9 +83,32 @@ def check_backend(name: str) -> None:
         raise InputError(f"--backend {name}: not available; choose one of {', '.join(BACKENDS)}")
 
 
-def load_backend(name: str = "auto") -> Ops:
-    """The named backend, with MindSpore behind it."""
+def choose_backend(name: str, device: str, nbytes: int) -> str:
+    """The backend behind "auto", for a checkpoint of so many bytes; any other name as it is. Loads nothing.
+
+    On a CPU that is native, but for a checkpoint too small to gain from it; where there is no compiler, a line on
+    standard error says what would be won, and it is portable.
+    """
     check_backend(name)
+    if name != "auto":
+        return name
+    if device != "CPU" or nbytes < WORTH_BUILDING:
+        return "portable"
+    try:
+        build.require_compiler()
+    except InputError as error:
+        print(f"note: slow: {error}", file=sys.stderr)
+        return "portable"
+    return "native"
+
+
+def load_backend(name: str) -> Ops:
+    """The named backend, with MindSpore behind it. Raises InputError where native cannot be built."""
+    check_backend(name)
+    if name == "native":
+        from mistral.ops.native import Native
+
+        return Native()
     from mistral.ops import portable
 
     return portable

@@ -1,0 +1,120 @@
+// Vectors as wide as the processor's, by the compiler's own extension: the same source for AVX-512, AVX2, NEON or none.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+inline Floats broadcast(float x) { return Floats{} + x; }
+
+inline Floats load(const float *p) {
+  Floats x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+
+inline void store(float *p, Floats x) { memcpy(p, &x, sizeof x); }
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+inline Floats load(const Bf16 *p) {  // a bfloat16 is the upper half of a float
+  Halves h;
+  memcpy(&h, p, sizeof h);
+  return (Floats)(__builtin_convertvector(h, Words) << 16);
+}
+
+inline Floats load(const F16 *p) {
+  Halves h;
+  memcpy(&h, p, sizeof h);
+  const Words w = __builtin_convertvector(h, Words), magnitude = w & 0x7fff;
+  const Words scaled = (Words)((Floats)(magnitude << 13) * 0x1p112f);  // exact, subnormals too
+  const Words special = (Words)(magnitude >= 0x7c00) & 0x7f800000;     // infinity and NaN
+  return (Floats)(scaled | special | ((w & 0x8000) << 16));
+}
+
+inline float one(const float *p) { return *p; }
+
+inline float one(const Bf16 *p) {
+  const uint32_t w = uint32_t(p->bits) << 16;
+  float x;
+  memcpy(&x, &w, 4);
+  return x;
+}
+
+inline float one(const F16 *p) {
+  F16 padded[LANES] = {*p};
+  return load(padded)[0];
+}
+
+// The bits of the nearest bfloat16, ties to even, in the upper half of each word. NaN stays NaN.
+inline Words round_words(Floats x) {
+  const Words w = (Words)x, rounded = w + 0x7fff + ((w >> 16) & 1);
+  const Words nan = (Words)(x != x);
+  return (rounded & ~nan) | ((w | 0x400000) & nan);
+}
+
+inline Floats round_bf16(Floats x) { return (Floats)(round_words(x) & 0xffff0000); }
+
+inline void store_bf16(uint16_t *p, Floats x) {
+  const Halves h = __builtin_convertvector(round_words(x) >> 16, Halves);
+  memcpy(p, &h, sizeof h);
+}
+
+inline uint16_t bits_bf16(float x) { return uint16_t(round_words(broadcast(x))[0] >> 16); }
+
+inline float sum(Floats x) {
+  float parts[LANES];
+  store(parts, x);
+  for (int width = LANES / 2; width; width /= 2)
+    for (int i = 0; i < width; i++) parts[i] += parts[i + width];
+  return parts[0];
+}
+
+inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
+
+// exp, relative error below 2e-7; below -87 as at -87.
+inline Floats exponential(Floats x) {
+  x = x < -87.f ? broadcast(-87.f) : x;
+  x = x > 88.f ? broadcast(88.f) : x;
+  const Floats magic = broadcast(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Floats shifted = x * 1.44269504f + magic, n = shifted - magic;
+  const Floats r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  Floats p = broadcast(1.f / 720);
+  p = p * r + 1.f / 120;
+  p = p * r + 1.f / 24;
+  p = p * r + 1.f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.f;
+  p = p * r + 1.f;
+  const Ints scale = ((Ints)shifted + (127 - 0x4b400000)) << 23;
+  return p * (Floats)scale;
+}
+
+inline Floats silu(Floats x) { return x / (broadcast(1.f) + exponential(-x)); }
+
+// A buffer that a thread keeps from call to call; it starts on a cache line.
+template <class T>
+struct Scratch {
+  std::vector<unsigned char> bytes;
+  T *get(size_t count) {
+    if (bytes.size() < count * sizeof(T) + 64) bytes.resize(count * sizeof(T) + 64);
+    return reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) & ~uintptr_t(63));
+  }
+};

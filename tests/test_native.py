@@ -1,0 +1,225 @@
+"""Every function of the native backend against the portable one, at edge sizes, for each kind of processor."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mistral.cache import CacheMetadata, CacheView, RollingCache
+from mistral.checkpoint import open_checkpoint
+from mistral.generate import generate
+from mistral.model import Transformer
+from mistral.ops import Ops, portable
+from mistral.ops.native import Native
+from mistral.rope import rope_angles
+from mistral.sampling import log_softmax
+from tests.checkpoint_forms import random_tensors
+from tests.small_models import DENSE, SHAPES, build
+
+Array = npt.NDArray[np.float32]
+GOLDEN = Path(__file__).parent / "data" / "golden"
+# All that this processor has, and what is left of it without its widest instructions.
+MACHINES = {"native": ("-march=native",), "baseline": ()}
+if platform.machine() == "x86_64":
+    MACHINES["no AMX"] = ("-march=native", "-mno-amx-tile")
+    MACHINES["AVX2"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f")
+ROWS = [1, 2, 7, 8, 15, 16, 17, 33, 70]
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def native(ops: Ops, request: pytest.FixtureRequest) -> Ops:
+    """The backend, compiled for a processor with these instructions."""
+    return cast(Ops, Native(MACHINES[request.param]))
+
+
+def random(*shape: int, seed: int = 0, scale: float = 1) -> Array:
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def rounded(array: Array) -> Array:
+    """As bfloat16 holds it."""
+    return array.astype(BFLOAT16).astype(np.float32)
+
+
+def assert_close(found: npt.ArrayLike, expected: npt.ArrayLike, tolerance: float = 2e-5) -> None:
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16])
+def test_embed_widens_every_value_exactly(native: Ops, dtype: npt.DTypeLike) -> None:
+    """All 65,536 bit patterns, so subnormals, infinities and NaN too."""
+    table = np.arange(1 << 16, dtype=np.uint16).view(np.float16 if dtype == np.float16 else BFLOAT16)
+    with np.errstate(invalid="ignore"):
+        table = table.astype(dtype).reshape(256, 256)
+        ids = np.array([255, 0, 3, 3, 128, *range(256)])
+        found = native.embed(native.weight(table), ids).asnumpy()
+        assert np.array_equal(found, table.astype(np.float32)[ids], equal_nan=True)
+
+
+@pytest.mark.parametrize("tokens", ROWS)
+@pytest.mark.parametrize(("inner", "outer"), [(1, 1), (3, 5), (16, 16), (32, 33), (40, 130), (1100, 31), (64, 300)])
+def test_linear_rounds_to_bfloat16_and_sums_in_float32(native: Ops, tokens: int, inner: int, outer: int) -> None:
+    x, w = random(tokens, inner), random(outer, inner, seed=1).astype(BFLOAT16)
+    found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
+    assert_close(found, rounded(x).astype(np.float64) @ w.astype(np.float64).T, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("tokens", ROWS)
+@pytest.mark.parametrize(("inner", "outer"), [(1, 1), (33, 17), (1100, 70)])
+def test_linear_of_other_dtypes_keeps_float32(
+    native: Ops, dtype: npt.DTypeLike, tokens: int, inner: int, outer: int
+) -> None:
+    x, w = random(tokens, inner), random(outer, inner, seed=1).astype(dtype)
+    found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
+    assert_close(found, x.astype(np.float64) @ w.astype(np.float64).T, 1e-6)
+
+
+def test_more_tokens_than_meet_a_panel_at_once(native: Ops) -> None:
+    x, w = random(1030, 70), random(150, 70, seed=1).astype(BFLOAT16)
+    found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
+    assert_close(found, rounded(x) @ w.astype(np.float32).T, 1e-5)
+
+
+@pytest.mark.parametrize("tokens", ROWS)
+@pytest.mark.parametrize(("dim", "hidden"), [(1, 1), (3, 5), (32, 48), (70, 33)])
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
+def test_feed_forward(native: Ops, tokens: int, dim: int, hidden: int, dtype: npt.DTypeLike) -> None:
+    x, scale = random(tokens, dim), dim**-0.5
+    weights = [random(*shape, seed=i, scale=scale).astype(dtype) for i, shape in
+               enumerate([(hidden, dim), (dim, hidden), (hidden, dim)])]  # fmt: skip
+    found = native.feed_forward(native.tensor(x), *map(native.weight, weights)).asnumpy()
+    expected = portable.feed_forward(portable.tensor(x), *map(portable.weight, weights)).asnumpy()
+    assert_close(found, expected, 2e-2 if dtype == BFLOAT16 else 2e-5)
+
+
+@pytest.mark.parametrize("tokens", ROWS)
+@pytest.mark.parametrize("dim", [1, 5, 16, 70])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16])
+def test_rms_norm(native: Ops, tokens: int, dim: int, dtype: npt.DTypeLike) -> None:
+    x, w = random(tokens, dim), random(dim, seed=1).astype(dtype)
+    found = native.rms_norm(native.tensor(x), native.weight(w), 1e-5).asnumpy()
+    assert_close(found, portable.rms_norm(portable.tensor(x), portable.weight(w), 1e-5).asnumpy())
+
+
+def test_add(native: Ops) -> None:
+    x, y = random(3, 77), random(3, 77, seed=1)
+    assert np.array_equal(native.add(native.tensor(x), native.tensor(y)).asnumpy(), x + y)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 20])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 32), (3, 1, 10), (2, 2, 2), (6, 2, 64)])
+def test_attention_over_chunks_rings_and_ragged_rows(
+    native: Ops, window: int | None, heads: int, kv_heads: int, head_dim: int
+) -> None:
+    """Steps of rows of different lengths: first chunks, more chunks over the ring's end, single tokens."""
+    args = replace(DENSE, n_layers=1, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, sliding_windows=(window,))
+    backends = [native, cast(Ops, portable)]
+    caches = [RollingCache(args, range(1), ops) for ops in backends]
+    for cache in caches:
+        for row in range(3):
+            cache.add(row, 200)
+    for step, seqlens in enumerate([(5, 1, 17), (1, 1, 1), (3, 40, 1), (1, 1, 1), (70, 2, 5), (1, 1, 1), (33, 16, 1)]):
+        tokens = sum(seqlens)
+        q, k, v = (random(tokens, n * head_dim, seed=9 * step + i) for i, n in enumerate((heads, kv_heads, kv_heads)))
+        found = []
+        for ops, cache in zip(backends, caches, strict=True):
+            metadata = CacheMetadata.build(seqlens, cache, range(3), ops)
+            angles = map(ops.tensor, rope_angles(metadata.positions, head_dim, 1e4))
+            view = CacheView(metadata, cache, 0, window)
+            found.append(ops.attention(*map(ops.tensor, (q, k, v)), *angles, view).asnumpy())
+            cache.advance(metadata)
+        assert_close(found[0], found[1], 2e-2)
+        assert np.abs(found[0] - found[1]).mean() < 3e-3
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_without_a_cache(native: Ops, window: int | None) -> None:
+    seqlens, found = (9, 1, 30), []
+    q, k, v = (random(40, n * 8, seed=n) for n in (4, 2, 2))
+    for ops in (native, cast(Ops, portable)):
+        metadata = CacheMetadata.build(seqlens, None, range(3), ops)
+        angles = map(ops.tensor, rope_angles(metadata.positions, 8, 1e4))
+        view = CacheView(metadata, None, 0, window)
+        found.append(ops.attention(*map(ops.tensor, (q, k, v)), *angles, view).asnumpy())
+    assert_close(found[0], found[1], 2e-2)
+
+
+def test_what_no_kernel_takes_is_refused(native: Ops) -> None:
+    """MindSpore hands custom operators tensors of any dtype and layout."""
+    x, w = native.tensor(random(4, 6)), native.weight(random(5, 6))
+    for wrong in (
+        native.tensor(np.ones((4, 6))),
+        native.tensor(random(6, 4)).transpose(1, 0),
+        native.tensor(random(4, 5)),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            native.linear(wrong, w)
+    assert native.linear(x, w).shape == (4, 5)
+
+
+def test_nan_and_infinity_in_weights_pass_through(native: Ops) -> None:
+    for tokens in (1, 3, 40):
+        w = np.ones((20, 40), np.float32)
+        w[3, 5], w[7, 1] = np.nan, np.inf
+        found = native.linear(
+            native.tensor(np.ones((tokens, 40), np.float32)), native.weight(w.astype(BFLOAT16))
+        ).asnumpy()
+        assert np.isnan(found[:, 3]).all()
+        assert np.isinf(found[:, 7]).all()
+        assert (np.delete(found, [3, 7], axis=1) == 40).all()
+
+
+# Whole models: bfloat16 weights, against the same model on the portable backend, which keeps float32 throughout
+
+
+@pytest.fixture(scope="module")
+def pairs(ops: Ops, native: Ops) -> dict[str, tuple[Transformer, Transformer]]:
+    """By the name of a shape: its model on the native and on the portable backend."""
+    found = {}
+    for seed, (name, args) in enumerate(SHAPES.items()):
+        tensors = random_tensors(args, seed, ml_dtypes.bfloat16)
+        found[name] = tuple(
+            Transformer(args, lambda weight, ops=ops, tensors=tensors: ops.weight(tensors[weight]), ops)  # type: ignore[misc]
+            for ops in (native, ops)
+        )
+    return cast(dict[str, tuple[Transformer, Transformer]], found)
+
+
+def logprobs_of(model: Transformer, prompts: list[list[int]], chunk_size: int | None) -> list[list[float]]:
+    return generate(prompts, model, 1, chunk_size=chunk_size)[1]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_logprobs_are_within_the_error_of_bfloat16(
+    pairs: dict[str, tuple[Transformer, Transformer]], name: str
+) -> None:
+    ids = np.random.default_rng(5).integers(0, 40, 50)
+    native, exact = (log_softmax(model.forward(ids, [50]).asnumpy()) for model in pairs[name])
+    error = np.abs(native - exact)
+    assert error.mean() <= 0.07
+    assert error.max() <= 0.3
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_batch_and_chunk_make_no_difference(pairs: dict[str, tuple[Transformer, Transformer]], name: str) -> None:
+    model = pairs[name][0]
+    random = np.random.default_rng(6)
+    prompts = [[int(i) for i in random.integers(0, 40, length)] for length in (1, 40, 17, 5)]
+    together = logprobs_of(model, prompts, None)
+    for chunk_size in (1, 3, 16, None):
+        for prompt, expected in zip(prompts, together, strict=True):
+            error = np.abs(
+                np.array(logprobs_of(model, [prompt], chunk_size)[0][: len(prompt) - 1]) - expected[: len(prompt) - 1]
+            )
+            assert error.max(initial=0) <= 1e-2
