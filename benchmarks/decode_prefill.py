@@ -2,9 +2,9 @@
 
     python benchmarks/decode_prefill.py [--folder FOLDER] [--layers 4] [--threads N]
 
-A checkpoint of Mistral 7B's dimensions, of some layers and the head, is filled with random bfloat16 values, once. Memory
-bandwidth and the peak of bfloat16 products are measured in the same run, before and after; the better counts. One JSON
-object a line: figure, batch, prompt, value, unit, limit, share_of_limit. The median of several runs counts.
+A checkpoint of Mistral 7B's dimensions, of some layers and the head, is filled with random bfloat16 values, once.
+Memory bandwidth and the peak of bfloat16 products are measured in the same run, before and after; the better counts.
+One JSON object a line: figure, batch, prompt, value, unit, limit, share_of_limit. The median of several runs counts.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class MoeLayer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (T, D) -> (T, D). An expert that no token chose is not touched."""
-        weights, chosen = self.ops.route(self.ops.linear(x, self.gate), self.args.num_experts_per_tok)
+        weights, chosen = self.ops.route(self.ops.score(x, self.gate), self.args.num_experts_per_tok)
         dispatch = Dispatch.from_chosen(chosen, self.args.num_experts)
         pairs = self.ops.take(x, dispatch.tokens)  # (P, D)
         counts = np.diff(dispatch.bounds)

@@ -46,7 +46,7 @@ class Options:
         None, "Prompt tokens read at once: 512, or the window if shorter. Changes no result."
     )
     max_context: int | None = option(None, "Prompt and answer together, in tokens, where the checkpoint allows more.")
-    backend: str = option("auto", "auto or portable (MindSpore operators only).")
+    backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
     device: str = option("auto", "auto, CPU or Ascend.")
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
     bits: int = option(16, "16: the weights as they lie in the file.")

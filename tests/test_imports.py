@@ -31,7 +31,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Inside functions, so that a model can load itself: the one way back.
 EXCEPTIONS = {("model", "load")}
 # Only these do arithmetic on tensors; all others must be of use where MindSpore is not.
-WITH_MINDSPORE = {"ops/portable.py", "ops/weight.py", "device.py"}
+WITH_MINDSPORE = {"ops/portable.py", "ops/native.py", "ops/weight.py", "device.py"}
 
 
 def module_of(path: Path) -> str:

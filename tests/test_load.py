@@ -163,7 +163,7 @@ def folder(tmp_path: Path) -> Path:
         ({"bits": 4}, "--bits 4"),
         ({"num_pipeline_ranks": 2}, "--num_pipeline_ranks 2"),
         ({"num_pipeline_ranks": 0}, "--num_pipeline_ranks 0"),
-        ({"backend": "native"}, "--backend native"),
+        ({"backend": "fast"}, "--backend fast"),
         ({"device": "GPU"}, "--device GPU"),
     ],
 )

@@ -58,6 +58,9 @@ class Ops(Protocol):
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""
 
+    def score(self, x: Tensor, gate: Weight) -> Tensor:
+        """x (T, D) times the transpose of a router (E, D) -> (T, E), in full precision."""
+
     def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
         """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
 

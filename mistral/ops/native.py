@@ -1,8 +1,8 @@
 """CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
-Weights stay as they lie in the file. A bfloat16 weight meets activations rounded to bfloat16, whatever their number, and
-keys and values are rounded as the cache holds them before they are used, so a result depends neither on the batch nor on
-chunks by more than the order of float32 sums. float32 and float16 weights meet float32 activations.
+Weights stay as they lie in the file. A bfloat16 weight meets activations rounded to bfloat16, whatever their number,
+and keys and values are rounded as the cache holds them before they are used, so that a result depends neither on the
+batch nor on chunks by more than the order of float32 sums. float32 and float16 weights meet float32 activations.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Native:
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
         """x (T, in) times the transpose of weight (out, in) -> (T, out)."""
-        return self._library.linear(x, weight.data)
+        return self._library.linear(x, weight.data, False)
 
     def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
         """x (T, D) over its root mean square, times weight (D,)."""
@@ -63,7 +63,8 @@ class Native:
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
         """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
-        caches, sizes = [], []
+        caches: list[Tensor] = []
+        sizes: list[int] = []
         for seqlen, before, held in zip(view.metadata.seqlens, view.metadata.before, view.stored, strict=True):
             caches += held or ()
             sizes += [seqlen, before, int(held[0].shape[1]) if held else 0]
@@ -81,6 +82,10 @@ class Native:
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""
         return self._library.feed_forward(x, w1.data, w2.data, w3.data)
+
+    def score(self, x: Tensor, gate: Weight) -> Tensor:
+        """x (T, D) times the transpose of a router (E, D) -> (T, E); x is not rounded, lest it change experts."""
+        return self._library.linear(x, gate.data, True)
 
     def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
         """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""

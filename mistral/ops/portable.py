@@ -141,6 +141,11 @@ def feed_forward(x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
     return linear(ops.silu(linear(x, w1)) * linear(x, w3), w2)
 
 
+def score(x: Tensor, gate: Weight) -> Tensor:
+    """x (T, D) times the transpose of a router (E, D) -> (T, E)."""
+    return linear(x, gate)
+
+
 def route(logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
     """Softmax over the K largest of logits (T, E), arXiv:2401.04088 -> weights (T, K); indices (T, K) on the host."""
     largest, chosen = ops.topk(logits, experts_per_token)

@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 @dataclass(frozen=True)
 class Weight:
-    """A dense matrix (out, in) or vector, float32."""
+    """A dense matrix (out, in) or vector: float32, or on the native backend as in the file."""
 
     data: Tensor
 

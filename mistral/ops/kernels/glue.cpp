@@ -99,12 +99,12 @@ struct Library {
     });
   }
 
-  py::object linear(const Tensor &x, const Tensor &weight) {
+  py::object linear(const Tensor &x, const Tensor &weight, bool exact) {
     const auto shape = [](Ins in) { return ShapeVector{in[0].shape()[0], in[1].shape()[0]}; };
-    return run("MistralLinear", {x, weight}, shape, [kernels = kernels](Ins in, Out y) {
+    return run("MistralLinear", {x, weight}, shape, [kernels = kernels, exact](Ins in, Out y) {
       const int64_t tokens = in[0].shape()[0];
       const Matrix w = matrix(in[1]);
-      kernels->linear(floats(in[0], tokens * w.in), w, result(y), tokens);
+      kernels->linear(floats(in[0], tokens * w.in), w, result(y), tokens, exact);
     });
   }
 

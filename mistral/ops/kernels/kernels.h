@@ -24,7 +24,8 @@ struct Kernels {
   void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);
   void (*rms_norm)(const float *x, Matrix weight, float eps, float *y, int64_t tokens);
   void (*add)(const float *x, const float *y, float *sum, int64_t size);
-  void (*linear)(const float *x, Matrix weight, float *y, int64_t tokens);
+  // exact: activations stay float32 whatever the weight's type
+  void (*linear)(const float *x, Matrix weight, float *y, int64_t tokens, bool exact);
   void (*feed_forward)(const float *x, Matrix w1, Matrix w2, Matrix w3, float *y, int64_t tokens);
   // q (T, H, d), k and v (T, KV, d), not yet turned; cos and sin (T, d); out (T, H, d). Writes the rows' caches.
   void (*attention)(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,

@@ -79,15 +79,17 @@ bool in_tiles(Matrix weight, int64_t tokens) { return weight.type == BFLOAT16 &&
 
 }  // namespace
 
-void linear(const float *x, Matrix weight, float *y, int64_t tokens) {
+void linear(const float *x, Matrix weight, float *y, int64_t tokens, bool exact) {
   const int64_t in = weight.in, out = weight.out;
-  if (in_tiles(weight, tokens)) return tiled_linear(x, weight, y, tokens);
+  if (!exact && in_tiles(weight, tokens)) return tiled_linear(x, weight, y, tokens);
   if (weight.type == FLOAT32) return multiply(x, static_cast<const float *>(weight.data), y, tokens, in, out);
   if (weight.type == FLOAT16) return multiply(x, static_cast<const F16 *>(weight.data), y, tokens, in, out);
+  const Bf16 *data = static_cast<const Bf16 *>(weight.data);
+  if (exact) return multiply(x, data, y, tokens, in, out);
   static thread_local Scratch<float> kept;
   float *rounded = kept.get(tokens * in);
   round_all(x, rounded, tokens * in);
-  multiply(rounded, static_cast<const Bf16 *>(weight.data), y, tokens, in, out);
+  multiply(rounded, data, y, tokens, in, out);
 }
 
 void feed_forward(const float *x, Matrix w1, Matrix w2, Matrix w3, float *y, int64_t tokens) {

@@ -9,9 +9,8 @@ namespace {
 
 constexpr int64_t KEYS = 64;  // keys at once
 constexpr int QUERIES = 4;    // queries that share what is read of them
-constexpr float HIDDEN = -1e30f;
 
-struct Running {  // of each query: the largest score so far, and the sum of exp(score - largest)
+struct Running {  // of each query: an integer above all scores so far, and the sum of 2^(score - largest)
   float largest[QUERIES], total[QUERIES];
 };
 
@@ -62,14 +61,15 @@ void soften(float *scores, int64_t count, float &largest, float &total, float *o
   for (int64_t j = 0; j < count; j += LANES) most = larger(load(scores + j), most);
   float now = most[0];
   for (int i = 1; i < LANES; i++) now = std::max(now, float(most[i]));
+  now = integer_above(broadcast(now))[0];
   Floats sums{};
   for (int64_t j = 0; j < count; j += LANES) {
-    const Floats s = load(scores + j), weight = exponential(s - now);
+    const Floats s = load(scores + j), weight = power_of_two(s - now);
     const Floats shown = s <= HIDDEN ? Floats{} : weight;
     sums += shown;
     store(scores + j, round_bf16(shown));
   }
-  const float shrink = largest <= HIDDEN ? 0 : std::exp(largest - now);
+  const float shrink = largest <= HIDDEN ? 0 : power_of_two(broadcast(largest - now))[0];
   if (shrink != 1)
     for (int64_t i = 0; i < dim; i++) out[i] *= shrink;
   total = total * shrink + sum(sums);
@@ -81,7 +81,7 @@ template <int N>
 void stream_few(const float *queries, float *out, const int64_t *positions, Heads heads, const Segment *segments,
                 int n_segments) {
   const int64_t dim = heads.head_dim, oldest = positions[0] - heads.window + 1, newest = positions[N - 1];
-  const float scale = 1 / std::sqrt(float(dim));
+  const float scale = LOG2_E / std::sqrt(float(dim));
   alignas(64) float scores[QUERIES][KEYS];
   Running running;
   for (int n = 0; n < N; n++) running.largest[n] = HIDDEN, running.total[n] = 0;

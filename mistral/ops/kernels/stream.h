@@ -6,6 +6,10 @@
 #include "amx.h"
 #endif
 
+// Scores are taken to base 2, and weights relative to an integer above the largest. So a larger score that comes later
+// changes them by a power of two, and they round to bfloat16 as they would have in any other order.
+constexpr float HIDDEN = -1e30f, LOG2_E = 1.44269504f;
+
 struct Segment {  // keys and values (count, d) at consecutive positions, `stride` elements apart
   const uint16_t *keys, *values;
   int64_t stride, position, count;

@@ -9,9 +9,8 @@
 namespace {
 
 constexpr int64_t KEYS = 128;  // keys at once
-constexpr float HIDDEN = -1e30f;
 
-struct Lanes {  // sixteen queries: their positions, largest scores so far and sums of exp(score - largest)
+struct Lanes {  // sixteen queries: their positions, integers above all scores so far, sums of 2^(score - it)
   Ints positions, oldest;
   Floats largest, total;
 };
@@ -77,15 +76,16 @@ void soften(float *scores, int64_t position, int64_t count, bool all_seen, float
     store(scores + 16 * j, score);
     most = larger(score, most);
   }
+  most = integer_above(most);
   Floats total{};
   for (int64_t j = 0; j < whole; j += 2) {
     const Floats even = load(scores + 16 * j), odd = load(scores + 16 * j + 16);
-    const Floats first = even <= HIDDEN ? Floats{} : exponential(even - most);
-    const Floats second = odd <= HIDDEN ? Floats{} : exponential(odd - most);
+    const Floats first = even <= HIDDEN ? Floats{} : power_of_two(even - most);
+    const Floats second = odd <= HIDDEN ? Floats{} : power_of_two(odd - most);
     total += first + second;
     _mm512_store_si512(weights + 16 * j, interleave(first, second));
   }
-  const Floats shrink = lanes.largest <= HIDDEN ? Floats{} : exponential(lanes.largest - most);
+  const Floats shrink = lanes.largest <= HIDDEN ? Floats{} : power_of_two(lanes.largest - most);
   if (_mm512_cmpneq_ps_mask((__m512)shrink, _mm512_set1_ps(1)))
     for (int64_t i = 0; i < dim; i++) store(out + 16 * i, load(out + 16 * i) * shrink);
   lanes.total = lanes.total * shrink + total;
@@ -142,7 +142,7 @@ void stream_tiled(const uint16_t *from, float *out, Heads heads, int64_t positio
       lanes[m].positions[i] = int32_t(at), lanes[m].oldest[i] = int32_t(std::max<int64_t>(at - heads.window, -1));
     }
   }
-  const float scale = 1 / std::sqrt(float(dim));
+  const float scale = LOG2_E / std::sqrt(float(dim));
   const int64_t begin = std::max<int64_t>(0, position - heads.window + 1), end = position + count;
   for (int s = 0; s < n_segments; s++) {
     const Segment &run = segments[s];

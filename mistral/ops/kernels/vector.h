@@ -89,13 +89,10 @@ inline float sum(Floats x) {
 
 inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 
-// exp, relative error below 2e-7; below -87 as at -87.
-inline Floats exponential(Floats x) {
-  x = x < -87.f ? broadcast(-87.f) : x;
-  x = x > 88.f ? broadcast(88.f) : x;
-  const Floats magic = broadcast(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats shifted = x * 1.44269504f + magic, n = shifted - magic;
-  const Floats r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+constexpr float ROUNDER = 12582912.f;  // 1.5 * 2^23: what is added to it is rounded to an integer
+
+// 2^n * exp(r), with n an integer as its sum with ROUNDER has it and |r| at most ln(2) / 2
+inline Floats scaled_exp(Floats shifted, Floats r) {
   Floats p = broadcast(1.f / 720);
   p = p * r + 1.f / 120;
   p = p * r + 1.f / 24;
@@ -103,9 +100,26 @@ inline Floats exponential(Floats x) {
   p = p * r + 0.5f;
   p = p * r + 1.f;
   p = p * r + 1.f;
-  const Ints scale = ((Ints)shifted + (127 - 0x4b400000)) << 23;
-  return p * (Floats)scale;
+  return p * (Floats)(((Ints)shifted + (127 - 0x4b400000)) << 23);
 }
+
+// exp, relative error below 2e-7; below -87 as at -87.
+inline Floats exponential(Floats x) {
+  x = x < -87.f ? broadcast(-87.f) : x;
+  x = x > 88.f ? broadcast(88.f) : x;
+  const Floats shifted = x * 1.44269504f + ROUNDER, n = shifted - ROUNDER;
+  return scaled_exp(shifted, (x - n * 0.693145752f) - n * 1.42860677e-6f);
+}
+
+// 2^x for x up to 1, below -126 as at -126; exact where x is an integer.
+inline Floats power_of_two(Floats x) {
+  x = x < -126.f ? broadcast(-126.f) : x;
+  const Floats shifted = x + ROUNDER;
+  return scaled_exp(shifted, (x - (shifted - ROUNDER)) * 0.693147181f);
+}
+
+// An integer not below x, and less than 2 above it.
+inline Floats integer_above(Floats x) { return (x + 0.5f + ROUNDER) - ROUNDER; }
 
 inline Floats silu(Floats x) { return x / (broadcast(1.f) + exponential(-x)); }
 
