@@ -23,13 +23,14 @@ def check_device(device: str, threads: int | None = None) -> None:
 def start_device(device: str = "auto", threads: int | None = None) -> None:
     """Select the device; "auto" is an Ascend processor where there is one. Once, before the first operator.
 
-    `threads` takes effect only where MindSpore has not been imported yet; the default is one for each core this process
-    may use. Raises InputError where the device cannot be had.
+    `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
+    for each core this process may use. Raises InputError where the device cannot be had.
     """
     check_device(device, threads)
     if "mindspore" not in sys.modules:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
-        os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
+        if threads or "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
     import mindspore as ms
 
     if device == "auto":
