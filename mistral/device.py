@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mistral.args import one_line
 from mistral.errors import InputError
@@ -31,7 +35,8 @@ def start_device(device: str = "auto", threads: int | None = None) -> None:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
         if threads or "OMP_NUM_THREADS" not in os.environ:
             os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
-    import mindspore as ms
+    with _ctrl_c_waits():
+        import mindspore as ms
 
     if device == "auto":
         device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
@@ -42,6 +47,22 @@ def start_device(device: str = "auto", threads: int | None = None) -> None:
         raise InputError(f"--device {device}: MindSpore cannot use it here ({reason}); leave it at auto") from None
     if device == "CPU":
         ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
+    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+        yield
+        return
+    presses: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: presses.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if presses:
+        raise KeyboardInterrupt
 
 
 def _cores() -> int:

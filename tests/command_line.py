@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mistral.args import ModelArgs
@@ -16,6 +18,7 @@ from mistral.cli import main
 from mistral.session import shipped_checkpoint
 from tests.checkpoint_forms import DENSE, random_tensors, write_checkpoint
 
+ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = shipped_checkpoint() / "tokenizer.model.v3"
 ARGS = replace(DENSE, vocab_size=1024, sliding_windows=(5, 7))  # windows throughout: answers may be of any length
 EOS = 2
@@ -27,22 +30,6 @@ def write_model(folder: Path, args: ModelArgs = ARGS, tokenizer: Path = TOKENIZE
     tensors["output.weight"][EOS] = 0
     write_checkpoint(folder, args, tensors, "consolidated.safetensors")
     shutil.copy(tokenizer, folder)
-    return folder
-
-
-def write_ending_model(folder: Path) -> Path:
-    """A random checkpoint whose answers end at once: the end of a sequence is as likely as anything can be."""
-    tensors = random_tensors(ARGS)
-    tensors["output.weight"] = np.zeros_like(tensors["output.weight"])  # all logits 0
-    tensors["layers.1.feed_forward.w2.weight"][:] = 0
-    tensors["layers.1.attention.wo.weight"][:] = 0
-    tensors["layers.0.feed_forward.w2.weight"][:] = 0
-    tensors["layers.0.attention.wo.weight"][:] = 0
-    tensors["tok_embeddings.weight"] = np.abs(tensors["tok_embeddings.weight"])
-    tensors["norm.weight"][:] = 1
-    tensors["output.weight"][EOS] = 1  # every state is positive, so this logit is
-    write_checkpoint(folder, ARGS, tensors, "consolidated.safetensors")
-    shutil.copy(TOKENIZER, folder)
     return folder
 
 
@@ -72,4 +59,16 @@ class CommandLine:
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         code = main([str(argument) for argument in arguments])
         out, err = self.capsys.readouterr()
+        assert "Traceback" not in err
         return Outcome(code, out, err)
+
+
+def run_program(*arguments: object, shell: str = "{}", **environment: str) -> Outcome:
+    """Runs `python -m main` as a shell does; `shell` is the shell's line, with the program in place of {}."""
+    program = shlex.join([sys.executable, "-m", "main", *map(str, arguments)])
+    done = subprocess.run(
+        ["bash", "-c", shell.format(program)], capture_output=True, cwd=ROOT, env=os.environ | environment, timeout=60
+    )
+    err = done.stderr.decode()
+    assert "Traceback" not in err and "Exception" not in err
+    return Outcome(done.returncode, done.stdout.decode(), err)
