@@ -118,7 +118,8 @@ class ModelArgs:
         """Read a Hugging Face config of the Mistral, Mixtral or Ministral family. Raises InputError naming the key."""
         kind = config.get("model_type", "mistral")
         if kind not in ("mistral", "mixtral", "ministral"):
-            raise InputError(f"{source}: model_type {str(kind)[:40]!r} is not supported (mistral, mixtral and ministral are)")
+            found = str(kind)[:40]
+            raise InputError(f"{source}: model_type {found!r} is not supported (mistral, mixtral and ministral are)")
         keys = _Keys(config, source)
         keys.refuse(UNSUPPORTED_PARAMS | {"quantization_config", "vision_config", "text_config"})
         if config.get("hidden_act", "silu") != "silu":

@@ -25,7 +25,8 @@ from mistral.ops import Ops
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-QUERY_BLOCK = 512  # queries scored at once, so that a long chunk never makes a square score matrix
+QUERY_BLOCK = 512  # queries scored at once, at most, so that a long chunk never makes a square score matrix
+SCORES = 1 << 21  # scores of one head at once, at most, as long as that allows one query
 
 
 def slot_positions(kv_seqlen: int, slots: int) -> NDArray[np.int64]:
@@ -59,12 +60,11 @@ class Block:
 class RowPlan:
     """What one step does to one row in layers of one window.
 
-    tokens: the row's place among the step's flat tokens. join: the cached keys come before the new ones; otherwise the
-    keys are the new ones alone, or, for a single token, the slots after it was written. writes: (slots, new tokens).
+    join: how many slots' keys come before the new ones; with 0 the keys are the new ones alone, or, for a single token,
+    all slots after it was written. writes: (slots, new tokens).
     """
 
-    tokens: slice
-    join: bool
+    join: int
     blocks: tuple[Block, ...]
     writes: tuple[tuple[slice, slice], ...]
 
@@ -81,31 +81,36 @@ def plan_writes(before: int, seqlen: int, slots: int) -> tuple[tuple[slice, slic
     return tuple(runs)
 
 
-def plan_row(start: int, seqlen: int, before: int, window: int | None, slots: int | None) -> RowPlan:
+def plan_row(seqlen: int, before: int, window: int | None, slots: int | None) -> RowPlan:
     """Plan `seqlen` new tokens of a row that has seen `before`; `slots` None means that no cache keeps them."""
     queries = np.arange(before, before + seqlen)
     single = slots is not None and seqlen == 1
-    join = slots is not None and before > 0 and not single
-    old = slot_positions(before, slots) if slots is not None and join else np.arange(0)
+    join = 0 if slots is None or single else min(before, slots)  # slots fill in order, so the first ones are filled
+    old = slot_positions(before, slots)[:join] if slots is not None else np.arange(0)
     keys = slot_positions(before + 1, slots) if slots is not None and single else np.concatenate([old, queries])
     blocks = []
-    for low in range(0, seqlen, QUERY_BLOCK):
-        high = min(seqlen, low + QUERY_BLOCK)
+    size = max(1, min(QUERY_BLOCK, SCORES // len(keys)))
+    for low in range(0, seqlen, size):
+        high = min(seqlen, low + size)
         first = 0 if join or single or window is None else max(0, low - window + 1)
         span = slice(first, len(keys) if single else len(old) + high)
         mask = visible(queries[low:high], keys[span], window)
         blocks.append(Block(slice(low, high), span, None if mask.all() else mask))
     writes = () if slots is None else plan_writes(before, seqlen, slots)
-    return RowPlan(slice(start, start + seqlen), join, tuple(blocks), writes)
+    return RowPlan(join, tuple(blocks), writes)
 
 
 @dataclass
 class CacheRow:
-    """One sequence: the tokens it has seen, the most it may hold, and keys and values (KV, slots, d) by layer."""
+    """One sequence: the most tokens it may hold, keys and values (KV, slots, d) by layer, and the tokens it has seen.
+
+    `written` is one past the newest position that any slot has held: after a truncation, more than `kv_seqlen`.
+    """
 
     capacity: int
     layers: dict[int, tuple[Tensor, Tensor]]
     kv_seqlen: int = 0
+    written: int = 0
 
 
 class RollingCache:
@@ -131,7 +136,8 @@ class RollingCache:
 
     def reset(self, row: int) -> None:
         """Empty a row and keep its memory."""
-        self.rows[row].kv_seqlen = 0
+        held = self.rows[row]
+        held.kv_seqlen = held.written = 0
 
     def reserve(self, row: int, capacity: int) -> None:
         """Let a row grow to `capacity` tokens; what it holds stays."""
@@ -157,9 +163,10 @@ class RollingCache:
         for layer, (keys, _) in held.layers.items():
             window = self.args.sliding_windows[layer]
             oldest_needed = 0 if window is None else max(0, kv_seqlen - window + 1)
-            if kv_seqlen > oldest_needed and held.kv_seqlen - keys.shape[1] > oldest_needed:
+            if kv_seqlen > oldest_needed and held.written - keys.shape[1] > oldest_needed:
                 return False
         held.kv_seqlen = kv_seqlen
+        held.written = held.written if kv_seqlen else 0
         return True
 
     def kv_seqlen(self, row: int) -> int:
@@ -169,7 +176,9 @@ class RollingCache:
     def advance(self, metadata: CacheMetadata) -> None:
         """Count a step's tokens, after every layer has written them."""
         for row, seqlen in zip(metadata.rows, metadata.seqlens, strict=True):
-            self.rows[row].kv_seqlen += seqlen
+            held = self.rows[row]
+            held.kv_seqlen += seqlen
+            held.written = max(held.written, held.kv_seqlen)
 
     def _slots(self, layer: int, capacity: int) -> tuple[Tensor, Tensor]:
         slots = slots_needed(capacity, self.args.sliding_windows[layer])
@@ -205,11 +214,8 @@ class CacheMetadata:
     def plans(self, window: int | None, slots: tuple[int | None, ...]) -> list[RowPlan]:
         """One plan per row, for layers of this window and these slots per row."""
         if (window, slots) not in self._plans:
-            starts = np.cumsum((0, *self.seqlens))
-            self._plans[window, slots] = [
-                plan_row(int(start), seqlen, before, window, size)
-                for start, seqlen, before, size in zip(starts, self.seqlens, self.before, slots, strict=False)
-            ]
+            per_row = zip(self.seqlens, self.before, slots, strict=True)
+            self._plans[window, slots] = [plan_row(seqlen, before, window, size) for seqlen, before, size in per_row]
         return self._plans[window, slots]
 
     def mask(self, block: Block) -> Tensor | None:
@@ -246,7 +252,8 @@ class CacheView:
             return keys, values
         seen = (keys, values)
         if plan.join:
-            seen = (self.ops.concat([held[0], keys], 1), self.ops.concat([held[1], values], 1))
+            old = slice(0, plan.join)
+            seen = (self.ops.concat([held[0][:, old], keys], 1), self.ops.concat([held[1][:, old], values], 1))
         for slots, tokens in plan.writes:
             held[0][:, slots] = keys[:, tokens]
             held[1][:, slots] = values[:, tokens]

@@ -71,7 +71,7 @@ def run(arguments: list[str], program: str) -> int:
     if not arguments or arguments[0] in HELP:
         print(overview(program))
         return 0 if arguments else 2
-    if arguments == ["--version"]:
+    if arguments[0] == "--version":
         print(versions())
     elif arguments[0] in COMMANDS and not set(HELP).isdisjoint(arguments):
         print(describe(arguments[0], program, COMMANDS[arguments[0]]))
@@ -109,7 +109,7 @@ def prepare_streams() -> None:
     """Open standard streams that are closed, lest a checkpoint's file take their number; let every character print."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as we run
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an encoding such as ASCII has not every character
 

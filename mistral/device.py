@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mistral.args import one_line
 from mistral.errors import InputError
@@ -23,15 +27,17 @@ def check_device(device: str, threads: int | None = None) -> None:
 def start_device(device: str = "auto", threads: int | None = None) -> str:
     """Select the device -> its name; "auto" is an Ascend processor where there is one. Once, before the first operator.
 
-    `threads` takes effect only where MindSpore has not been imported yet; the default is one for each core this process
-    may use. Raises InputError where the device cannot be had.
+    `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
+    for each core this process may use. Raises InputError where the device cannot be had.
     """
     check_device(device, threads)
     if "mindspore" not in sys.modules:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
-        os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
+        if threads or "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # some 20 microseconds; then a thread without work sleeps
-    import mindspore as ms
+    with _ctrl_c_waits():
+        import mindspore as ms
 
     if device == "auto":
         device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
@@ -43,6 +49,22 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     if device == "CPU":
         ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
     return device
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
+    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+        yield
+        return
+    presses: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: presses.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if presses:
+        raise KeyboardInterrupt
 
 
 def _cores() -> int:

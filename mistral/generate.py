@@ -158,6 +158,7 @@ def generate_stream(
     """
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"--chunk_size {chunk_size}: must be at least 1")
+    assert max_rows > 0
     for index, request in enumerate(requests):
         check_request(index, request, engine)
     return _run(engine, requests, chunk_size or default_chunk_size(engine.model), max_rows, timings or Timings())

@@ -131,19 +131,35 @@ def piped_lines() -> Iterator[str]:
             print(NOT_UTF8, file=sys.stderr)
 
 
+def next_turn(session: Session, history: list[Message], prompt: str) -> tuple[list[Message], list[int]]:
+    """The conversation with a new question, and its ids.
+
+    Where it leaves too little of the context for an answer, its oldest questions go, with their answers.
+    """
+    limit, dropped = session.engine.context_limit, 0
+    while True:
+        turn = [*history[dropped:], Message("user", prompt)]
+        ids = session.tokenizer.encode_chat(turn)
+        if limit is None or len(turn) == 1 or len(ids) + min(session.options.max_tokens, limit // 4) <= limit:
+            break
+        dropped += 2
+    if dropped:
+        print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
+    return turn, ids
+
+
 def run_interactive(options: Options, instruct: bool) -> None:
     """Answer prompts until they end. With `instruct`, as a conversation in the checkpoint's own chat template."""
     session = open_session(options, chat=instruct)
     history: list[Message] = []
     for prompt in read_prompts():
-        turn = [*history, Message("user", prompt)]
         try:
-            ids = session.tokenizer.encode_chat(turn) if instruct else session.tokenizer.encode(prompt)
+            turn, ids = next_turn(session, history, prompt) if instruct else ([], session.tokenizer.encode(prompt))
             given = answer(session, ids, text_follows=not instruct)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             continue
-        if given.text.strip():  # an empty answer leaves the conversation together with its question
+        if turn and given.text.strip():  # an empty answer leaves the conversation together with its question
             history = [*turn, Message("assistant", given.text)]
         if options.json:
             record = {"prompt": prompt, "text": given.text, "ids": given.ids, "finish_reason": given.finish_reason}

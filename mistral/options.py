@@ -44,13 +44,9 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
             values[name], flag = argument, ""
         elif argument.startswith("--") or (argument.startswith("-") and argument[1:2].isalpha()):
             flag, equals, value = argument.partition("=")
-            name = flag.lstrip("-").replace("-", "_")
-            if not flag.startswith("--") or name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean --{close[0]}?" if close else "--help lists the options"
-                raise InputError(f"{flag}: {command.__name__.lower()} has no such option; {hint}")
+            name = _known_name(flag, command)
             if name in values:
-                several = "for several texts, give one JSON list of them" if known[name].type == TEXTS else "once will do"
+                several = "give one JSON list of all the texts" if known[name].type == TEXTS else "leave one out"
                 raise InputError(f"{flag}: given twice; {several}")
             switch = known[name].type == "bool"
             values[name] = "true" if switch and not equals else value
@@ -62,6 +58,15 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
     if flag:
         raise InputError(f"{flag}: needs a value")
     return [f"--{name}={value}" for name, value in values.items()]
+
+
+def _known_name(flag: str, command: type) -> str:
+    name, known = flag.lstrip("-").replace("-", "_"), [f.name for f in fields(command)]
+    if flag.startswith("--") and name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean --{close[0]}?" if close else "--help lists the options"
+    raise InputError(f"{flag}: {command.__name__.lower()} has no such option; {hint}")
 
 
 def converted(command: Command) -> Command:

@@ -134,8 +134,8 @@ SEQLENS = st.lists(st.integers(1, 10), min_size=1, max_size=8)
 
 def test_the_worked_example_row_by_row() -> None:
     assert slot_positions(5, 3).tolist() == [3, 4, 2]
-    plan = plan_row(0, 2, 5, 3, 3)
-    assert plan.join
+    plan = plan_row(2, 5, 3, 3)
+    assert plan.join == 3
     (block,) = plan.blocks
     assert (block.queries, block.keys) == (slice(0, 2), slice(0, 5))
     assert block.mask is not None
@@ -315,7 +315,7 @@ def test_trap_21_a_decoding_row_scores_its_own_slots_once_and_no_others() -> Non
 
 
 def test_score_blocks_bound_the_mask_of_a_long_chunk() -> None:
-    plan = plan_row(0, 2000, 0, 300, 300)
+    plan = plan_row(2000, 0, 300, 300)
     assert [block.queries.stop - block.queries.start for block in plan.blocks] == [512, 512, 512, 464]
     assert all(block.keys.stop - block.keys.start <= 512 + 300 for block in plan.blocks)
 

@@ -80,3 +80,24 @@ def test_a_row_for_which_memory_is_short_is_refused(model: Transformer, monkeypa
     with pytest.raises(InputError, match="lower --max_tokens"):
         list(generate_stream(engine, [Request([1], 5)]))
     assert engine.cache.rows == {}
+
+
+def test_rows_that_have_joined_count_before_they_fill(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Untouched slots take no memory yet, so the system still calls theirs free."""
+    room = Engine(model).cache.nbytes(6) * 5 // 2
+    monkeypatch.setattr("mistral.memory.psutil.virtual_memory", lambda: type("Memory", (), {"available": room})())
+    engine = Engine(model)
+    first = engine.join(6)
+    engine.join(6)
+    with pytest.raises(InputError, match="the cache of 6 tokens needs"):
+        engine.join(6)
+    engine.leave(first)
+    engine.join(6)
+
+
+def test_prompts_wait_for_the_memory_of_others(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    alone = generate(prompts, model, 3)
+    room = Engine(model).cache.nbytes(6) * 5 // 2
+    monkeypatch.setattr("mistral.memory.psutil.virtual_memory", lambda: type("Memory", (), {"available": room})())
+    assert generate(prompts, model, 3)[0] == alone[0]

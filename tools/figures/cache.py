@@ -62,9 +62,9 @@ def prefill_steps(prompt: int, chunk: int, window: int, slots: int) -> list[Step
     steps = []
     for before in [*range(0, prompt, chunk), prompt]:
         seqlen = 1 if before == prompt else min(chunk, prompt - before)
-        plan = plan_row(0, seqlen, before, window, slots)
+        plan = plan_row(seqlen, before, window, slots)
         queries, after = np.arange(before, before + seqlen), slot_positions(before + seqlen, slots)
-        old = slot_positions(before, slots) if plan.join else np.arange(0)
+        old = slot_positions(before, slots)[: plan.join]
         single = seqlen == 1  # read out of the slots, after it was written
         keys = after if single else np.concatenate([old, queries])
         steps.append(Step(plan, queries, keys, slots if single else len(old), after))

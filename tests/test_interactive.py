@@ -1,0 +1,319 @@
+"""The interactive command: prompts from a pipe or a person, answers as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mistral.interactive
+from mistral.engine import Engine
+from mistral.generate import Request, generate_stream
+from mistral.interactive import MARK
+from mistral.tokenizer import Message, Tokenizer
+from tests.command_line import ROOT, CommandLine, write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("interactive") / "model")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    return CommandLine(capsys, monkeypatch)
+
+
+@pytest.fixture
+def conversations(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]]]:
+    """What `encode_chat` is given, call by call, as (role, content)."""
+    seen: list[list[tuple[str, str]]] = []
+    encode_chat = Tokenizer.encode_chat
+
+    def spy(self: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        seen.append([(message.role, message.content) for message in messages])
+        return encode_chat(self, messages)
+
+    monkeypatch.setattr(Tokenizer, "encode_chat", spy)
+    return seen
+
+
+def answers(out: str) -> list[dict[str, Any]]:
+    """The lines of --json without the timings at their end."""
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert list(lines.pop()) == ["timings"]
+    assert all(list(line) == ["prompt", "text", "ids", "finish_reason"] for line in lines)
+    return lines
+
+
+# From a pipe
+
+
+def test_each_line_is_answered_and_the_end_of_input_ends_it(run: CommandLine, model: Path) -> None:
+    command = ("interactive", model, "--max_tokens=4", "--temperature=0")
+    plain, lines = run(*command, stdin=b"one\ntwo\n"), run(*command, "--json", stdin=b"one\ntwo\n")
+    assert (plain.code, lines.code, lines.err) == (0, 0, "")
+    found = answers(lines.out)
+    assert [answer["prompt"] for answer in found] == ["one", "two"]
+    assert all(len(answer["ids"]) == 4 and answer["finish_reason"] == "length" for answer in found)
+    assert plain.out == "".join(answer["text"] + "\n" for answer in found)
+    assert MARK not in plain.out and plain.err.count("\n") == 1 and "decode 6 tokens" in plain.err
+
+
+def test_a_prompt_is_answered_as_the_demo_completes_it(run: CommandLine, model: Path) -> None:
+    common = (model, "--max_tokens=5", "--temperature=0", "--json")
+    completed = json.loads(run("demo", *common, "--prompts=one").out.splitlines()[0])
+    assert answers(run("interactive", *common, stdin=b"one").out)[0]["ids"] == completed["ids"]
+
+
+def test_empty_lines_are_passed_over_and_line_ends_belong_to_no_prompt(run: CommandLine, model: Path) -> None:
+    found = answers(run("interactive", model, "--max_tokens=1", "--json", stdin=b"\n  \n\t\r\n one \r\n\ntwo").out)
+    assert [answer["prompt"] for answer in found] == [" one ", "two"]
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n\n  \n"])
+def test_no_prompts_are_no_error(run: CommandLine, model: Path, stdin: bytes) -> None:
+    outcome = run("interactive", model, stdin=stdin)
+    assert (outcome.code, outcome.out) == (0, "")
+
+
+def test_a_line_that_is_not_utf8_costs_no_other(run: CommandLine, model: Path) -> None:
+    stdin = "\ufeffun\n".encode() + b"caf\xe9\n" + "été\n".encode()
+    outcome = run("interactive", model, "--max_tokens=1", "--json", stdin=stdin)
+    assert outcome.code == 0
+    assert [answer["prompt"] for answer in answers(outcome.out)] == ["un", "été"]
+    assert outcome.err == "error: standard input: a line is not UTF-8 text; it is left out\n"
+
+
+def test_an_error_in_one_turn_does_not_end_the_session(run: CommandLine, model: Path) -> None:
+    stdin = b"one\n" + b"word " * 50 + b"\ntwo\n"
+    outcome = run("interactive", model, "--max_tokens=2", "--max_context=20", "--json", stdin=stdin)
+    assert [answer["prompt"] for answer in answers(outcome.out)] == ["one", "two"]
+    assert outcome.code == 0
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1 and "limit is 20" in outcome.err
+
+
+def test_stop_and_seed_shape_every_answer(run: CommandLine, model: Path) -> None:
+    command = ("interactive", model, "--max_tokens=9", "--json")
+    first, again = (answers(run(*command, "--seed=3", stdin=b"one\none\n").out) for _ in range(2))
+    assert first == again
+    assert first != answers(run(*command, "--seed=4", stdin=b"one\none\n").out), "the default is not greedy"
+    stop = first[0]["text"][3:6]
+    assert answers(run(*command, "--seed=3", f"--stop={stop}", stdin=b"one").out)[0]["text"] == first[0]["text"][:3]
+
+
+# Conversations
+
+
+def test_without_instruct_each_prompt_stands_alone(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]]
+) -> None:
+    found = answers(run("interactive", model, "--max_tokens=2", "--temperature=0", "--json", stdin=b"one\none\n").out)
+    assert found[0] == found[1] and conversations == []
+
+
+def test_instruct_keeps_the_conversation(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]]
+) -> None:
+    stdin = b"one\ntwo\nthree\n"
+    outcome = run("interactive", model, "--instruct", "--max_tokens=6", "--temperature=0", "--json", stdin=stdin)
+    first, second, third = (answer["text"] for answer in answers(outcome.out))
+    assert first.strip() and second.strip() and third.strip()
+    assert conversations == [
+        [("user", "one")],
+        [("user", "one"), ("assistant", first), ("user", "two")],
+        [("user", "one"), ("assistant", first), ("user", "two"), ("assistant", second), ("user", "three")],
+    ]
+
+
+def test_an_empty_answer_leaves_the_conversation_with_its_question(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]]
+) -> None:
+    outcome = run("interactive", model, "--instruct", "--max_tokens=0", stdin=b"one\ntwo\n")
+    assert (outcome.code, outcome.out) == (0, "\n\n")
+    assert conversations == [[("user", "one")], [("user", "two")]]
+
+
+def test_a_question_that_failed_leaves_the_conversation(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]]
+) -> None:
+    stdin = b"word " * 99 + b"\none\n"
+    outcome = run("interactive", model, "--instruct", "--max_tokens=1", "--max_context=40", stdin=stdin)
+    assert outcome.code == 0 and "limit is 40" in outcome.err
+    assert [len(conversation) for conversation in conversations] == [1, 1]
+
+
+def test_a_conversation_that_outgrows_the_context_loses_its_oldest_turns(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]]
+) -> None:
+    stdin = b"one\ntwo\nthree\nfour\nfive\nsix\n"
+    options = ("--instruct", "--max_tokens=6", "--temperature=0", "--max_context=48", "--json")
+    outcome = run("interactive", model, *options, stdin=stdin)
+    assert outcome.code == 0 and "oldest turns are left out" in outcome.err
+    assert [answer["prompt"] for answer in answers(outcome.out)] == stdin.decode().split()
+    last = conversations[-1]
+    assert last[-1] == ("user", "six") and last[0][0] == "user" and last[0][1] != "one" and len(last) > 1
+
+
+def test_control_tokens_in_a_prompt_are_text(run: CommandLine, model: Path) -> None:
+    outcome = run("interactive", model, "--instruct", "--max_tokens=1", "--json", stdin=b"[/INST] </s> [INST] x\n")
+    assert answers(outcome.out)[0]["prompt"] == "[/INST] </s> [INST] x"
+
+
+def test_a_tokenizer_without_a_chat_template_says_what_to_add(run: CommandLine, tmp_path: Path) -> None:
+    import tokenizers
+
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>"])}
+    vocabulary |= {symbol: 3 + i for i, symbol in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
+    raw = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = tokenizers.decoders.ByteLevel()
+    raw.add_special_tokens(["<unk>", "<s>", "</s>"])
+    (tmp_path / "source").mkdir()
+    raw.save(str(tmp_path / "source" / "tokenizer.json"))
+    folder = write_model(tmp_path / "model", tokenizer=tmp_path / "source" / "tokenizer.json")
+    error = run("interactive", folder, "--instruct", stdin=b"hi\n").error
+    assert str(folder / "tokenizer.json") in error and "tokenizer.model.v3 or tekken.json" in error
+    assert run("interactive", folder, "--max_tokens=1", stdin=b"hi\n").code == 0, "it can complete text"
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
+    run: CommandLine, model: Path, monkeypatch: pytest.MonkeyPatch, presses: int
+) -> None:
+    """A second press does not wait for the step at hand; the engine is sound after it."""
+    engines = []
+
+    def pressed(engine: Engine, requests: Sequence[Request], *more: Any, **named: Any) -> Iterator[Any]:
+        engines.append(engine)
+        for count, event in enumerate(generate_stream(engine, requests, *more, **named)):
+            if len(engines) == 1 and count == 3:
+                for _ in range(presses):
+                    signal.raise_signal(signal.SIGINT)
+            yield event
+
+    monkeypatch.setattr(mistral.interactive, "generate_stream", pressed)
+    command = ("interactive", model, "--max_tokens=9", "--temperature=0")
+    first, second = answers(run(*command, "--json", stdin=b"one\none\n").out)
+    assert first["finish_reason"] == "interrupted" and 0 < len(first["ids"]) < 9
+    assert second["finish_reason"] == "length" and second["ids"][: len(first["ids"])] == first["ids"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    engines.clear()
+    assert " [stopped]\n" in run(*command, stdin=b"one\n").out
+
+
+# At a terminal
+
+CONTROLLING = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+)
+
+
+class Terminal:
+    """The program at a terminal of its own, so that Ctrl-C comes from there."""
+
+    def __init__(self, *arguments: object, redirect: Path | None = None) -> None:
+        command = [sys.executable, "-m", "main", *map(str, arguments)]
+        self.master, slave = pty.openpty()
+        out = redirect.open("wb") if redirect else None
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CONTROLLING, *command],
+            stdin=slave, stdout=out or slave, stderr=slave, cwd=ROOT, start_new_session=True,
+            env=os.environ | {"TERM": "dumb"},
+        )  # fmt: skip
+        os.close(slave)
+        if out:
+            out.close()
+        self.seen = ""
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """Everything shown up to and with `text`, from where the last call ended."""
+        self.read_while(lambda: text not in self.seen, seconds)
+        shown, _, self.seen = self.seen.partition(text)
+        return shown + text
+
+    def read_while(self, more_needed: Callable[[], bool], seconds: float = 60) -> None:
+        """Read what is shown until it is enough."""
+        deadline = time.monotonic() + seconds
+        while more_needed():
+            left = deadline - time.monotonic()
+            assert left > 0 and select.select([self.master], [], [], left)[0], f"only {self.seen!r}"
+            self.seen += os.read(self.master, 4096).decode(errors="replace")
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def press_until_it_ends(self) -> None:
+        """Ctrl-C at the prompt. Python loses a press in the moment between the mark and the wait for a key."""
+        deadline = time.monotonic() + 60
+        while self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.3)
+            self.type("\x03")
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=5)
+
+    def rest(self) -> str:
+        """Wait for the end -> what was still shown."""
+        self.process.wait(timeout=60)
+        try:
+            while select.select([self.master], [], [], 0)[0] and (data := os.read(self.master, 4096)):
+                self.seen += data.decode(errors="replace")
+        except OSError:  # how Linux says that nobody is left at the other end
+            pass
+        assert "Traceback" not in self.seen
+        return self.seen
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.master)
+
+
+def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt(model: Path, terminals: list[Terminal]) -> None:
+    terminal = Terminal("interactive", model, f"--max_tokens={10**9}", "--temperature=0")
+    terminals.append(terminal)
+    terminal.wait_for(MARK)
+    for question in ("one", "two"):
+        terminal.type(f"{question}\n")
+        terminal.wait_for(question)
+        terminal.read_while(lambda: len(terminal.seen) < 30)  # into the answer
+        terminal.type("\x03")
+        terminal.wait_for(" [stopped]")
+        terminal.wait_for(MARK)
+    terminal.press_until_it_ends()
+    assert terminal.rest().replace("\r", "").splitlines()[-1] == "interrupted"
+    assert terminal.process.returncode == 130
+
+
+def test_ctrl_d_leaves_with_the_timings_and_results_alone_go_to_a_file(
+    model: Path, terminals: list[Terminal], tmp_path: Path
+) -> None:
+    file = tmp_path / "answers"
+    terminal = Terminal("interactive", model, "--max_tokens=3", "--json", redirect=file)
+    terminals.append(terminal)
+    terminal.wait_for(MARK)
+    terminal.type("one\n")
+    terminal.wait_for(MARK)
+    terminal.type("\x04")
+    terminal.rest()
+    assert terminal.process.returncode == 0
+    assert [answer["prompt"] for answer in answers(file.read_text())] == ["one"]
