@@ -35,7 +35,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
         if threads or "OMP_NUM_THREADS" not in os.environ:
             os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # some 20 microseconds; then a thread without work sleeps
+        os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # a few milliseconds, longer than between two operators
     with _ctrl_c_waits():
         import mindspore as ms
 

@@ -68,6 +68,7 @@ int segments_of(const Row &row, const uint16_t *keys, const uint16_t *values, He
 
 void attention(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
                Heads heads, const Row *rows, int64_t n_rows) {
+  const AllThreads threads;
   static thread_local Scratch<uint16_t> kept_queries, kept_keys, kept_values;
   static thread_local std::vector<Task> tasks;
   int64_t tokens = 0;

@@ -80,6 +80,7 @@ bool in_tiles(Matrix weight, int64_t tokens) { return weight.type == BFLOAT16 &&
 }  // namespace
 
 void linear(const float *x, Matrix weight, float *y, int64_t tokens, bool exact) {
+  const AllThreads threads;
   const int64_t in = weight.in, out = weight.out;
   if (!exact && in_tiles(weight, tokens)) return tiled_linear(x, weight, y, tokens);
   if (weight.type == FLOAT32) return multiply(x, static_cast<const float *>(weight.data), y, tokens, in, out);
@@ -93,6 +94,7 @@ void linear(const float *x, Matrix weight, float *y, int64_t tokens, bool exact)
 }
 
 void feed_forward(const float *x, Matrix w1, Matrix w2, Matrix w3, float *y, int64_t tokens) {
+  const AllThreads threads;
   if (in_tiles(w1, tokens) && w2.type == BFLOAT16 && w3.type == BFLOAT16)
     return tiled_feed_forward(x, w1, w2, w3, y, tokens);
   static thread_local Scratch<float> gates, ups;

@@ -1,6 +1,20 @@
 // The kernels, each in its file.
 #pragma once
+#include <omp.h>
+
+#include <cstdlib>
+
 #include "kernels.h"
+
+// All threads for as long as it lives: MindSpore leaves its thread that launches operators with one.
+struct AllThreads {
+  const int before = omp_get_max_threads();
+  AllThreads() {
+    static const int asked = std::atoi(std::getenv("OMP_NUM_THREADS") ? std::getenv("OMP_NUM_THREADS") : "0");
+    omp_set_num_threads(asked > 0 ? asked : omp_get_num_procs());
+  }
+  ~AllThreads() { omp_set_num_threads(before); }
+};
 
 void embed(Matrix table, const int64_t *ids, float *y, int64_t tokens);
 void rms_norm(const float *x, Matrix weight, float eps, float *y, int64_t tokens);

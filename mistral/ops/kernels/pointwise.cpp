@@ -18,6 +18,7 @@ void embed(Matrix table, const int64_t *ids, float *y, int64_t tokens) {
 }
 
 void rms_norm(const float *x, Matrix weight, float eps, float *y, int64_t tokens) {
+  const AllThreads threads;
   const int64_t dim = weight.in, zero = 0;
   static thread_local Scratch<float> kept;
   float *wide = kept.get(dim);
@@ -36,6 +37,7 @@ void rms_norm(const float *x, Matrix weight, float eps, float *y, int64_t tokens
 }
 
 void add(const float *x, const float *y, float *sum, int64_t size) {
+  const AllThreads threads;
 #pragma omp parallel for schedule(static) if (size > 65536)
   for (int64_t i = 0; i < size; i++) sum[i] = x[i] + y[i];
 }

@@ -12,8 +12,8 @@
 namespace {
 
 constexpr int64_t CHUNK = 512;      // tokens that meet one laid-out panel
-constexpr int64_t DEPTH = 32;       // tiles along a panel: 1024 elements
-constexpr int64_t PANEL_PAIRS = 4;  // pairs of tiles across a panel: 128 rows
+constexpr int64_t DEPTH = 16;       // tiles along a panel: 512 elements
+constexpr int64_t PANEL_PAIRS = 8;  // pairs of tiles across a panel: 256 rows
 
 struct Rows {  // up to 16 rows of a weight
   const uint16_t *data;
