@@ -58,7 +58,7 @@ WRONG_USAGE = {
     "--max_context 0": ["demo", "--max_context", "0"],
     "--bits 8": ["demo", "--bits", "8"],
     "--num_pipeline_ranks 2": ["demo", "--num_pipeline_ranks", "2"],
-    "--backend native": ["demo", "--backend", "native"],
+    "--backend fast": ["demo", "--backend", "fast"],
     "--device TPU": ["demo", "--device", "TPU"],
     "--threads 0": ["demo", "--threads", "0"],
     "--threads 5000": ["demo", "--threads", "5000"],
