@@ -72,10 +72,15 @@ def model_args(name: str) -> ModelArgs:
     return ModelArgs.from_params(dict(zip(keys, MODELS[name], strict=True)) | {"vocab_size": 32000})
 
 
+class Float32Slots:
+    """All of a backend that sizes depend on."""
+
+    SLOT_BYTES = 4
+
+
 def cache_bytes(args: ModelArgs, tokens: int = 1) -> int:
     """Cache of a row of so many tokens, in all layers."""
-    nothing = cast("Ops", None)  # sizes are computed without a backend
-    return RollingCache(args, range(args.n_layers), nothing).nbytes(tokens)
+    return RollingCache(args, range(args.n_layers), cast("Ops", Float32Slots())).nbytes(tokens)
 
 
 def in_units(count: int) -> str:
