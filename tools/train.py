@@ -8,9 +8,12 @@ The forward pass is the package's own `Transformer`; MindSpore differentiates it
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,6 +30,7 @@ from mistral.args import ModelArgs
 from mistral.cache import CacheMetadata
 from mistral.checkpoint import tensor_shapes
 from mistral.device import start_device
+from mistral.errors import InputError
 from mistral.model import Transformer
 from mistral.ops import Ops, portable
 from mistral.ops.weight import Weight
@@ -48,7 +52,8 @@ PARAMS: dict[str, Any] = {
 }
 RECALL_WEIGHT = 4.0  # a colour counts so much in the loss: it is one token in fifty
 PROBE = 0.3  # weight of the probe's loss
-REPORT_EVERY, SAVE_EVERY = 50, 250  # steps
+REPORT_EVERY = 50  # steps
+SEGMENT = 200  # steps after which the process starts afresh: MindSpore's operators lose 13 MB of memory a step
 BALANCE = 0.01  # weight of the load balancing loss (arXiv:2101.03961, eq. 4)
 
 
@@ -150,6 +155,30 @@ def save(folder: Path, weights: dict[str, Parameter]) -> None:
     (folder / "params.json").write_text(json.dumps(PARAMS, indent=2) + "\n")
 
 
+class TrainingState:
+    """How far training has come, in a file between two processes. A run that was killed goes on from there."""
+
+    def __init__(self, path: Path, run: list[float], parameters: Iterable[Parameter]) -> None:
+        """`run` is what must agree for a file to be continued; `parameters` are all that a step changes."""
+        self.path, self.run = path, run
+        self.parameters = {parameter.name: parameter for parameter in parameters}
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        if path.exists():
+            with np.load(path) as stored:
+                if stored["run"].tolist() != run:
+                    raise InputError(f"{path}: is of a run with other options; remove it to begin anew")
+                for name, parameter in self.parameters.items():
+                    parameter.set_data(Tensor(stored[name]))
+                self.step, self.tokens, self.seconds = (stored[key].item() for key in ("step", "tokens", "seconds"))
+
+    def store(self) -> None:
+        """Write the file, whole or not at all."""
+        arrays = {name: parameter.asnumpy() for name, parameter in self.parameters.items()}
+        partial = self.path.with_suffix(".partial.npz")
+        np.savez(partial, run=self.run, step=self.step, tokens=self.tokens, seconds=self.seconds, **arrays)
+        partial.replace(self.path)
+
+
 def train(
     steps: int = 1600, tokens: int = 3072, peak: float = 3e-3, seed: int = 1, out: str = "checkpoints/tiny"
 ) -> None:
@@ -181,18 +210,24 @@ def train(
     trainable = ms.ParameterTuple([*weights.values(), probe])
     optimizer = nn.Adam(trainable, learning_rate=learning_rates(steps, peak, steps // 30 + 1), beta2=0.98)
     step_gradients = ms.value_and_grad(losses, None, weights=trainable, has_aux=True)
-    start, seen, recent = time.monotonic(), 0, deque[tuple[float, float]](maxlen=REPORT_EVERY)
-    for step, batch in zip(range(1, steps + 1), batches(tokenizer, tokens), strict=False):
+    state = TrainingState(folder / "training.npz", [steps, tokens, peak, seed], optimizer.get_parameters())
+    start, recent = time.monotonic() - state.seconds, deque[tuple[float, float]](maxlen=REPORT_EVERY)
+    todo = islice(batches(tokenizer, tokens), state.step, steps)
+    for step, batch in enumerate(todo, state.step + 1):
         (_, loss, probed), gradients = step_gradients(batch)
         optimizer(ops.clip_by_global_norm(gradients, 1.0))
-        seen += sum(map(len, batch))
+        state.tokens += sum(map(len, batch))
         recent.append((float(loss), float(probed)))
         if step % REPORT_EVERY == 0 or step == steps:
             loss_mean, probe_mean = np.mean(recent, 0).round(4)
-            record = {"step": step, "tokens": seen, "loss": loss_mean, "probe_loss": probe_mean}
+            record = {"step": step, "tokens": state.tokens, "loss": loss_mean, "probe_loss": probe_mean}
             print(json.dumps(record | {"seconds": round(time.monotonic() - start)}), flush=True)
-        if step % SAVE_EVERY == 0 or step == steps:
-            save(folder, weights)
+        if step % SEGMENT == 0 and step < steps:
+            state.step, state.seconds = step, time.monotonic() - start
+            state.store()
+            os.execv(sys.executable, [sys.executable, "-m", "tools.train", *sys.argv[1:]])
+    save(folder, weights)
+    state.path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
