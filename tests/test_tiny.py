@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mistral import Message, Tokenizer, Transformer, generate, open_checkpoint
+from mistral import Tokenizer, Transformer, generate, open_checkpoint
 from mistral.demo import PROMPTS
 from mistral.session import shipped_checkpoint
 from tools import corpus, evaluate
 
+ANSWERED = 0.9  # share of questions about stories it has not seen
 SEED = 11  # of the recall cases; the report uses others
 
 
@@ -84,10 +85,9 @@ def test_the_demo_prompts_are_continued_in_words_of_the_corpus(model: Transforme
     prompts = [tokenizer.encode(text) for text in PROMPTS]
     tokens, _ = generate(prompts, model, max_tokens=35, eos_id=tokenizer.eos_id, prompt_logprobs=False)
     known = set(" ".join(" ".join(d.parts) for d in corpus_documents(4000)).split())
-    for prompt, ids in zip(PROMPTS, tokens, strict=True):
-        added = tokenizer.decode([*tokenizer.encode(prompt), *ids])[len(prompt) :]
-        words = added.split()[:-1]  # the last one may be cut
-        assert len(words) >= 8 and set(words) <= known, added
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        words = tokenizer.decode([*prompt, *ids]).split()[:-1]  # the last one may be cut
+        assert len(ids) > 10 and set(words) <= known, words
 
 
 def corpus_documents(count: int) -> list[corpus.Document]:
@@ -95,16 +95,8 @@ def corpus_documents(count: int) -> list[corpus.Document]:
 
 
 def test_it_answers_questions_about_a_story(model: Transformer, tokenizer: Tokenizer) -> None:
-    story = "Tom was a little boy. That day, Tom got a green bell. Then Tom went to the lake. There he met a fox."
-    answers = {
-        "What colour was the bell?": "The bell was green.",
-        "Where did Tom go?": "Tom went to the lake.",
-        "Who did Tom meet?": "Tom met a fox.",
-    }
-    for question, wanted in answers.items():
-        ids = tokenizer.encode_chat([Message("user", f"{story} {question}")])
-        tokens, _ = generate([ids], model, max_tokens=20, eos_id=tokenizer.eos_id, prompt_logprobs=False)
-        assert tokenizer.decode(tokens[0]).strip() == wanted
+    right, asked = evaluate.answered(model, tokenizer, 250)
+    assert asked > 40 and right / asked >= ANSWERED
 
 
 def test_the_report_beside_it_is_its_own(model: Transformer, tokenizer: Tokenizer) -> None:

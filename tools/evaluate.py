@@ -17,7 +17,7 @@ import fire
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral import ModelArgs, Tokenizer, Transformer
+from mistral import Message, ModelArgs, Tokenizer, Transformer, generate
 from mistral.sampling import log_softmax
 from tools.corpus import COLOURS, HELD_OUT_SEED, TRAIN_SEED, documents, encode_document, recall_case
 
@@ -68,6 +68,16 @@ def recall(model: Transformer, tokenizer: Tokenizer, distances: tuple[int, int],
     return right / cases
 
 
+def answered(model: Transformer, tokenizer: Tokenizer, texts: int) -> tuple[int, int]:
+    """Of the first questions about a story among `texts` held-out documents: how many are answered word for word."""
+    chats = [document for document in islice(documents(HELD_OUT_SEED), texts) if document.kind == "chat"]
+    asked = [chat.turns[0] for chat in chats if chat.turns[0][0].endswith("?") and chat.turns[0][0].count(".") >= 2]
+    prompts = [tokenizer.encode_chat([Message("user", question)]) for question, _ in asked]
+    tokens, _ = generate(prompts, model, max_tokens=24, eos_id=tokenizer.eos_id, prompt_logprobs=False)
+    right = sum(tokenizer.decode(ids).strip() == answer for ids, (_, answer) in zip(tokens, asked, strict=True))
+    return right, len(asked)
+
+
 def reach(args: ModelArgs) -> int:
     """The furthest a token can be and still have an influence: every layer looks window - 1 back."""
     return sum(window - 1 for window in args.sliding_windows if window is not None)
@@ -82,6 +92,7 @@ def evaluate(folder: str = "checkpoints/tiny", out: str = "", texts: int = 1000,
     held_out = encoded(tokenizer, HELD_OUT_SEED, texts)
     unigram, bigram = baseline_losses(encoded(tokenizer, TRAIN_SEED, 30 * texts), held_out, args.vocab_size)
     near, far = (window * 3 // 2, window * 5 // 2), (reach(args) + 6, reach(args) + 46)
+    right, asked = answered(model, tokenizer, texts)
     report = {
         "held_out_tokens": sum(map(len, held_out)),
         "held_out_loss": round(model_loss(model, held_out), 3),
@@ -94,6 +105,8 @@ def evaluate(folder: str = "checkpoints/tiny", out: str = "", texts: int = 1000,
         f"recall_at_{near[0]}_to_{near[1]}": recall(model, tokenizer, near, cases, 2),
         f"recall_at_{far[0]}_to_{far[1]}": recall(model, tokenizer, far, cases, 3),
         "chance": 1 / len(COLOURS),
+        "questions": asked,
+        "answered_right": round(right / asked, 3),
     }
     print(json.dumps(report, indent=2))
     if out:
