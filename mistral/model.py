@@ -69,7 +69,7 @@ class Transformer:
         self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
         tied = self.is_last and args.tied_embeddings
         self.tok_embeddings = get("tok_embeddings.weight") if self.is_first or tied else None
-        self.blocks = {layer: build_block(args, layer, get, ops) for layer in self.layers}
+        self.blocks = {layer: ops.fuse(build_block(args, layer, get, ops)) for layer in self.layers}
         self.norm = RMSNorm(get("norm.weight"), args.norm_eps, ops) if self.is_last else None
         self.output = None
         if self.is_last:

@@ -6,7 +6,7 @@ A model is given its backend when it is built; there is no process-wide choice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mindspore import Tensor
 
     from mistral.cache import CacheView
+    from mistral.layers import TransformerBlock
     from mistral.ops.weight import Weight
 
 BACKENDS = ("auto", "native", "portable")
@@ -48,6 +49,9 @@ class Ops(Protocol):
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
         """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
+
+    def fuse(self, block: TransformerBlock) -> Callable[[Tensor, Tensor, Tensor, CacheView], Tensor]:
+        """A faster form of a block, called like it and with the same result, or the block itself."""
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""

@@ -1,49 +1,71 @@
 """CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
-Weights stay as they lie in the file. A bfloat16 weight meets activations rounded to bfloat16, whatever their number,
-and keys and values are rounded as the cache holds them before they are used, so that a result depends neither on the
-batch nor on chunks by more than the order of float32 sums. float32 and float16 weights meet float32 activations.
+Weights stay as they lie in the file. A weight of bfloat16, or of 8 or 4 bits, meets activations rounded to bfloat16,
+whatever their number, and keys and values are rounded as the cache holds them before they are used, so that a result
+depends neither on the batch nor on chunks by more than the order of float32 sums. float32 and float16 weights meet
+float32 activations; with `precise` all do, and the cache is float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
 from mistral.ops import build, portable
 from mistral.ops.weight import Weight
+from mistral.quantized import Quantized
 
 if TYPE_CHECKING:
     from mistral.cache import CacheView
+    from mistral.layers import TransformerBlock
+    from mistral.ops.fused import FusedBlock
 
 NO_WINDOW = 1 << 40  # positions, more than there are
+TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # as kernels.h numbers them
+TYPE_OF_BITS = {8: 3, 4: 4}
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A weight where it lies: its shape, the kernels' handle, and the arrays that keep the memory alive."""
+
+    shape: tuple[int, ...]
+    handle: Any
+    arrays: tuple[NDArray[Any], ...]
 
 
 class Native:
     """The backend. Raises InputError where it cannot be built."""
 
-    SLOT_BYTES = 2  # bfloat16
-
-    def __init__(self, machine: Sequence[str] = ("-march=native",)) -> None:
-        """`machine`: compiler flags that say for which processor."""
+    def __init__(self, precise: bool = False, machine: Sequence[str] = ("-march=native",)) -> None:
+        """`precise` keeps activations and cache float32; `machine`: compiler flags that say for which processor."""
         glue, kernels = build.glue().build(), build.kernels(machine).build()
-        self._library = load_extension(glue).Library(str(kernels))
-        self.instructions: str = self._library.instructions
+        self.extension = load_extension(glue)
+        self.library = self.extension.Library(str(kernels), precise)
+        self.precise = precise
+        self.instructions: str = self.library.instructions
+        self.SLOT_BYTES = 4 if precise else 2
 
-    def weight(self, array: NDArray[Any]) -> Weight:
-        """A weight of the array's own dtype, in place where its rows lie end to end (a memory map stays one)."""
-        array = np.require(array, requirements=("C", "A"))
-        if array.dtype.name == "bfloat16":
-            return Weight(Tensor.from_numpy(array.view(np.uint16)).view(ms.bfloat16))
-        return Weight(Tensor.from_numpy(array))
+    def weight(self, array: NDArray[Any] | Quantized) -> Weight:
+        """A weight of the array's own type, in place where its rows lie end to end (a memory map stays one)."""
+        if isinstance(array, Quantized):
+            parts = [part for part in (array.values, array.scales, array.exponents) if part is not None]
+            kind = TYPE_OF_BITS[array.bits]
+        else:
+            parts, kind = [array], TYPES[array.dtype.name]
+        arrays = tuple(np.require(part, requirements=("C", "A")) for part in parts)
+        addresses = [part.ctypes.data for part in arrays] + [0] * (3 - len(arrays))
+        out, inner = array.shape if len(array.shape) == 2 else (1, *array.shape)
+        handle = self.extension.Weight(*addresses, kind, out, inner)
+        return Weight(InPlace(tuple(array.shape), handle, arrays))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """A host array as a tensor."""
@@ -51,41 +73,41 @@ class Native:
 
     def embed(self, table: Weight, ids: NDArray[np.int64]) -> Tensor:
         """Rows `ids` (T,) of a (V, D) table -> (T, D)."""
-        return self._library.embed(table.data, portable.tensor(ids))
+        return self.library.embed(table.data.handle, portable.tensor(ids))
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
         """x (T, in) times the transpose of weight (out, in) -> (T, out)."""
-        return self._library.linear(x, weight.data, False)
+        return self.library.linear(x, weight.data.handle, False)
 
     def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
         """x (T, D) over its root mean square, times weight (D,)."""
-        return self._library.rms_norm(x, weight.data, eps)
+        return self.library.rms_norm(x, weight.data.handle, eps)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
         """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
-        caches: list[Tensor] = []
-        sizes: list[int] = []
-        for seqlen, before, held in zip(view.metadata.seqlens, view.metadata.before, view.stored, strict=True):
-            caches += held or ()
-            sizes += [seqlen, before, int(held[0].shape[1]) if held else 0]
-        window = NO_WINDOW if view.window is None else view.window
-        return self._library.attention(q, k, v, cos, sin, caches, sizes, window)
+        return self.library.attention(q, k, v, cos, sin, *cache_arguments(view))
+
+    def fuse(self, block: TransformerBlock) -> FusedBlock:
+        """The same block in two operators."""
+        from mistral.ops.fused import FusedBlock
+
+        return FusedBlock(block, self.library)
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
-        """Empty slots (KV, slots, d): the bits of bfloat16, as a dtype whose slices MindSpore can copy."""
-        return portable.tensor(np.zeros(shape, np.uint16))
+        """Empty slots (KV, slots, d): float32, or the bits of bfloat16 as a dtype whose slices MindSpore can copy."""
+        return portable.tensor(np.zeros(shape, np.float32 if self.precise else np.uint16))
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y, of one shape."""
-        return self._library.add(x, y)
+        return portable.add(x, y)
 
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""
-        return self._library.feed_forward(x, w1.data, w2.data, w3.data)
+        return self.library.feed_forward(x, [w.data.handle for w in (w1, w2, w3)])
 
     def score(self, x: Tensor, gate: Weight) -> Tensor:
         """x (T, D) times the transpose of a router (E, D) -> (T, E); x is not rounded, lest it change experts."""
-        return self._library.linear(x, gate.data, True)
+        return self.library.linear(x, gate.data.handle, True)
 
     def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
         """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
@@ -108,6 +130,16 @@ class Native:
     def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
         """Tensors joined along an axis."""
         return portable.concat(tensors, axis)
+
+
+def cache_arguments(view: CacheView) -> tuple[list[Tensor], list[int], int]:
+    """What the kernels want of a view: keys and values of each row; its tokens, those before and slots; the window."""
+    caches: list[Tensor] = []
+    sizes: list[int] = []
+    for seqlen, before, held in zip(view.metadata.seqlens, view.metadata.before, view.stored, strict=True):
+        caches += held or ()
+        sizes += [seqlen, before, int(held[0].shape[1]) if held else 0]
+    return caches, sizes, NO_WINDOW if view.window is None else view.window
 
 
 def load_extension(path: Path) -> Any:

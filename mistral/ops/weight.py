@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from mindspore import Tensor
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A dense matrix (out, in) or vector: float32, or on the native backend as in the file."""
+    """A matrix (out, in) or vector: a float32 tensor, or on the native backend a note of where it lies."""
 
-    data: Tensor
+    data: Any
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "transpose.h"
 #include "vector.h"
 
 constexpr int64_t TILE = 512;  // bfloat16 elements: 16 lines of 64 bytes
@@ -11,6 +12,34 @@ constexpr int64_t TILE = 512;  // bfloat16 elements: 16 lines of 64 bytes
 inline int64_t tiles_for(int64_t tokens) { return (tokens + 15) / 16; }
 inline int64_t depth_for(int64_t in) { return (in + 31) / 32; }
 
+#ifdef EMULATE_TILES
+inline thread_local uint8_t emulated[8][16][64];
+
+inline bool request_tiles() { return true; }
+struct TileConfig {
+  TileConfig() {}
+  ~TileConfig() { memset(emulated, 0xff, sizeof emulated); }  // what a released tile holds must not matter
+};
+inline void written() {}
+
+inline void tile_zero(int tile) { memset(emulated[tile], 0, sizeof emulated[tile]); }
+inline void tile_load(int tile, const void *from, int64_t stride) {
+  for (int i = 0; i < 16; i++) memcpy(emulated[tile][i], static_cast<const char *>(from) + i * stride, 64);
+}
+inline void tile_store(int tile, void *to, int64_t stride) {
+  for (int i = 0; i < 16; i++) memcpy(static_cast<char *>(to) + i * stride, emulated[tile][i], 64);
+}
+inline void tile_multiply(int sums, int a, int b) {
+  for (int m = 0; m < 16; m++)
+    for (int k = 0; k < 16; k++) {
+      int32_t pair;
+      memcpy(&pair, emulated[a][m] + 4 * k, 4);
+      const __m512i line = _mm512_loadu_si512(emulated[b][k]);
+      const __m512 sum = _mm512_loadu_ps(emulated[sums][m]);
+      _mm512_storeu_ps(emulated[sums][m], _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)line));
+    }
+}
+#else
 // Linux gives a process tile state only where it asks.
 inline bool request_tiles() {
   constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
@@ -36,47 +65,47 @@ struct TileConfig {
 // GCC does not know that a tile load reads memory: what was written must be there before it.
 inline void written() { asm volatile("" ::: "memory"); }
 
+#define tile_zero(tile) _tile_zero(tile)
+#define tile_load(tile, from, stride) _tile_loadd(tile, from, stride)
+#define tile_store(tile, to, stride) _tile_stored(tile, to, stride)
+#define tile_multiply(sums, a, b) _tile_dpbf16ps(sums, a, b)
+#endif
+
 inline void zero_sums() {
   written();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  tile_zero(0);
+  tile_zero(1);
+  tile_zero(2);
+  tile_zero(3);
 }
 
 inline void load_sums(const float *a, const float *b, const float *c, const float *d) {
   written();
-  _tile_loadd(0, a, 64);
-  _tile_loadd(1, b, 64);
-  _tile_loadd(2, c, 64);
-  _tile_loadd(3, d, 64);
+  tile_load(0, a, 64);
+  tile_load(1, b, 64);
+  tile_load(2, c, 64);
+  tile_load(3, d, 64);
 }
 
 inline void store_sums(float *a, float *b, float *c, float *d) {
-  _tile_stored(0, a, 64);
-  _tile_stored(1, b, 64);
-  _tile_stored(2, c, 64);
-  _tile_stored(3, d, 64);
+  tile_store(0, a, 64);
+  tile_store(1, b, 64);
+  tile_store(2, c, 64);
+  tile_store(3, d, 64);
 }
 
 inline void load_weights(const uint16_t *a, const uint16_t *b, int64_t stride) {
-  _tile_loadd(4, a, stride);
-  _tile_loadd(5, b, stride);
-}
-
-inline void multiply_one(const uint16_t *x) {
-  _tile_loadd(6, x, 64);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 5, 6);
+  tile_load(4, a, stride);
+  tile_load(5, b, stride);
 }
 
 inline void multiply_two(const uint16_t *x, const uint16_t *y) {
-  _tile_loadd(6, x, 64);
-  _tile_loadd(7, y, 64);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 5, 6);
-  _tile_dpbf16ps(2, 4, 7);
-  _tile_dpbf16ps(3, 5, 7);
+  tile_load(6, x, 64);
+  tile_load(7, y, 64);
+  tile_multiply(0, 4, 6);
+  tile_multiply(1, 5, 6);
+  tile_multiply(2, 4, 7);
+  tile_multiply(3, 5, 7);
 }
 
 // Up to 32 floats -> 32 bfloat16, zeros beyond `count`
@@ -93,35 +122,13 @@ inline __m512i interleave(Floats first, Floats second) {
   return (__m512i)((round_words(first) >> 16) | (round_words(second) & 0xffff0000));
 }
 
-// 16 lines of 16 words, transposed in place
-inline void transpose(__m512i *r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; j++) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + 2 + j]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + 2 + j]);
-    }
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; i++) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
-// Sums [16 weight rows][16 tokens] -> y[token][weight row], the first `tokens` and `rows` of them
-inline void store_transposed(const float *sums, float *y, int64_t stride, int64_t tokens, int64_t rows) {
+// Sums [16 weight rows][16 tokens] -> y[token][weight row], each times its row's factor; the first `tokens` and `rows`
+inline void store_transposed(const float *sums, const float *factors, float *y, int64_t stride, int64_t tokens,
+                             int64_t rows) {
   __m512i lines[16];
   for (int i = 0; i < 16; i++) lines[i] = _mm512_load_si512(sums + 16 * i);
   transpose(lines);
+  const Floats by = load(factors);
   for (int64_t t = 0; t < tokens; t++)
-    _mm512_mask_storeu_epi32(y + t * stride, uint16_t((1u << rows) - 1), lines[t]);
+    _mm512_mask_storeu_ps(y + t * stride, uint16_t((1u << rows) - 1), (__m512)((Floats)lines[t] * by));
 }

@@ -2,6 +2,7 @@
 // so it knows of the kernels no more than kernels.h says; the library that holds them is loaded at run time.
 #include <dlfcn.h>
 
+#include <functional>
 #include <stdexcept>
 
 #include "kernels.h"
@@ -11,8 +12,8 @@ namespace {
 
 using ms::Tensor;
 using Tensors = std::vector<Tensor>;
-using Ins = const Tensors &;
-using Out = const Tensor &;
+using Sizes = std::vector<int64_t>;
+using Launch = std::function<void(const Tensors &, float *)>;
 
 void check(bool sound, const char *what) {
   if (!sound) throw std::invalid_argument(what);
@@ -25,137 +26,177 @@ const float *floats(const Tensor &x, size_t size) {
   return static_cast<const float *>(x.GetDataPtr());
 }
 
-float *result(const Tensor &y) { return static_cast<float *>(y.GetDataPtr()); }
-
-Matrix matrix(const Tensor &w) {
-  const auto type = w.data_type();
-  check(w.is_contiguous(), "a weight that is not contiguous");
-  const bool narrow = type == ms::TypeId::kNumberTypeBFloat16, half = type == ms::TypeId::kNumberTypeFloat16;
-  check(narrow || half || type == ms::TypeId::kNumberTypeFloat32, "a weight of an unknown dtype");
-  const auto &shape = w.shape();
-  check(shape.size() == 1 || shape.size() == 2, "a weight that is no matrix or vector");
-  return {w.GetDataPtr(), narrow ? BFLOAT16 : half ? FLOAT16 : FLOAT32, shape.size() == 2 ? shape[0] : 1, shape.back()};
+void *slots(const Tensor &x, size_t size, bool precise) {
+  const auto type = precise ? ms::TypeId::kNumberTypeFloat32 : ms::TypeId::kNumberTypeUInt16;
+  check(x.data_type() == type && x.is_contiguous() && x.numel() == size, "unsound slots");
+  return x.GetDataPtr();
 }
 
-uint16_t *slots(const Tensor &x, size_t size) {
-  check(x.data_type() == ms::TypeId::kNumberTypeUInt16 && x.is_contiguous() && x.numel() == size, "unsound slots");
-  return static_cast<uint16_t *>(x.GetDataPtr());
-}
-
-template <class Launch>
-class Runner : public ms::pynative::PyboostRunner {
- public:
-  Runner(const char *name, Launch launch) : PyboostRunner(name), launch_(launch) {}
-  void LaunchKernel() override { launch_(inputs(), outputs()[0]); }
-
- private:
-  Launch launch_;
+// A weight where it lies: an array of the caller's, who keeps it alive. No tensor, so that an operator's call costs the
+// same whatever its number of weights.
+struct Weight : Matrix {
+  Weight(uintptr_t values, uintptr_t scales, uintptr_t exponents, int32_t type, int64_t out, int64_t in)
+      : Matrix{reinterpret_cast<const void *>(values), reinterpret_cast<const uint8_t *>(scales),
+               reinterpret_cast<const uint8_t *>(exponents), Type(type), out, in} {
+    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= BITS4, "an unsound weight");
+    check(type < BITS8 || (scales && (type == BITS8 || exponents)), "a quantized weight without its scales");
+  }
 };
 
-// A float32 tensor of shape(inputs), filled by launch(inputs, output). MindSpore may do so later: all is held by value.
-template <class Shape, class Launch>
-py::object run(const char *name, const Tensors &inputs, Shape shape, Launch launch) {
-  const auto call = [name, shape, launch](Ins in) {
-    Tensor y(ms::TypeId::kNumberTypeFloat32, shape(in));
-    std::make_shared<Runner<Launch>>(name, launch)->Run(in, {y});
+class Runner : public ms::pynative::PyboostRunner {
+ public:
+  Runner(const char *name, const Launch &launch) : PyboostRunner(name), launch_(launch) {}
+  void LaunchKernel() override { launch_(inputs(), static_cast<float *>(outputs()[0].GetDataPtr())); }
+
+ private:
+  const Launch launch_;
+};
+
+// A float32 tensor (tokens, width), filled by launch. MindSpore may do so later: all is held by value.
+py::object run(const char *name, const Tensors &inputs, size_t width, const Launch &launch) {
+  const auto call = [name, width, &launch](const Tensors &in) {
+    Tensor y(ms::TypeId::kNumberTypeFloat32, ShapeVector{in[0].shape()[0], int64_t(width)});
+    std::make_shared<Runner>(name, launch)->Run(in, {y});
     return y;
   };
   return ms::pynative::PyboostRunner::Call<1>(std::string(name), call, inputs);
 }
 
-ShapeVector like_first(Ins in) { return in[0].shape(); }
+Expert expert(const std::vector<Weight> &w) {
+  check(w.size() == 3 && w[0].out == w[1].in && w[2].out == w[1].in && w[0].in == w[2].in && w[1].out == w[0].in,
+        "weights that do not fit");
+  return {w[0], w[1], w[2]};
+}
+
+std::vector<Row> rows_of(const Tensors &caches, const Sizes &sizes, Heads heads, int64_t tokens, bool precise) {
+  std::vector<Row> rows;
+  for (size_t r = 0; 3 * r + 2 < sizes.size(); r++) {
+    Row row = {sizes[3 * r], sizes[3 * r + 1], sizes[3 * r + 2], nullptr, nullptr};
+    if (row.slots) {
+      const size_t size = heads.kv_heads * row.slots * heads.head_dim;
+      row.keys = slots(caches.at(2 * r), size, precise);
+      row.values = slots(caches.at(2 * r + 1), size, precise);
+    }
+    tokens -= row.tokens;
+    rows.push_back(row);
+  }
+  check(tokens == 0 && heads.head_dim % 2 == 0 && heads.heads % heads.kv_heads == 0, "rows that do not fit the tokens");
+  return rows;
+}
 
 // A library of kernels
 struct Library {
   const Kernels *kernels;
+  bool precise;
 
-  explicit Library(const std::string &path) {
+  Library(const std::string &path, bool precise) : precise(precise) {
     void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     auto entry = library ? reinterpret_cast<decltype(&mistral_kernels)>(dlsym(library, "mistral_kernels")) : nullptr;
     if (!entry) throw std::runtime_error(dlerror());
     kernels = entry();
   }
 
-  py::object embed(const Tensor &table, const Tensor &ids) {
-    const auto shape = [](Ins in) { return ShapeVector{int64_t(in[1].numel()), in[0].shape()[1]}; };
-    return run("MistralEmbed", {table, ids}, shape, [kernels = kernels](Ins in, Out y) {
-      check(in[1].data_type() == ms::TypeId::kNumberTypeInt64 && in[1].is_contiguous(), "ids must be int64");
-      kernels->embed(matrix(in[0]), static_cast<const int64_t *>(in[1].GetDataPtr()), result(y), in[1].numel());
+  py::object embed(const Weight &table, const Tensor &ids) {
+    return run("MistralEmbed", {ids}, table.in, [k = kernels, table](const Tensors &in, float *y) {
+      check(in[0].data_type() == ms::TypeId::kNumberTypeInt64 && in[0].is_contiguous(), "ids must be int64");
+      k->embed(table, static_cast<const int64_t *>(in[0].GetDataPtr()), y, in[0].numel());
     });
   }
 
-  py::object rms_norm(const Tensor &x, const Tensor &weight, float eps) {
-    return run("MistralRmsNorm", {x, weight}, like_first, [kernels = kernels, eps](Ins in, Out y) {
+  py::object rms_norm(const Tensor &x, const Weight &w, float eps) {
+    return run("MistralRmsNorm", {x}, w.in, [k = kernels, w, eps](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
-      const Matrix w = matrix(in[1]);
-      kernels->rms_norm(floats(in[0], tokens * w.in), w, eps, result(y), tokens);
+      k->rms_norm(floats(in[0], tokens * w.in), {w, eps}, y, tokens);
     });
   }
 
-  py::object add(const Tensor &a, const Tensor &b) {
-    return run("MistralAdd", {a, b}, like_first, [kernels = kernels](Ins in, Out y) {
-      const size_t size = in[0].numel();
-      kernels->add(floats(in[0], size), floats(in[1], size), result(y), size);
-    });
-  }
-
-  py::object linear(const Tensor &x, const Tensor &weight, bool exact) {
-    const auto shape = [](Ins in) { return ShapeVector{in[0].shape()[0], in[1].shape()[0]}; };
-    return run("MistralLinear", {x, weight}, shape, [kernels = kernels, exact](Ins in, Out y) {
+  py::object linear(const Tensor &x, const Weight &w, bool exact) {
+    return run("MistralLinear", {x}, w.out, [k = kernels, w, exact = exact || precise](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
-      const Matrix w = matrix(in[1]);
-      kernels->linear(floats(in[0], tokens * w.in), w, result(y), tokens, exact);
+      k->linear(floats(in[0], tokens * w.in), w, y, tokens, exact);
     });
   }
 
-  py::object feed_forward(const Tensor &x, const Tensor &w1, const Tensor &w2, const Tensor &w3) {
-    return run("MistralFeedForward", {x, w1, w2, w3}, like_first, [kernels = kernels](Ins in, Out y) {
+  py::object feed_forward(const Tensor &x, const std::vector<Weight> &weights) {
+    const Expert e = expert(weights);
+    return run("MistralFeedForward", {x}, e.w1.in, [k = kernels, e, precise = precise](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
-      const Matrix w1 = matrix(in[1]), w2 = matrix(in[2]), w3 = matrix(in[3]);
-      check(w1.out == w2.in && w3.out == w2.in && w1.in == w3.in && w2.out == w1.in, "weights that do not fit");
-      kernels->feed_forward(floats(in[0], tokens * w1.in), w1, w2, w3, result(y), tokens);
+      k->feed_forward(floats(in[0], tokens * e.w1.in), e, y, tokens, precise);
     });
   }
 
   // caches: keys and values of each row, or nothing at all; sizes: tokens, those before and slots of each row
   py::object attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &cos, const Tensor &sin,
-                       const Tensors &caches, const std::vector<int64_t> &sizes, int64_t window) {
+                       const Tensors &caches, const Sizes &sizes, int64_t window) {
+    const int64_t dim = cos.shape()[1];
+    const Heads heads = {int64_t(q.shape()[1]) / dim, int64_t(k.shape()[1]) / dim, dim, window};
     Tensors inputs = {q, k, v, cos, sin};
     inputs.insert(inputs.end(), caches.begin(), caches.end());
-    return run("MistralAttention", inputs, like_first, [kernels = kernels, sizes, window](Ins in, Out y) {
-      const int64_t tokens = in[3].shape()[0], dim = in[3].shape()[1];
-      const Heads heads = {int64_t(in[0].shape()[1]) / dim, int64_t(in[1].shape()[1]) / dim, dim, window};
-      std::vector<Row> rows;
-      int64_t total = 0;
-      for (size_t r = 0; 3 * r < sizes.size(); r++) {
-        Row row = {sizes[3 * r], sizes[3 * r + 1], sizes[3 * r + 2], nullptr, nullptr};
-        if (row.slots) {
-          const size_t size = heads.kv_heads * row.slots * dim;
-          row.keys = slots(in.at(5 + 2 * r), size);
-          row.values = slots(in.at(6 + 2 * r), size);
-        }
-        total += row.tokens;
-        rows.push_back(row);
-      }
-      check(total == tokens && dim % 2 == 0 && heads.heads % heads.kv_heads == 0, "rows that do not fit the tokens");
-      const size_t size = tokens * dim;
-      kernels->attention(floats(in[0], size * heads.heads), floats(in[1], size * heads.kv_heads),
-                         floats(in[2], size * heads.kv_heads), floats(in[3], size), floats(in[4], size), result(y),
-                         heads, rows.data(), rows.size());
+    const auto launch = [lib = kernels, sizes, heads, precise = precise](const Tensors &in, float *y) {
+      const int64_t tokens = in[3].shape()[0];
+      const size_t size = tokens * heads.head_dim, keys = size * heads.kv_heads;
+      const auto rows = rows_of({in.begin() + 5, in.end()}, sizes, heads, tokens, precise);
+      lib->attention(floats(in[0], size * heads.heads), floats(in[1], keys), floats(in[2], keys), floats(in[3], size),
+                     floats(in[4], size), y, heads, rows.data(), rows.size(), precise);
+    };
+    return run("MistralAttention", inputs, q.shape()[1], launch);
+  }
+
+  py::object attention_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &w,
+                             const Tensor &cos, const Tensor &sin, const Tensors &caches, const Sizes &sizes,
+                             int64_t window) {
+    const int64_t dim = cos.shape()[1];
+    check(w.size() == 4 && w[3].in == w[0].out && w[1].out == w[2].out && w[3].out == w[0].in, "unfit weights");
+    const AttentionWeights weights = {{norm, eps}, w[0], w[1], w[2], w[3]};
+    const Heads heads = {w[0].out / dim, w[1].out / dim, dim, window};
+    Tensors inputs = {x, cos, sin};
+    inputs.insert(inputs.end(), caches.begin(), caches.end());
+    const auto launch = [k = kernels, sizes, heads, weights, precise = precise](const Tensors &in, float *y) {
+      const int64_t tokens = in[0].shape()[0];
+      const size_t size = tokens * heads.head_dim;
+      const auto rows = rows_of({in.begin() + 3, in.end()}, sizes, heads, tokens, precise);
+      k->attention_block(floats(in[0], tokens * weights.wq.in), weights, floats(in[1], size), floats(in[2], size), y,
+                         heads, rows.data(), rows.size(), precise);
+    };
+    return run("MistralAttentionBlock", inputs, w[0].in, launch);
+  }
+
+  py::object feed_forward_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &weights) {
+    const Expert e = expert(weights);
+    const Norm n = {norm, eps};
+    return run("MistralFeedForwardBlock", {x}, norm.in, [k = kernels, e, n, p = precise](const Tensors &in, float *y) {
+      const int64_t tokens = in[0].shape()[0];
+      k->feed_forward_block(floats(in[0], tokens * e.w1.in), n, e, y, tokens, p);
     });
+  }
+
+  py::object mixture_block(const Tensor &x, const Weight &norm, float eps, const Weight &gate,
+                           const std::vector<std::vector<Weight>> &weights, int64_t chosen) {
+    std::vector<Expert> experts;
+    for (const auto &w : weights) experts.push_back(expert(w));
+    check(int64_t(experts.size()) == gate.out && chosen > 0 && chosen <= gate.out, "experts that do not fit");
+    const Norm n = {norm, eps};
+    const auto launch = [k = kernels, n, gate, experts, chosen, p = precise](const Tensors &in, float *y) {
+      const int64_t tokens = in[0].shape()[0];
+      k->mixture_block(floats(in[0], tokens * gate.in), n, gate, experts.data(), chosen, y, tokens, p);
+    };
+    return run("MistralMixtureBlock", {x}, norm.in, launch);
   }
 };
 
 }  // namespace
 
 PYBIND11_MODULE(MS_EXTENSION_NAME, m) {
+  py::class_<Weight>(m, "Weight").def(py::init<uintptr_t, uintptr_t, uintptr_t, int32_t, int64_t, int64_t>());
   py::class_<Library>(m, "Library")
-      .def(py::init<const std::string &>())
+      .def(py::init<const std::string &, bool>())
       .def_property_readonly("instructions", [](const Library &library) { return library.kernels->instructions; })
       .def("embed", &Library::embed)
       .def("rms_norm", &Library::rms_norm)
-      .def("add", &Library::add)
       .def("linear", &Library::linear)
       .def("feed_forward", &Library::feed_forward)
-      .def("attention", &Library::attention);
+      .def("attention", &Library::attention)
+      .def("attention_block", &Library::attention_block)
+      .def("feed_forward_block", &Library::feed_forward_block)
+      .def("mixture_block", &Library::mixture_block);
 }

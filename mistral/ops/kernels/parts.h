@@ -17,10 +17,13 @@ struct AllThreads {
 };
 
 void embed(Matrix table, const int64_t *ids, float *y, int64_t tokens);
-void rms_norm(const float *x, Matrix weight, float eps, float *y, int64_t tokens);
-void add(const float *x, const float *y, float *sum, int64_t size);
-void linear(const float *x, Matrix weight, float *y, int64_t tokens, bool exact = false);
-void feed_forward(const float *x, Matrix w1, Matrix w2, Matrix w3, float *y, int64_t tokens);
+void rms_norm(const float *x, Norm norm, float *y, int64_t tokens);
+void add(const float *x, float *y, int64_t size);  // y += x
+void linear(const float *x, Matrix weight, float *y, int64_t tokens, bool precise);
+void linear_three(const float *x, const Matrix *weights, float *const *y, int64_t tokens, bool precise);
+void feed_forward(const float *x, Expert weights, float *y, int64_t tokens, bool precise);
+void mixture(const float *x, Matrix gate, const Expert *experts, int64_t chosen, float *y, int64_t tokens,
+             bool precise);
 void attention(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
-               Heads heads, const Row *rows, int64_t n_rows);
+               Heads heads, const Row *rows, int64_t n_rows, bool precise);
 const char *instructions();

@@ -17,12 +17,12 @@ void embed(Matrix table, const int64_t *ids, float *y, int64_t tokens) {
   embed_rows(static_cast<const float *>(table.data), table.in, ids, y, tokens);
 }
 
-void rms_norm(const float *x, Matrix weight, float eps, float *y, int64_t tokens) {
+void rms_norm(const float *x, Norm norm, float *y, int64_t tokens) {
   const AllThreads threads;
-  const int64_t dim = weight.in, zero = 0;
+  const int64_t dim = norm.weight.in, zero = 0;
   static thread_local Scratch<float> kept;
   float *wide = kept.get(dim);
-  embed(weight, &zero, wide, 1);
+  embed(norm.weight, &zero, wide, 1);
 #pragma omp parallel for schedule(static) if (tokens > 4)
   for (int64_t t = 0; t < tokens; t++) {
     const float *row = x + t * dim;
@@ -31,18 +31,13 @@ void rms_norm(const float *x, Matrix weight, float eps, float *y, int64_t tokens
     for (; i + LANES <= dim; i += LANES) squares += load(row + i) * load(row + i);
     float total = sum(squares);
     for (; i < dim; i++) total += row[i] * row[i];
-    const float scale = 1 / std::sqrt(total / dim + eps);
+    const float scale = 1 / std::sqrt(total / dim + norm.eps);
     for (i = 0; i < dim; i++) y[t * dim + i] = row[i] * scale * wide[i];
   }
 }
 
-void add(const float *x, const float *y, float *sum, int64_t size) {
+void add(const float *x, float *y, int64_t size) {
   const AllThreads threads;
 #pragma omp parallel for schedule(static) if (size > 65536)
-  for (int64_t i = 0; i < size; i++) sum[i] = x[i] + y[i];
-}
-
-extern "C" const Kernels *mistral_kernels() {
-  static const Kernels kernels = {embed, rms_norm, add, linear, feed_forward, attention, instructions()};
-  return &kernels;
+  for (int64_t i = 0; i < size; i++) y[i] += x[i];
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels.h"
 #include "tiles.h"
+#include "vector.h"
 #ifdef HAVE_TILES
 #include "amx.h"
 #endif
@@ -10,8 +11,9 @@
 // changes them by a power of two, and they round to bfloat16 as they would have in any other order.
 constexpr float HIDDEN = -1e30f, LOG2_E = 1.44269504f;
 
-struct Segment {  // keys and values (count, d) at consecutive positions, `stride` elements apart
-  const uint16_t *keys, *values;
+template <class Element>  // Bf16, or float where nothing is rounded
+struct Segment {          // keys and values (count, d) at consecutive positions, `stride` elements apart
+  const Element *keys, *values;
   int64_t stride, position, count;
 };
 
@@ -19,7 +21,7 @@ struct Task {  // tokens [first, first + count) of a row whose tokens start at `
   int64_t row, start, first, count, head;
 };
 
-#ifdef HAVE_TILES
+#if defined(HAVE_TILES) && !defined(EMULATE_TILES)
 using StreamState = TileConfig;
 #else
 struct StreamState {
@@ -27,12 +29,53 @@ struct StreamState {
 };
 #endif
 
-int64_t tokens_at_once(Heads heads);
+struct Queries {  // of one key head, in order of their tokens
+  int64_t count, group, heads, dim;
+  int64_t place(int64_t n) const { return (n / group * heads + n % group) * dim; }
+};
+
+int64_t tokens_at_once(Heads heads, bool precise);
 
 // queries and out: (count, H, d) from the first of the group's heads on; the first token has position `position`
-void stream(const uint16_t *queries, float *out, Heads heads, int64_t position, int64_t count, const Segment *segments,
-            int n_segments);
+template <class Element>
+void stream(const Element *queries, float *out, Heads heads, int64_t position, int64_t count,
+            const Segment<Element> *segments, int n_segments);
 
-// The same in AMX tiles, where they are available and head_dim is a multiple of 32
-void stream_tiled(const uint16_t *queries, float *out, Heads heads, int64_t position, int64_t count,
-                  const Segment *segments, int n_segments);
+// The same for many queries: in pairs of bfloat16, or in AMX tiles. head_dim is a multiple of 32.
+void stream_paired(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
+                   const Segment<Bf16> *segments, int n_segments);
+void stream_tiled(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
+                  const Segment<Bf16> *segments, int n_segments);
+
+struct Running {  // of a query: an integer above all scores so far, and the sum of 2^(score - largest)
+  float largest = HIDDEN, total = 0;
+};
+
+// Scores -> weights relative to the largest so far, as the element type holds them; `out` is brought to the same scale
+template <class Element>
+inline void soften(float *scores, int64_t count, Running &running, float *out, int64_t dim) {
+  for (int64_t j = count; j % LANES; j++) scores[j] = HIDDEN;
+  Floats most = broadcast(running.largest);
+  for (int64_t j = 0; j < count; j += LANES) most = larger(load(scores + j), most);
+  float now = most[0];
+  for (int i = 1; i < LANES; i++) now = now > most[i] ? now : most[i];
+  now = integer_above(broadcast(now))[0];
+  Floats sums{};
+  for (int64_t j = 0; j < count; j += LANES) {
+    const Floats s = load(scores + j), weight = power_of_two(s - now);
+    const Floats shown = s <= HIDDEN ? Floats{} : weight;
+    sums += shown;
+    store(scores + j, as_stored<Element>(shown));
+  }
+  const float shrink = running.largest <= HIDDEN ? 0 : power_of_two(broadcast(running.largest - now))[0];
+  if (shrink != 1)
+    for (int64_t i = 0; i < dim; i++) out[i] *= shrink;
+  running.total = running.total * shrink + sum(sums);
+  running.largest = now;
+}
+
+// Of `count` keys from position `first` on, hides those that a query does not see
+inline void hide(float *scores, int64_t first, int64_t count, int64_t position, int64_t window) {
+  for (int64_t j = 0; j < count; j++)
+    if (first + j > position || first + j <= position - window) scores[j] = HIDDEN;
+}

@@ -15,16 +15,12 @@ struct Lanes {  // sixteen queries: their positions, integers above all scores s
   Floats largest, total;
 };
 
-struct Queries {  // of one key head, in tiles of sixteen
-  int64_t count, group, heads, dim;
-  int64_t place(int64_t lane) const { return (lane / group * heads + lane % group) * dim; }
-  int64_t tiles() const { return (count + 31) / 32 * 2; }
-};
+int64_t tiles_of(const Queries &queries) { return (queries.count + 31) / 32 * 2; }
 
 // queries (bfloat16) -> tiles [sixteen queries][depth][pair of elements][query][2]
-void pack_queries(const uint16_t *from, const Queries &queries, uint16_t *packed) {
+void pack_queries(const Bf16 *from, const Queries &queries, uint16_t *packed) {
   const int64_t deep = queries.dim / 32;
-  for (int64_t m = 0; m < queries.tiles(); m++)
+  for (int64_t m = 0; m < tiles_of(queries); m++)
     for (int64_t k = 0; k < deep; k++) {
       __m512i lines[16];
       for (int64_t i = 0; i < 16; i++) {
@@ -37,11 +33,11 @@ void pack_queries(const uint16_t *from, const Queries &queries, uint16_t *packed
 }
 
 // Up to KEYS keys -> tiles [sixteen keys][depth][key][32]; values -> tiles [sixteen elements][32 keys][element][key]
-void lay_out_keys(const Segment &run, int64_t first, int64_t count, int64_t dim, uint16_t *keys, uint16_t *values) {
+void lay_out_keys(const Segment<Bf16> &run, int64_t first, int64_t count, int64_t dim, uint16_t *keys, uint16_t *values) {
   const int64_t deep = dim / 32, whole = (count + 31) / 32 * 32;
   for (int64_t j = 0; j < whole; j++)
     for (int64_t k = 0; k < deep; k++) {
-      const uint16_t *from = run.keys + (first + j) * run.stride + 32 * k;
+      const Bf16 *from = run.keys + (first + j) * run.stride + 32 * k;
       const __m512i line = j < count ? _mm512_loadu_si512(from) : __m512i{};
       _mm512_store_si512(keys + (j / 16 * deep + k) * TILE + j % 16 * 32, line);
     }
@@ -121,14 +117,14 @@ void attend(const uint16_t *keys, const uint16_t *values, const uint16_t *querie
 
 }  // namespace
 
-void stream_tiled(const uint16_t *from, float *out, Heads heads, int64_t position, int64_t count,
-                  const Segment *segments, int n_segments) {
+void stream_tiled(const Bf16 *from, float *out, Heads heads, int64_t position, int64_t count,
+                  const Segment<Bf16> *segments, int n_segments) {
   static thread_local Scratch<uint16_t> kept_queries, kept_keys, kept_values;
   static thread_local Scratch<float> kept_sums;
   static thread_local Scratch<Lanes> kept_lanes;
   const int64_t dim = heads.head_dim, group = heads.heads / heads.kv_heads;
   const Queries queries = {count * group, group, heads.heads, dim};
-  const int64_t tiles = queries.tiles(), last = queries.count - 1;
+  const int64_t tiles = tiles_of(queries), last = queries.count - 1;
   uint16_t *packed = kept_queries.get(tiles * 16 * dim), *keys = kept_keys.get(KEYS * dim);
   uint16_t *values = kept_values.get(KEYS * dim);
   float *sums = kept_sums.get(tiles * 16 * dim);
@@ -145,7 +141,7 @@ void stream_tiled(const uint16_t *from, float *out, Heads heads, int64_t positio
   const float scale = LOG2_E / std::sqrt(float(dim));
   const int64_t begin = std::max<int64_t>(0, position - heads.window + 1), end = position + count;
   for (int s = 0; s < n_segments; s++) {
-    const Segment &run = segments[s];
+    const Segment<Bf16> &run = segments[s];
     const int64_t to = std::min(run.count, end - run.position);
     for (int64_t j = std::max<int64_t>(0, begin - run.position); j < to; j += KEYS) {
       const int64_t here = std::min(KEYS, to - j), oldest = run.position + j, newest = oldest + here - 1;
@@ -170,5 +166,5 @@ void stream_tiled(const uint16_t *from, float *out, Heads heads, int64_t positio
 }
 
 #else
-void stream_tiled(const uint16_t *, float *, Heads, int64_t, int64_t, const Segment *, int) {}
+void stream_tiled(const Bf16 *, float *, Heads, int64_t, int64_t, const Segment<Bf16> *, int) {}
 #endif

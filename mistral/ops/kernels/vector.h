@@ -77,7 +77,28 @@ inline void store_bf16(uint16_t *p, Floats x) {
   memcpy(p, &h, sizeof h);
 }
 
+// As the type that activations, keys and values have where they meet
+inline void store_as(Bf16 *p, Floats x) { store_bf16(&p->bits, x); }
+inline void store_as(float *p, Floats x) { store(p, x); }
+template <class Element>
+inline Floats as_stored(Floats x) {
+  return sizeof(Element) == 2 ? round_bf16(x) : x;
+}
+
 inline uint16_t bits_bf16(float x) { return uint16_t(round_words(broadcast(x))[0] >> 16); }
+
+// table[index] for 16 floats and indices below 16
+inline Floats look_up(const float *table, Words index) {
+#if defined(__AVX512F__)
+  return __builtin_shuffle(load(table), (Ints)index);
+#elif defined(__AVX2__)
+  return __builtin_shuffle(load(table), load(table + LANES), (Ints)index);
+#else
+  Floats x;
+  for (int i = 0; i < LANES; i++) x[i] = table[index[i]];
+  return x;
+#endif
+}
 
 inline float sum(Floats x) {
   float parts[LANES];

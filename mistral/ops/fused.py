@@ -1,0 +1,51 @@
+"""A transformer block in two operators of the native backend, where composing it would take about ten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mistral.layers import FeedForward, RMSNorm, TransformerBlock
+from mistral.moe import MoeLayer
+from mistral.ops.native import cache_arguments
+
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
+    from mistral.cache import CacheView
+
+
+class FusedBlock:
+    """Called like the block it is made of, with the same result."""
+
+    def __init__(self, block: TransformerBlock, library: Any) -> None:
+        """`library`: the kernels as operators."""
+        attention = block.attention
+        self.block, self.library = block, library
+        self.projections = handles(attention.wq, attention.wk, attention.wv, attention.wo)
+        if isinstance(block.feed_forward, MoeLayer):
+            self.experts = [expert_handles(expert) for expert in block.feed_forward.experts]
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
+        """x (T, D) -> (T, D)."""
+        first, second = norm_arguments(self.block.attention_norm), norm_arguments(self.block.ffn_norm)
+        x = self.library.attention_block(x, *first, self.projections, cos, sin, *cache_arguments(view))
+        layer = self.block.feed_forward
+        if isinstance(layer, MoeLayer):
+            chosen = layer.args.num_experts_per_tok
+            return self.library.mixture_block(x, *second, layer.gate.data.handle, self.experts, chosen)
+        return self.library.feed_forward_block(x, *second, expert_handles(layer))
+
+
+def handles(*weights: Any) -> list[Any]:
+    """The kernels' handles of weights."""
+    return [weight.data.handle for weight in weights]
+
+
+def expert_handles(layer: FeedForward) -> list[Any]:
+    """Of the weights of a feed-forward."""
+    return handles(layer.w1, layer.w2, layer.w3)
+
+
+def norm_arguments(norm: RMSNorm) -> tuple[Any, float]:
+    """A normalisation as an operator takes it."""
+    return norm.weight.data.handle, norm.eps
