@@ -44,7 +44,7 @@ Layout layout_for(Type weight, int64_t tokens, bool precise) {
 }
 
 Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) {
-  const int64_t stride = (in + BLOCK - 1) / BLOCK * BLOCK;
+  const int64_t stride = (in + BLOCK - 1) / BLOCK * BLOCK + 32;  // lest all rows meet in the same lines of a cache
   if (is_tiled(layout)) {
     const Activations a = {layout, tokens, in, stride, kept.get(tiled_bytes(layout, tokens, in) / 4)};
     return a;

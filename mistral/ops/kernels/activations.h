@@ -16,7 +16,7 @@ constexpr int64_t FEW = 8;      // tokens whose weights are read once and not la
 
 struct Activations {
   Layout layout;
-  int64_t tokens, in, stride;  // stride: elements from row to row, a multiple of 128, filled up with zeros
+  int64_t tokens, in, stride;  // stride: elements from row to row, filled up with zeros
   void *data;
 
   // Columns k to k + count of all tokens, from rows x; k is a multiple of 32.

@@ -48,39 +48,67 @@ struct PairMath {
 };
 #endif
 
+// The sum of each of 16 vectors or fewer
+template <int N>
+inline void sum_each(const Floats *sums, float *totals) {
+#ifdef __AVX512F__
+  if constexpr (N == 16) {
+    __m512i lines[16];
+    for (int i = 0; i < N; i++) lines[i] = (__m512i)sums[i];
+    transpose(lines);
+    Floats total = (Floats)lines[0];
+    for (int i = 1; i < N; i++) total += (Floats)lines[i];
+    return store(totals, total);
+  }
+#endif
+  for (int i = 0; i < N; i++) totals[i] = sum(sums[i]);
+}
+
 template <class M, class Row, int R>  // R: at least the number of tokens; rows of activations beyond are zeros
 void few(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, float *y,
          int64_t stride, int64_t tokens) {
   constexpr int C = R == 1 ? 1 : 2, A = R == 1 ? 4 : 1;  // weight rows at once; sums of each
   constexpr int64_t RUN = 4 * M::STEP;
-  for (int64_t n = 0; n < rows; n += C) {
-    const Row row[2] = {{w, first + n}, {w, first + std::min(n + C, rows) - 1}};
-    Floats sums[R][C][A] = {};
-    int64_t k = 0;
-    for (; k + RUN <= w.in; k += RUN) {
-      typename M::Vector weights[C][4];
-      for (int c = 0; c < C; c++) {
-        row[c].fetch(k, RUN, C);
-        M::whole(row[c], k, weights[c]);
-      }
+  constexpr int64_t DEPTH = R == 1 ? int64_t(1) << 40 : 32768 / R / sizeof(*x);  // tokens stay in the first-level cache
+  for (int64_t begin = 0; begin < w.in; begin += DEPTH) {
+    const int64_t end = std::min(w.in, begin + DEPTH);
+    for (int64_t n = 0; n < rows; n += C) {
+      const Row row[2] = {{w, first + n}, {w, first + std::min(n + C, rows) - 1}};
+      Floats sums[R * C][A] = {};
+      int64_t k = begin;
+      for (; k + RUN <= end; k += RUN) {
+        typename M::Vector weights[C][4];
+        for (int c = 0; c < C; c++) {
+          row[c].fetch(k, RUN, C);
+          M::whole(row[c], k, weights[c]);
+        }
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; v++)
+        for (int v = 0; v < 4; v++)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-          const auto token = M::load(x + r * x_stride + k + v * M::STEP);
-          for (int c = 0; c < C; c++) sums[r][c][v % A] = M::add(sums[r][c][v % A], weights[c][v], token);
+          for (int r = 0; r < R; r++) {
+            const auto token = M::load(x + r * x_stride + k + v * M::STEP);
+            for (int c = 0; c < C; c++) sums[r * C + c][v % A] = M::add(sums[r * C + c][v % A], weights[c][v], token);
+          }
+      }
+      for (; k < end; k += M::STEP)
+        for (int c = 0; c < C; c++) {
+          const auto weight = M::part(row[c], k);
+          for (int r = 0; r < R; r++)
+            sums[r * C + c][0] = M::add(sums[r * C + c][0], weight, M::load(x + r * x_stride + k));
+        }
+      Floats all[R * C];
+      for (int i = 0; i < R * C; i++) {
+        all[i] = sums[i][0];
+        for (int a = 1; a < A; a++) all[i] += sums[i][a];
+      }
+      float totals[R * C];
+      sum_each<R * C>(all, totals);
+      for (int r = 0; r < tokens; r++)
+        for (int c = 0; c < C && n + c < rows; c++) {
+          float &to = y[r * stride + n + c];
+          to = (begin ? to : 0) + totals[r * C + c] * row[c].factor();
         }
     }
-    for (; k < w.in; k += M::STEP)
-      for (int c = 0; c < C; c++) {
-        const auto weight = M::part(row[c], k);
-        for (int r = 0; r < R; r++) sums[r][c][0] = M::add(sums[r][c][0], weight, M::load(x + r * x_stride + k));
-      }
-    for (int r = 0; r < R; r++)
-      for (int c = 0; c < C; c++) {
-        for (int a = 1; a < A; a++) sums[r][c][0] += sums[r][c][a];
-        if (r < tokens && n + c < rows) y[r * stride + n + c] = sum(sums[r][c][0]) * row[c].factor();
-      }
   }
 }
 
