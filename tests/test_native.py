@@ -18,6 +18,7 @@ from mistral.generate import generate
 from mistral.model import Transformer
 from mistral.ops import Ops, portable
 from mistral.ops.native import Native
+from mistral.quantized import Quantized, stored_shapes
 from mistral.rope import rope_angles
 from mistral.sampling import log_softmax
 from tests.checkpoint_forms import random_tensors
@@ -43,6 +44,12 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 def native(ops: Ops, request: pytest.FixtureRequest) -> Ops:
     """The backend, compiled for a processor with these instructions."""
     return cast(Ops, Native(machine=MACHINES[request.param]))
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def precise(ops: Ops, request: pytest.FixtureRequest) -> Ops:
+    """The backend that rounds no activation."""
+    return cast(Ops, Native(precise=True, machine=MACHINES[request.param]))
 
 
 def random(*shape: int, seed: int = 0, scale: float = 1) -> Array:
@@ -89,6 +96,38 @@ def test_linear_of_other_dtypes_keeps_float32(
     assert_close(found, x.astype(np.float64) @ w.astype(np.float64).T, 5e-6)
 
 
+def quantized(bits: int, outer: int, inner: int) -> Quantized:
+    """Any bits that there can be, with scales and exponents of ordinary weights."""
+    draw, (values, scales) = np.random.default_rng(bits), stored_shapes(bits, outer, inner)
+    if bits == 8:
+        numbers = draw.integers(-127, 128, values).astype(np.int8)
+        return Quantized(8, (outer, inner), numbers, draw.integers(120, 130, scales).astype(np.uint8))
+    codes = draw.integers(0, 256, scales).astype(np.uint8)
+    exponents = draw.integers(120, 130, outer).astype(np.uint8)
+    return Quantized(4, (outer, inner), draw.integers(0, 256, values).astype(np.uint8), codes, exponents)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("tokens", ROWS)
+@pytest.mark.parametrize(("inner", "outer"), [(1, 1), (31, 5), (32, 16), (128, 33), (160, 130), (1100, 31), (300, 300)])
+def test_linear_of_few_bits_is_that_of_the_same_weights_in_bfloat16(
+    native: Ops, bits: int, tokens: int, inner: int, outer: int
+) -> None:
+    x, w = random(tokens, inner), quantized(bits, outer, inner)
+    assert np.array_equal(w.dense(), rounded(w.dense()))
+    found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
+    assert_close(found, rounded(x).astype(np.float64) @ w.dense().astype(np.float64).T, 1e-5)
+
+
+@pytest.mark.parametrize("tokens", ROWS)
+def test_precise_rounds_no_activation(precise: Ops, tokens: int) -> None:
+    x = random(tokens, 300)
+    for weight in (random(70, 300, seed=1).astype(BFLOAT16), quantized(8, 70, 300), quantized(4, 70, 300)):
+        dense = weight.dense() if isinstance(weight, Quantized) else weight
+        found = precise.linear(precise.tensor(x), precise.weight(weight)).asnumpy()
+        assert_close(found, x.astype(np.float64) @ dense.astype(np.float64).T, 2e-5)
+
+
 def test_more_tokens_than_meet_a_panel_at_once(native: Ops) -> None:
     x, w = random(1030, 70), random(150, 70, seed=1).astype(BFLOAT16)
     found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
@@ -133,9 +172,21 @@ def attend(
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 20])
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 32), (3, 1, 10), (2, 2, 2), (6, 2, 64)])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 32), (3, 1, 10), (2, 2, 2), (6, 2, 64), (8, 2, 96)])
 def test_attention_over_chunks_rings_and_ragged_rows(
     native: Ops, window: int | None, heads: int, kv_heads: int, head_dim: int
+) -> None:
+    compare_attention(native, window, heads, kv_heads, head_dim, 2e-2)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(3, 1, 10), (6, 2, 64)])
+def test_precise_attention(precise: Ops, window: int | None, heads: int, kv_heads: int, head_dim: int) -> None:
+    compare_attention(precise, window, heads, kv_heads, head_dim, 2e-5)
+
+
+def compare_attention(
+    native: Ops, window: int | None, heads: int, kv_heads: int, head_dim: int, tolerance: float
 ) -> None:
     """Steps of rows of different lengths: first chunks, more chunks over the ring's end, single tokens."""
     args = replace(DENSE, n_layers=1, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, sliding_windows=(window,))
@@ -152,8 +203,8 @@ def test_attention_over_chunks_rings_and_ragged_rows(
             metadata = CacheMetadata.build(seqlens, cache, range(3), ops)
             found.append(attend(ops, (q, k, v), metadata, cache, head_dim, window))
             cache.advance(metadata)
-        assert_close(found[0], found[1], 2e-2)
-        assert np.abs(found[0] - found[1]).mean() < 3e-3
+        assert_close(found[0], found[1], tolerance)
+        assert np.abs(found[0] - found[1]).mean() < tolerance / 6
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -194,8 +245,10 @@ def test_nan_and_infinity_in_weights_pass_through(native: Ops) -> None:
 # Whole models: bfloat16 weights, against the same model on the portable backend, which keeps float32 throughout
 
 
-@pytest.fixture(scope="module")
-def pairs(ops: Ops, native: Ops) -> dict[str, tuple[Transformer, Transformer]]:
+Pairs = dict[str, tuple[Transformer, Transformer]]
+
+
+def beside_portable(ops: Ops, native: Ops) -> Pairs:
     """By the name of a shape: its model on the native and on the portable backend."""
     found = {}
     for seed, (name, args) in enumerate(SHAPES.items()):
@@ -204,13 +257,35 @@ def pairs(ops: Ops, native: Ops) -> dict[str, tuple[Transformer, Transformer]]:
             Transformer(args, lambda weight, ops=ops, tensors=tensors: ops.weight(tensors[weight]), ops)  # type: ignore[misc]
             for ops in (native, ops)
         )
-    return cast(dict[str, tuple[Transformer, Transformer]], found)
+    return cast(Pairs, found)
+
+
+@pytest.fixture(scope="module")
+def pairs(ops: Ops, native: Ops) -> Pairs:
+    """With activations rounded to bfloat16."""
+    return beside_portable(ops, native)
+
+
+@pytest.fixture(scope="module")
+def precise_pairs(ops: Ops, precise: Ops) -> Pairs:
+    """With nothing rounded."""
+    return beside_portable(ops, precise)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logprobs_are_within_the_error_of_bfloat16(
-    pairs: dict[str, tuple[Transformer, Transformer]], name: str
-) -> None:
+def test_precise_logprobs_are_those_of_float32(precise_pairs: Pairs, name: str) -> None:
+    """Whatever the batch and the chunk; a prompt long enough for every way to multiply."""
+    native, portable_model = precise_pairs[name]
+    ids = [int(i) for i in np.random.default_rng(5).integers(0, 40, 50)]
+    wanted = log_softmax(portable_model.forward(ids, [50]).asnumpy())
+    assert np.abs(log_softmax(native.forward(ids, [50]).asnumpy()) - wanted).max() <= 1e-3
+    for chunk_size in (1, 7, None):
+        found = generate([ids, ids[:3]], native, 1, chunk_size=chunk_size)[1][0][:49]
+        assert np.abs(found - wanted[np.arange(49), ids[1:]]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_logprobs_are_within_the_error_of_bfloat16(pairs: Pairs, name: str) -> None:
     """0.07 in the mean and 0.3 at most, but for a token or two whose router hesitates between experts."""
     ids = np.random.default_rng(5).integers(0, 40, 50)
     native, exact = (log_softmax(model.forward(ids, [50]).asnumpy()) for model in pairs[name])
@@ -220,7 +295,7 @@ def test_logprobs_are_within_the_error_of_bfloat16(
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_batch_and_chunk_make_no_difference(pairs: dict[str, tuple[Transformer, Transformer]], name: str) -> None:
+def test_batch_and_chunk_make_no_difference(pairs: Pairs, name: str) -> None:
     model, random = pairs[name][0], np.random.default_rng(6)
     prompts = [[int(i) for i in random.integers(0, 40, length)] for length in (2, 40, 17, 5)]
     together = generate(prompts, model, 1)[1]

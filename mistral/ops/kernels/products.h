@@ -158,10 +158,11 @@ inline void turn_over(Vector *lines, Vector *to) {
   transpose(reinterpret_cast<__m512i *>(lines));
   for (int i = 0; i < LANES; i++) to[i * ACROSS] = lines[i];
 #else
-  const uint32_t *from = reinterpret_cast<const uint32_t *>(lines);
-  uint32_t *words = reinterpret_cast<uint32_t *>(to);
-  for (int i = 0; i < LANES; i++)
-    for (int n = 0; n < LANES; n++) words[i * ACROSS * LANES + n] = from[n * LANES + i];
+  for (int i = 0; i < LANES; i++) {
+    Words words;
+    for (int n = 0; n < LANES; n++) words[n] = ((Words)lines[n])[i];
+    to[i * ACROSS] = (Vector)words;
+  }
 #endif
 }
 
