@@ -112,6 +112,7 @@ void few(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first
   }
 }
 
+constexpr int64_t SEVERAL = 3 * FEW;                // tokens for which laying out a panel does not pay
 constexpr int ACROSS = 2;                           // vectors of rows that meet tokens together
 constexpr int64_t STRIP = ACROSS * LANES;           // their rows
 constexpr int MOST_TOKENS = LANES == 16 ? 12 : 6;  // tokens whose sums fit into the registers
@@ -201,7 +202,14 @@ void many(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t firs
 template <class M, class Row>
 void rows_product(const Activations &a, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   const auto *x = static_cast<const typename M::Element *>(a.data);
-  if (a.tokens > FEW) return many<M, Row>(x, a.stride, w, first, rows, y, stride, a.tokens);
+  if (a.tokens > SEVERAL) return many<M, Row>(x, a.stride, w, first, rows, y, stride, a.tokens);
+  if (a.tokens > FEW) {  // weights come once from memory and then from the second-level cache
+    for (int64_t n = 0; n < rows; n += 32)
+      for (int64_t t = 0; t < a.tokens; t += FEW)
+        few<M, Row, FEW>(x + t * a.stride, a.stride, w, first + n, std::min<int64_t>(32, rows - n), y + t * stride + n,
+                         stride, std::min(FEW, a.tokens - t));
+    return;
+  }
   if (a.tokens > 4) return few<M, Row, 8>(x, a.stride, w, first, rows, y, stride, a.tokens);
   if (a.tokens > 2) return few<M, Row, 4>(x, a.stride, w, first, rows, y, stride, a.tokens);
   if (a.tokens > 1) return few<M, Row, 2>(x, a.stride, w, first, rows, y, stride, a.tokens);

@@ -23,7 +23,7 @@ struct Levels {
 extern const Levels levels;
 
 inline void prefetch(const void *p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(p) + i, 0, 2);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(p) + i, 0, 3);
 }
 
 template <class Element>  // float, Bf16 or F16: as they lie
