@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def library(tmp_path: Path, script: str = "") -> Library:
     """One that takes a moment to build and leaves a line for each time that it is built."""
     command = f"sleep 0.2; echo built >> {tmp_path}/times; {script} echo content > thing.so"
-    return Library("thing", "0123", (("sh", "-c", command),))
+    return Library("thing", "0123", ((("sh", "-c", command),),))
 
 
 def times_built(tmp_path: Path) -> int:
@@ -99,7 +99,7 @@ def test_a_temporary_folder_that_others_may_write_is_not_used(tmp_path: Path, ca
 
 
 def test_a_build_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
-    broken = Library("thing", "0123", (("sh", "-c", "echo 'x.cpp:1: error: no'; echo more; exit 1"),))
+    broken = Library("thing", "0123", ((("sh", "-c", "echo 'x.cpp:1: error: no'; echo more; exit 1"),),))
     with pytest.raises(InputError, match=r"does not compile \(x.cpp:1: error: no\); use --backend portable") as caught:
         broken.build()
     assert "\n" not in str(caught.value)

@@ -30,11 +30,14 @@ REMEDY = "use --backend portable"
 
 @dataclass(frozen=True)
 class Library:
-    """A library in the cache: its name, what it depends on, and the commands that leave NAME.so in their folder."""
+    """A library in the cache: its name, what it depends on, and the commands that leave NAME.so in their folder.
+
+    `steps`: commands that may run side by side, and those that follow when they are done.
+    """
 
     name: str
     key: str
-    commands: tuple[tuple[str, ...], ...]
+    steps: tuple[tuple[tuple[str, ...], ...], ...]
 
     @property
     def file(self) -> str:
@@ -58,8 +61,8 @@ class Library:
                     shutil.rmtree(left, ignore_errors=True)
                 work = Path(tempfile.mkdtemp(prefix=f"{self.name}.building-", dir=folder))
                 try:
-                    for command in self.commands:
-                        run(command, work)
+                    for step in self.steps:
+                        run(step, work)
                     os.replace(work / f"{self.name}.so", folder / self.file)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
@@ -88,7 +91,7 @@ def glue() -> Library:
     sources = [SOURCES / "glue.cpp", SOURCES / "kernels.h"]
     abi = [version("mindspore"), sysconfig.get_config_var("EXT_SUFFIX"), sys.prefix]  # the prefix is in its rpath
     command = (sys.executable, "-c", GLUE, "mistral_glue", str(sources[0]), ".")
-    return Library("mistral_glue", key_of(sources, [*abi, compiler_version(require_compiler())]), (command,))
+    return Library("mistral_glue", key_of(sources, [*abi, compiler_version(require_compiler())]), ((command,),))
 
 
 def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
@@ -96,8 +99,9 @@ def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
     cxx, flags = require_compiler(), [*FLAGS, *machine]
     units = [file for file in sorted(SOURCES.glob("*.cpp")) if file.name != "glue.cpp"]
     sources = [*units, *sorted(SOURCES.glob("*.h"))]
-    command = (cxx, *flags, "-shared", *map(str, units), "-o", "kernels.so")
-    return Library("kernels", key_of(sources, [*flags, compiler_version(cxx), processor()]), (command,))
+    objects = tuple((cxx, *flags, "-c", str(unit)) for unit in units)
+    link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in units), "-o", "kernels.so")
+    return Library("kernels", key_of(sources, [*flags, compiler_version(cxx), processor()]), (objects, (link,)))
 
 
 def key_of(sources: Sequence[Path], parts: Sequence[str]) -> str:
@@ -148,27 +152,39 @@ def writable_folder() -> Path:
     raise InputError(f"--backend native: cannot write to {first} or {temporary}; set XDG_CACHE_HOME, or {REMEDY}")
 
 
-def run(command: Sequence[str], folder: Path) -> None:
-    """One command of a build, with a line on a terminal that counts the seconds. Raises InputError where it fails."""
+def run(commands: Sequence[Sequence[str]], folder: Path) -> None:
+    """Commands of a build, side by side, with a line on a terminal that counts the seconds.
+
+    Raises InputError with the compiler's first message where one fails.
+    """
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    started = time.monotonic()
+    environment = {**os.environ, "PATH": path, "GLOG_v": "4"}
+    started, waiting, running = time.monotonic(), list(commands), list[subprocess.Popen[str]]()
     with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**os.environ, "PATH": path, "GLOG_v": "4"},
-        )  # fmt: skip
         try:
-            while process.poll() is None:
-                time.sleep(0.1)
+            while waiting or running:
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    running.append(
+                        subprocess.Popen(
+                            waiting.pop(0), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                            env=environment, text=True,
+                        )
+                    )  # fmt: skip
+                time.sleep(0.05)
                 if sys.stderr.isatty():
                     seconds = time.monotonic() - started
                     print(f"\r\x1b[Kcompiling for this machine, once: {seconds:.0f} s", end="", file=sys.stderr)
+                failed = any(process.poll() for process in running)
+                running = [process for process in running if process.returncode is None]
+                if failed:
+                    break
         finally:
-            process.kill()
-            process.wait()
+            for process in running:
+                process.kill()
+                process.wait()
             if sys.stderr.isatty():
                 print("\r\x1b[K", end="", file=sys.stderr)
-        log.seek(0)
-        if process.returncode:
+        if failed:
+            log.seek(0)
             lines = [line.strip() for line in log if "error" in line.lower() or "Ninja is required" in line]
             raise InputError(f"--backend native: does not compile ({(lines or ['no message'])[0][:200]}); {REMEDY}")

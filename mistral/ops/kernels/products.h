@@ -112,7 +112,7 @@ void few(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first
   }
 }
 
-constexpr int64_t SEVERAL = 3 * FEW;                // tokens for which laying out a panel does not pay
+constexpr int64_t SEVERAL = 4 * FEW;                // tokens for which laying out a panel does not pay
 constexpr int ACROSS = 2;                           // vectors of rows that meet tokens together
 constexpr int64_t STRIP = ACROSS * LANES;           // their rows
 constexpr int MOST_TOKENS = LANES == 16 ? 12 : 6;  // tokens whose sums fit into the registers
