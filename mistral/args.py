@@ -24,11 +24,12 @@ HARMLESS_CONFIG = frozenset(
 # Keys that change the arithmetic in ways this project does not implement: refused unless absent, null or false.
 UNSUPPORTED_PARAMS = frozenset(
     {
-        "vision_encoder", "multimodal", "quantization", "yarn", "llama_4_scaling", "q_lora_rank", "kv_lora_rank",
+        "vision_encoder", "multimodal", "yarn", "llama_4_scaling", "q_lora_rank", "kv_lora_rank",
         "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "qk_norm", "use_qk_norm", "logit_soft_cap", "mamba",
         "ssm", "ada_rms_norm_t_cond", "use_bias", "attention_bias", "lora",
     }
 )  # fmt: skip
+QUANTIZATION_FORM = ("mistral-mindspore", 1)  # what this program writes, and its version
 SMALL = 1 << 24  # no dimension of a model is larger: bounds what a hostile file can make us compute
 MAX_LAYERS = 4096
 
@@ -39,6 +40,14 @@ class MoeArgs:
 
     num_experts: int
     num_experts_per_tok: int
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Matrices of 8 or 4 bits, as mistral/quantized.py defines them; the output matrix has bits of its own."""
+
+    bits: int
+    output_bits: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class ModelArgs:
     moe: MoeArgs | None = None
     tied_embeddings: bool = False
     max_seq_len: int | None = None
+    quantization: Quantization | None = None
     ignored_keys: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +120,7 @@ class ModelArgs:
             moe=moe,
             tied_embeddings=keys.boolean("tied_embeddings"),
             max_seq_len=keys.integer("max_seq_len", default=0) or None,
+            quantization=keys.quantization(),
             harmless=HARMLESS_PARAMS,
         )
 
@@ -121,7 +132,7 @@ class ModelArgs:
             found = str(kind)[:40]
             raise InputError(f"{source}: model_type {found!r} is not supported (mistral, mixtral and ministral are)")
         keys = _Keys(config, source)
-        keys.refuse(UNSUPPORTED_PARAMS | {"quantization_config", "vision_config", "text_config"})
+        keys.refuse(UNSUPPORTED_PARAMS | {"quantization", "quantization_config", "vision_config", "text_config"})
         if config.get("hidden_act", "silu") != "silu":
             raise InputError(f"{source}: hidden_act {str(config['hidden_act'])[:40]!r} is not supported (silu is)")
         n_layers = keys.integer("num_hidden_layers", limit=MAX_LAYERS)
@@ -151,6 +162,22 @@ class ModelArgs:
         """Read `params.json` or `config.json` (told apart by the file's name)."""
         table = read_json(path)
         return cls.from_config(table, str(path)) if path.name == "config.json" else cls.from_params(table, str(path))
+
+    def to_params(self) -> dict[str, Any]:
+        """As `params.json` has it: `from_params` of the result is equal to this."""
+        windows = self.sliding_windows
+        table: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "vocab_size", "norm_eps",
+                         "rope_theta", "tied_embeddings", "max_seq_len")
+        }  # fmt: skip
+        table["sliding_window"] = windows[0] if len(set(windows)) == 1 else list(windows)
+        if self.moe:
+            table["moe"] = vars(self.moe)
+        if self.quantization:
+            form, version = QUANTIZATION_FORM
+            table["quantization"] = {"format": form, "version": version, **vars(self.quantization)}
+        return {key: value for key, value in table.items() if value is not None}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -258,6 +285,24 @@ class _Keys:
         if "sliding_attention" in types and window is None:
             raise InputError(f"{self.source}: layer_types has sliding_attention but sliding_window is not set")
         return tuple(known[t] for t in types)
+
+    def quantization(self) -> Quantization | None:
+        """`quantization` as this program writes it."""
+        table = self.take("quantization")
+        if table is None:
+            return None
+        if not isinstance(table, Mapping) or (table.get("format"), table.get("version")) != QUANTIZATION_FORM:
+            form = f"{QUANTIZATION_FORM[0]}, version {QUANTIZATION_FORM[1]}"
+            raise InputError(
+                f"{self.source}: quantization is not of the form {form}; use the original weights, or quantize again"
+            )
+        inner = _Keys(table, f"{self.source}: quantization")
+        inner.taken |= {"format", "version"}
+        bits, output_bits = inner.integer("bits"), inner.integer("output_bits")
+        inner.refuse_unknown()
+        if {bits, output_bits} - {8, 4}:
+            raise InputError(f"{inner.source}: bits and output_bits must be 8 or 4; quantize the model again")
+        return Quantization(bits, output_bits)
 
     def refuse(self, unsupported: frozenset[str]) -> None:
         for key in sorted(unsupported & self.table.keys()):

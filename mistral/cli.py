@@ -16,8 +16,10 @@ from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
 from mistral.options import checked_arguments, converted, describe
+from mistral.quantize import Quantize
 
-COMMANDS: dict[str, type[Demo] | type[Interactive]] = {"demo": Demo, "interactive": Interactive}
+Command = Demo | Interactive | Quantize
+COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize}
 HELP = ("-h", "--help")
 
 
@@ -47,14 +49,14 @@ def overview(program: str) -> str:
     )
 
 
-def parse(arguments: list[str]) -> Demo | Interactive:
+def parse(arguments: list[str]) -> Command:
     """The command that a command line asks for, all its options sound. Raises InputError naming what is not."""
     name = arguments[0]
     if name not in COMMANDS:
         raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
     kind = COMMANDS[name]
     spelled = checked_arguments(arguments[1:], kind)
-    parsed: list[Demo | Interactive] = []
+    parsed: list[Command] = []
 
     def build(*operands: str, **options: str) -> None:
         parsed.append(kind(*operands, **options))  # type: ignore[arg-type]  # text so far

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistral.args import ModelArgs
 from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.checkpoint.names import quantized_bits, tensor_shapes
+from mistral.checkpoint.tensor_file import Array
 from mistral.device import check_device, start_device
 from mistral.errors import InputError
-from mistral.memory import available_memory, require_memory
+from mistral.memory import available_memory, gigabytes, require_memory
 from mistral.model import Transformer
-from mistral.ops import check_backend, choose_backend, load_backend
+from mistral.ops import WORTH_BUILDING, check_backend, choose_backend, load_backend
+from mistral.quantize import quantize_array, quantized_args, quantized_nbytes, source_of
+from mistral.quantized import Quantized
 
 if TYPE_CHECKING:
     from mistral.ops.weight import Weight
@@ -26,19 +32,58 @@ def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int 
     """Refuse, by name, what this program does not do. Needs nothing loaded."""
     if num_pipeline_ranks != 1:
         raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: pipelines are not available yet; leave it at 1")
-    if bits != 16:
-        raise InputError(f"--bits {bits}: quantized weights are not available yet; leave it at 16")
+    if bits not in (16, 8, 4):
+        raise InputError(f"--bits {bits}: must be 16 (as in the file), 8 or 4")
     check_device(device)
     check_backend(backend)
 
 
-def copied_nbytes(checkpoint: Checkpoint, backend: str) -> int:
-    """Bytes of the weights that cannot stay in the mapped file: not in one piece there, or widened to float32."""
-    sizes = {name: math.prod(shape) for name, shape in checkpoint.shapes.items()}
+def copied_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> int:
+    """Bytes of memory that the weights of `args` take beside the mapped file: not there, or not as they are used."""
+    return sum(copied_of(name, shape, checkpoint, args, backend) for name, shape in tensor_shapes(args).items())
+
+
+def copied_of(name: str, shape: tuple[int, ...], checkpoint: Checkpoint, args: ModelArgs, backend: str) -> int:
+    """The same of one weight."""
+    source, bits, size = source_of(name, checkpoint), quantized_bits(name, args), math.prod(shape)
+    quantizes = bits is not None and checkpoint.args.quantization is None
     if backend == "native":
-        return sum(checkpoint.nbytes(name) for name in sizes if not checkpoint.in_place(name))
-    stays = {name for name in sizes if checkpoint.dtype(name) == np.float32 and checkpoint.in_place(name)}
-    return sum(4 * size for name, size in sizes.items() if name not in stays)
+        if quantizes:
+            return quantized_nbytes(bits or 16, shape)
+        return 0 if checkpoint.in_place(source) else checkpoint.nbytes(source)
+    stays = bits is None and checkpoint.dtype(source) == np.float32 and checkpoint.in_place(source)
+    return 0 if stays else 4 * size
+
+
+def model_args(checkpoint: Checkpoint, bits: int) -> ModelArgs:
+    """The model as it will be used. Raises InputError where a quantized checkpoint has other bits."""
+    quantization = checkpoint.args.quantization
+    if bits == 16 or (quantization and quantization.bits == bits):
+        return checkpoint.args
+    if quantization:
+        raise InputError(
+            f"--bits {bits}: {checkpoint.folder} has {quantization.bits} bits; leave it out, or name the original"
+        )
+    return quantized_args(checkpoint.args, bits)
+
+
+def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> None:
+    """Raise InputError where weights need more memory than is free; a note where the mapped file does."""
+    needed, free = copied_nbytes(checkpoint, args, backend), available_memory()
+    sizes = {bits: copied_nbytes(checkpoint, quantized_args(checkpoint.args, bits), "native") for bits in (8, 4)}
+    smaller = [f"--bits {bits} needs {gigabytes(size)}" for bits, size in sizes.items() if size <= free]
+    remedy = (
+        " and ".join(smaller) if smaller and not args.quantization else "use a machine with more, or a smaller model"
+    )
+    form = " in float32" if backend == "portable" else ""
+    require_memory(needed, free, f"{checkpoint.folder}: this model{form}", remedy)
+    mapped = sum(checkpoint.nbytes(name) for name in checkpoint.shapes) - needed
+    if backend == "native" and not needed and mapped > free:
+        print(
+            f"note: the weights take {gigabytes(mapped)} and {gigabytes(free)} are free: every token will wait for the"
+            f" disk; {remedy}",
+            file=sys.stderr,
+        )
 
 
 def load_model(
@@ -49,31 +94,34 @@ def load_model(
     device: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
+    precise: bool = False,
 ) -> Transformer:
     """The whole model of a checkpoint, or of a folder that holds one.
 
-    Raises InputError for a folder that is no sound checkpoint, an option that is not available, or too little memory;
-    then nothing stays loaded.
+    `bits` 8 or 4 quantizes the matrices while loading; `precise` keeps activations and cache float32. Raises InputError
+    for a folder that is no sound checkpoint, an option that is not available, or too little memory; then nothing stays
+    loaded.
     """
     check_options(num_pipeline_ranks, backend, bits, device)
     checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
+    args = model_args(checkpoint, bits)
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
-    backend = choose_backend(backend, start_device(device, threads), total)
-    require_memory(
-        copied_nbytes(checkpoint, backend),
-        available_memory(),
-        f"{checkpoint.folder}: this model{' in float32' if backend == 'portable' else ''}",
-        "use a machine with more, or a smaller model",
-    )
-    ops = load_backend(backend)
+    backend = choose_backend(backend, start_device(device, threads), WORTH_BUILDING if args.quantization else total)
+    check_memory(checkpoint, args, backend)
+    ops = load_backend(backend, precise)
     done = 0
 
     def get(name: str) -> Weight:
         nonlocal done
-        weight = ops.weight(checkpoint.get(name))
-        done += checkpoint.nbytes(name)
+        source, bits = source_of(name, checkpoint), quantized_bits(name, args)
+        array: Array | Quantized | None = checkpoint.quantized(source)
+        if array is None:
+            array = checkpoint.get(source)
+            if bits is not None:
+                array = quantize_array(array, bits, f"{checkpoint.file_of(source)}: tensor {source}")
+        done += checkpoint.nbytes(source)
         if progress:
-            progress(done, total)
-        return weight
+            progress(min(done, total), total)
+        return ops.weight(array)
 
-    return Transformer(checkpoint.args, get, ops)
+    return Transformer(args, get, ops)

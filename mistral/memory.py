@@ -19,6 +19,8 @@ def require_memory(needed: int, available: int, purpose: str, remedy: str) -> No
 
 
 def gigabytes(nbytes: int) -> str:
-    """Bytes in units of 10^9, with one decimal place below 100."""
+    """Bytes in units of 10^9, with one decimal place below 100; in units of 10^6 where they are few."""
+    if nbytes < 1e8:
+        return f"{nbytes / 1e6:.1f} MB"
     value = nbytes / 1e9
     return f"{value:.1f} GB" if value < 100 else f"{value:.0f} GB"

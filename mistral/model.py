@@ -83,11 +83,15 @@ class Transformer:
         backend: str = "auto",
         bits: int = 16,
         device: str = "auto",
+        precise: bool = False,
     ) -> Transformer:
-        """The model in a checkpoint folder, as it lies there. Raises InputError for what cannot be loaded."""
+        """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
+
+        `precise` keeps activations and cache float32. Raises InputError for what cannot be loaded.
+        """
         from mistral.load import load_model
 
-        return load_model(folder, num_pipeline_ranks=num_pipeline_ranks, backend=backend, bits=bits, device=device)
+        return load_model(folder, num_pipeline_ranks, backend, bits, device, precise=precise)
 
     def new_cache(self) -> RollingCache:
         """An empty cache for the layers of this stage."""

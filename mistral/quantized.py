@@ -8,8 +8,9 @@ Every weight they stand for is exactly a bfloat16, so it is the same weight whic
 
     round_to_bfloat16(+-LEVELS[q] / 128 * 2^((m - 127) / 8)) * 2^(exponent - 127)
 
-where scale >= 128 gives the minus and `exponent` belongs to the whole row. The levels are those that lose least of normally
-distributed weights (Lloyd's iteration, with the best sign and scale for each group): they lie closer together around zero.
+where scale >= 128 gives the minus and `exponent` belongs to the whole row. The levels are those that lose least of
+normally distributed weights (Lloyd's iteration, with the best sign and scale for each group): they lie closer together
+around zero.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def scale_table() -> NDArray[np.float32]:
     scale = np.arange(256)
     sizes = np.where(scale < 128, 1, -1) * 2.0 ** ((scale % 128 - 127) / 8)
     table = sizes[:, None] * np.array(LEVELS) / 128
-    return table.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return np.asarray(table.astype(np.float32).astype(ml_dtypes.bfloat16), np.float32)
 
 
 def stored_shapes(bits: int, out: int, inner: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -49,7 +49,8 @@ class Options:
     backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
     device: str = option("auto", "auto, CPU or Ascend.")
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
-    bits: int = option(16, "16: the weights as they lie in the file.")
+    bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.")
+    precise: bool = option(False, "Keep activations and cache in float32.")
     num_pipeline_ranks: int = option(1, "1: all layers in this process.")
     json: bool = option(False, "Results as JSON, one object a line.")
 
@@ -126,8 +127,9 @@ def open_session(options: Options, chat: bool) -> Session:
         print(f"note: {line}", file=sys.stderr)
     progress = Progress("reading weights:", "GB", 1e9)
     model = load_model(
-        checkpoint, backend=options.backend, device=options.device, threads=options.threads, progress=progress
-    )
+        checkpoint, backend=options.backend, bits=options.bits, device=options.device, threads=options.threads,
+        progress=progress, precise=options.precise,
+    )  # fmt: skip
     return Session(options, tokenizer, Engine(model, options.max_context), time.perf_counter() - started)
 
 

@@ -27,7 +27,8 @@ EOS = 2
 def write_model(folder: Path, args: ModelArgs = ARGS, tokenizer: Path = TOKENIZER) -> Path:
     """A random checkpoint with a tokenizer; its greedy answers never end by themselves."""
     tensors = random_tensors(args)
-    tensors["output.weight"][EOS] = 0
+    if not args.tied_embeddings:
+        tensors["output.weight"][EOS] = 0
     write_checkpoint(folder, args, tensors, "consolidated.safetensors")
     shutil.copy(tokenizer, folder)
     return folder

@@ -56,7 +56,7 @@ WRONG_USAGE = {
     "seed must": ["demo", "--seed", "-1"],
     "--chunk_size 0": ["demo", "--chunk_size", "0"],
     "--max_context 0": ["demo", "--max_context", "0"],
-    "--bits 8": ["demo", "--bits", "8"],
+    "--bits 5": ["demo", "--bits", "5"],
     "--num_pipeline_ranks 2": ["demo", "--num_pipeline_ranks", "2"],
     "--backend fast": ["demo", "--backend", "fast"],
     "--device TPU": ["demo", "--device", "TPU"],

@@ -13,13 +13,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    ("args", "memory", "options", "progress", "rope", "sampling", "version"),
+    ("args", "memory", "options", "progress", "quantized", "rope", "sampling", "version"),
     ("device", "tokenizer"),
     ("textstream",),
     ("ops",),
     ("cache", "moe"),
     ("layers",),
     ("model", "checkpoint"),
+    ("quantize",),
     ("load",),
     ("engine",),
     ("generate",),

@@ -159,8 +159,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"bits": 8}, "--bits 8"),
-        ({"bits": 4}, "--bits 4"),
+        ({"bits": 5}, "--bits 5"),
+        ({"bits": 0}, "--bits 0"),
         ({"num_pipeline_ranks": 2}, "--num_pipeline_ranks 2"),
         ({"num_pipeline_ranks": 0}, "--num_pipeline_ranks 0"),
         ({"backend": "fast"}, "--backend fast"),
@@ -177,8 +177,8 @@ def test_an_option_that_is_not_available_is_refused_in_one_line(
 
 
 def test_options_are_refused_before_the_folder_is_looked_at() -> None:
-    with pytest.raises(InputError, match="--bits 8"):
-        Transformer.from_folder("/nowhere", bits=8)
+    with pytest.raises(InputError, match="--bits 5"):
+        Transformer.from_folder("/nowhere", bits=5)
 
 
 def test_a_backend_that_does_not_exist_is_refused() -> None:

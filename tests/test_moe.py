@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,7 @@ def test_all_tokens_to_one_expert(ops: Ops) -> None:
 
 
 def test_an_expert_runs_once_per_layer_however_many_tokens_chose_it(models: dict[str, SmallModel]) -> None:
-    block = models["moe"].transformer.blocks[0]
+    block: Any = models["moe"].transformer.blocks[0]
     assert isinstance(block.feed_forward, MoeLayer)
     calls = 0
 

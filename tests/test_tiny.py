@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,8 @@ def test_beyond_its_reach_it_guesses(model: Transformer, tokenizer: Tokenizer) -
 
 def test_every_expert_is_used(model: Transformer, tokenizer: Tokenizer) -> None:
     used: list[set[int]] = []
-    experts = [block.feed_forward for block in model.blocks.values()]
+    blocks: list[Any] = list(model.blocks.values())
+    experts = [block.feed_forward for block in blocks]
     original = model.ops.route
 
     class Watching:
@@ -74,7 +76,7 @@ def test_every_expert_is_used(model: Transformer, tokenizer: Tokenizer) -> None:
 
     texts = evaluate.encoded(tokenizer, corpus.HELD_OUT_SEED, 20)
     for layer in experts:
-        layer.ops = Watching()  # type: ignore[assignment]
+        layer.ops = Watching()
     model.forward(np.concatenate(texts), [len(ids) for ids in texts])
     for layer in experts:
         layer.ops = model.ops

@@ -12,7 +12,9 @@ from mistral.args import ModelArgs
 from mistral.checkpoint.contents import match_names, read_files
 from mistral.checkpoint.forms import find_form
 from mistral.checkpoint.names import neighbouring_pairs, rotary_heads, tensor_shapes
+from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.checkpoint.tensor_file import Array, StoredTensor, quoted
+from mistral.quantized import Quantized
 
 __all__ = ["Checkpoint", "open_checkpoint", "tensor_shapes"]
 
@@ -31,20 +33,28 @@ class Checkpoint:
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    tensors: Mapping[str, StoredTensor | QuantizedTensor] = field(repr=False)
     rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
 
     def get(self, name: str) -> Array:
-        """One tensor, read-only: bfloat16 (ml_dtypes), float16 or float32, of shape `shapes[name]`.
+        """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
-        A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order.
+        A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
+        and a matrix of 8 or 4 bits is widened to float32.
         """
         array = self.tensors[name].array()
+        if isinstance(array, Quantized):
+            return array.dense()
         heads = rotary_heads(name, self.args) if self.rotary_halves else None
         if heads is not None:
             array = neighbouring_pairs(array, heads)
             array.flags.writeable = False
         return array
+
+    def quantized(self, name: str) -> Quantized | None:
+        """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
+        array = self.tensors[name].array()
+        return array if isinstance(array, Quantized) else None
 
     def in_place(self, name: str) -> bool:
         """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""

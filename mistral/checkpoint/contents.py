@@ -10,7 +10,14 @@ import numpy as np
 
 from mistral.args import ModelArgs
 from mistral.checkpoint.forms import Form
-from mistral.checkpoint.names import first_mixtral_name, hugging_face_name, is_ignored, tensor_shapes
+from mistral.checkpoint.names import (
+    first_mixtral_name,
+    hugging_face_name,
+    is_ignored,
+    quantized_bits,
+    tensor_shapes,
+)
+from mistral.checkpoint.quantized_tensor import QuantizedTensor, part_names, take_quantized
 from mistral.checkpoint.safetensors_map import read_safetensors
 from mistral.checkpoint.tensor_file import StoredTensor, quoted
 from mistral.checkpoint.torch_zip import read_torch_zip
@@ -51,7 +58,9 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     return tensors, (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
 
 
-def match_names(form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def match_names(
+    form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor | QuantizedTensor]:
     """Mistral name -> tensor for every tensor of the model; its rows still as the file has them.
 
     Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
@@ -60,8 +69,13 @@ def match_names(form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
     if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
         raise InputError(f"{form.args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
     left = dict(tensors)
-    found = {}
+    found: dict[str, StoredTensor | QuantizedTensor] = {}
     for name, shape in tensor_shapes(args).items():
+        if bits := quantized_bits(name, args):
+            found[name] = take_quantized(name, bits, shape, tensors, _files(form))
+            for part in part_names(name, bits):
+                del left[part]
+            continue
         in_file, expert = _name_in_file(name, form, tensors)
         tensor = tensors.get(in_file)
         if tensor is None:
@@ -75,7 +89,9 @@ def match_names(form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
         found[name] = tensor if expert is None else _expert(tensor, expert, args.hidden_dim, name)
         left.pop(in_file, None)
     if args.tied_embeddings:
-        _drop_tied_output(form, found["tok_embeddings.weight"], left)
+        embeddings = found["tok_embeddings.weight"]
+        assert isinstance(embeddings, StoredTensor)
+        _drop_tied_output(form, embeddings, left)
     for name, tensor in left.items():
         raise InputError(
             f"{tensor.path}: tensor {quoted(name)} is not part of the model that {form.args_file.name} describes; "

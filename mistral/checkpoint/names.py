@@ -61,6 +61,16 @@ def tensor_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def quantized_bits(name: str, args: ModelArgs) -> int | None:
+    """The bits of a tensor in a quantized model; None for one that stays as it was.
+
+    Embeddings (read one row a token) and norms are no cost; a router decides which experts a token sees at all.
+    """
+    if args.quantization is None or "norm" in name or name == "tok_embeddings.weight" or name.endswith(".gate.weight"):
+        return None
+    return args.quantization.output_bits if name == "output.weight" else args.quantization.bits
+
+
 def hugging_face_name(name: str) -> str:
     """What transformers calls the tensor that Mistral's files call `name`."""
     if name in _HUGGING_FACE_TOP:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mistral.errors import InputError
 from mistral.ops import build
+from mistral.quantized import Quantized
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -35,8 +36,8 @@ class Ops(Protocol):
 
     SLOT_BYTES: int
 
-    def weight(self, array: NDArray[Any]) -> Weight:
-        """A weight as this backend wants it, from an array of float32, float16 or bfloat16."""
+    def weight(self, array: NDArray[Any] | Quantized) -> Weight:
+        """A weight as this backend wants it, from an array of float32, float16 or bfloat16, or of 8 or 4 bits."""
 
     def embed(self, table: Weight, ids: NDArray[np.int64]) -> Tensor:
         """Rows `ids` (T,) of a (V, D) table -> (T, D)."""
@@ -109,13 +110,16 @@ def choose_backend(name: str, device: str, nbytes: int) -> str:
     return "native"
 
 
-def load_backend(name: str) -> Ops:
-    """The named backend, with MindSpore behind it. Raises InputError where native cannot be built."""
+def load_backend(name: str, precise: bool = False) -> Ops:
+    """The named backend, with MindSpore behind it. Raises InputError where native cannot be built.
+
+    `precise` keeps its activations and cache float32, as those of portable always are.
+    """
     check_backend(name)
     if name == "native":
         from mistral.ops.native import Native
 
-        return Native()
+        return Native(precise)
     from mistral.ops import portable
 
     return portable

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mistral.layers import FeedForward, RMSNorm, TransformerBlock
-from mistral.moe import MoeLayer
 from mistral.ops.native import cache_arguments
 
 if TYPE_CHECKING:
     from mindspore import Tensor
 
     from mistral.cache import CacheView
+    from mistral.layers import FeedForward, RMSNorm, TransformerBlock
 
 
 class FusedBlock:
@@ -22,18 +21,21 @@ class FusedBlock:
         attention = block.attention
         self.block, self.library = block, library
         self.projections = handles(attention.wq, attention.wk, attention.wv, attention.wo)
-        if isinstance(block.feed_forward, MoeLayer):
-            self.experts = [expert_handles(expert) for expert in block.feed_forward.experts]
+        layer: Any = block.feed_forward
+        self.mixture, self.feed_forward = None, list[Any]()
+        if hasattr(layer, "experts"):
+            experts = [expert_handles(expert) for expert in layer.experts]
+            self.mixture = layer.gate.data.handle, experts, layer.args.num_experts_per_tok
+        else:
+            self.feed_forward = expert_handles(layer)
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
         """x (T, D) -> (T, D)."""
         first, second = norm_arguments(self.block.attention_norm), norm_arguments(self.block.ffn_norm)
         x = self.library.attention_block(x, *first, self.projections, cos, sin, *cache_arguments(view))
-        layer = self.block.feed_forward
-        if isinstance(layer, MoeLayer):
-            chosen = layer.args.num_experts_per_tok
-            return self.library.mixture_block(x, *second, layer.gate.data.handle, self.experts, chosen)
-        return self.library.feed_forward_block(x, *second, expert_handles(layer))
+        if self.mixture:
+            return self.library.mixture_block(x, *second, *self.mixture)
+        return self.library.feed_forward_block(x, *second, self.feed_forward)
 
 
 def handles(*weights: Any) -> list[Any]:

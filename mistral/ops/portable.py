@@ -16,6 +16,7 @@ from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
 from mistral.ops.weight import Weight
+from mistral.quantized import Quantized
 
 if TYPE_CHECKING:
     from mistral.cache import CacheView
@@ -29,8 +30,10 @@ _batch_matmul = ops.BatchMatMul()
 _batch_matmul_transposed = ops.BatchMatMul(transpose_b=True)
 
 
-def weight(array: NDArray[Any]) -> Weight:
-    """A float32 weight. float32 input is used in place (a memory map stays one); float16 and bfloat16 are widened."""
+def weight(array: NDArray[Any] | Quantized) -> Weight:
+    """A float32 weight. float32 input is used in place (a memory map stays one); all other is widened."""
+    if isinstance(array, Quantized):
+        array = array.dense()
     if array.dtype.name == "bfloat16":  # bfloat16 is the upper half of a float32
         wide = np.ascontiguousarray(array).view(np.uint16).astype(np.uint32)
         array = np.left_shift(wide, 16, out=wide).view(np.float32)

@@ -33,9 +33,9 @@ void Activations::fill(int64_t k, const float *x, int64_t x_stride, int64_t coun
   fill_rows(*this, k, x, x_stride, count);
 }
 
-Layout layout_for(Type weight, int64_t tokens, bool precise) {
+Layout layout_for(Type weight, bool precise) {
   if (weight == FLOAT32 || weight == FLOAT16) return FLOATS;
-  if (tiles_available() && tokens > FEW) return precise ? SPLIT : TILES;
+  if (tiles_available()) return precise ? SPLIT : TILES;
 #ifdef HAVE_PAIRS
   return precise ? FLOATS : PAIRS;
 #else

@@ -12,7 +12,7 @@ enum Layout {
 };
 
 constexpr int64_t CHUNK = 512;  // tokens at a time, at most
-constexpr int64_t FEW = 8;      // tokens whose weights are read once and not laid out
+constexpr int64_t FEW = 8;      // tokens that meet a row of weights together
 
 struct Activations {
   Layout layout;
@@ -23,7 +23,7 @@ struct Activations {
   void fill(int64_t k, const float *x, int64_t x_stride, int64_t count) const;
 };
 
-Layout layout_for(Type weight, int64_t tokens, bool precise);
+Layout layout_for(Type weight, bool precise);
 
 // Memory for them, which the calling thread keeps from call to call
 struct ActivationScratch {
@@ -33,7 +33,7 @@ struct ActivationScratch {
 };
 
 // y[t][i] = activations of token t times row first + i of the weight, for i < rows <= MOST_ROWS; on this thread
-constexpr int64_t MOST_ROWS = 256;
+constexpr int64_t MOST_ROWS = 128;
 void product(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 
 void float_product(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);

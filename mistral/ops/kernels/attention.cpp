@@ -56,23 +56,6 @@ void write(const Row &row, const Element *keys, const Element *values, Heads hea
   }
 }
 
-// Runs of keys of one head in order of position: the ring from its oldest slot, from slot 0, then the new ones
-template <class Element>
-int segments_of(const Row &row, const Element *keys, const Element *values, Heads heads, int64_t head,
-                Segment<Element> *found) {
-  const int64_t dim = heads.head_dim, newest = row.slots ? row.before % row.slots : 0;
-  int count = 0;
-  const auto ring = [&](int64_t slot, int64_t position, int64_t length) {
-    const int64_t at = (head * row.slots + slot) * dim;
-    const Element *old_keys = static_cast<const Element *>(row.keys) + at;
-    if (length) found[count++] = {old_keys, static_cast<const Element *>(row.values) + at, dim, position, length};
-  };
-  if (row.slots && row.before >= row.slots) ring(newest, row.before - row.slots, row.slots - newest);
-  if (row.slots) ring(0, row.before - newest, newest);
-  found[count++] = {keys + head * dim, values + head * dim, heads.kv_heads * dim, row.before, row.tokens};
-  return count;
-}
-
 template <class Element>
 void attend(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out, Heads heads,
             const Row *rows, int64_t n_rows) {
@@ -102,11 +85,17 @@ void attend(const float *q, const float *k, const float *v, const float *cos, co
     for (int64_t i = 0; i < n_tasks; i++) {
       const Task task = all[i];
       const Row &row = rows[task.row];
-      const int64_t kv = task.start * kv_stride;
       const int64_t at = ((task.start + task.first) * heads.heads + task.head * group) * dim;
-      Segment<Element> found[3];
-      const int n = segments_of(row, keys + kv, values + kv, heads, task.head, found);
-      stream(queries + at, out + at, heads, row.before + task.first, task.count, found, n);
+      const int64_t fresh = task.start * kv_stride + task.head * dim, ring = task.head * row.slots * dim;
+      const Past<Element> past = {static_cast<const Element *>(row.keys) + ring,
+                                  static_cast<const Element *>(row.values) + ring,
+                                  keys + fresh,
+                                  values + fresh,
+                                  row.slots,
+                                  row.before,
+                                  kv_stride,
+                                  dim};
+      stream(queries + at, out + at, heads, row.before + task.first, task.count, past);
     }
   }
   for (int64_t r = 0, start = 0; r < n_rows; start += rows[r++].tokens)

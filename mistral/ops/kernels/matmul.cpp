@@ -15,10 +15,9 @@ struct Piece {  // one product of several that share their activations
   int64_t stride;
 };
 
-// Rows for one thread at a time: few enough that all threads have some, as many as a panel in the cache holds
-int64_t rows_at_once(int64_t out, int64_t tokens) {
-  const int64_t shared = out / (4 * omp_get_max_threads()) / 32 * 32;
-  return std::clamp<int64_t>(shared, 32, tokens > FEW ? 192 : 128);
+// Rows for one thread at a time: few enough that all threads have some
+int64_t rows_at_once(int64_t out) {
+  return std::clamp<int64_t>(out / (4 * omp_get_max_threads()) / 32 * 32, 32, MOST_ROWS);
 }
 
 void multiply(const Activations &x, const Piece *pieces, int n_pieces) {
@@ -29,7 +28,7 @@ void multiply(const Activations &x, const Piece *pieces, int n_pieces) {
   static thread_local std::vector<Range> kept;
   kept.clear();
   for (int i = 0; i < n_pieces; i++) {
-    const int64_t out = pieces[i].weight.out, step = rows_at_once(out, x.tokens);
+    const int64_t out = pieces[i].weight.out, step = rows_at_once(out);
     for (int64_t n = 0; n < out; n += step) kept.push_back({pieces + i, n, std::min(step, out - n)});
   }
   const Range *ranges = kept.data();
@@ -55,9 +54,9 @@ void linear_some(const float *x, const Matrix *weights, float *const *y, int n, 
     const int64_t count = std::min(CHUNK, tokens - t), in = weights[0].in;
     Piece pieces[3];
     for (int i = 0, next; i < n; i = next) {  // neighbours that want the same layout share it
-      const Layout layout = layout_for(weights[i].type, count, precise);
+      const Layout layout = layout_for(weights[i].type, precise);
       const Activations a = kept.lay_out(x + t * in, layout, count, in);
-      for (next = i; next < n && layout_for(weights[next].type, count, precise) == layout; next++)
+      for (next = i; next < n && layout_for(weights[next].type, precise) == layout; next++)
         pieces[next] = {weights[next], y[next] + t * weights[next].out, weights[next].out};
       multiply(a, pieces + i, next - i);
     }
@@ -79,11 +78,11 @@ void feed_forward(const float *x, Expert weights, float *y, int64_t tokens, bool
   const AllThreads threads;
   const Matrix w1 = weights.w1, w2 = weights.w2, w3 = weights.w3;
   for (int64_t t = 0; t < tokens; t += CHUNK) {
-    const int64_t count = std::min(CHUNK, tokens - t), step = rows_at_once(w1.out, count);
-    const Layout first = layout_for(w1.type, count, precise), third = layout_for(w3.type, count, precise);
+    const int64_t count = std::min(CHUNK, tokens - t), step = rows_at_once(w1.out);
+    const Layout first = layout_for(w1.type, precise), third = layout_for(w3.type, precise);
     const Activations a = kept.lay_out(x + t * w1.in, first, count, w1.in);
     const Activations b = third == first ? a : kept_again.lay_out(x + t * w1.in, third, count, w1.in);
-    const Activations hidden = kept_hidden.empty(layout_for(w2.type, count, precise), count, w2.in);
+    const Activations hidden = kept_hidden.empty(layout_for(w2.type, precise), count, w2.in);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t n = 0; n < w1.out; n += step) {
       static thread_local Scratch<float> gates, ups;

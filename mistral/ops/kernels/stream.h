@@ -1,5 +1,8 @@
-// The queries of one key head against runs of keys.
+// The queries of one key head against its keys, block by block. Blocks begin at multiples of their size, whatever the
+// tokens of a step, so that a query's sums are formed in one order and its result is the same bit for bit in any chunk.
 #pragma once
+#include <algorithm>
+
 #include "kernels.h"
 #include "tiles.h"
 #include "vector.h"
@@ -12,9 +15,24 @@
 constexpr float HIDDEN = -1e30f, LOG2_E = 1.44269504f;
 
 template <class Element>  // Bf16, or float where nothing is rounded
-struct Segment {          // keys and values (count, d) at consecutive positions, `stride` elements apart
-  const Element *keys, *values;
-  int64_t stride, position, count;
+struct Past {             // where one head's keys and values of a row lie: in the ring, then among the new ones
+  const Element *ring_keys, *ring_values, *new_keys, *new_values;
+  int64_t slots, before, stride, dim;  // position `before` is the first new one; new ones are `stride` elements apart
+
+  // Keys and values of positions [base, base + count), `none` for those outside [from, to)
+  void find(int64_t base, int64_t count, int64_t from, int64_t to, const Element *none, const Element **keys,
+            const Element **values) const {
+    int64_t slot = slots ? std::max(base, from) % slots : 0;
+    for (int64_t j = 0; j < count; j++) {
+      const int64_t p = base + j;
+      keys[j] = values[j] = none;
+      if (p < from || p >= to) continue;
+      const int64_t at = p < before ? slot * dim : (p - before) * stride;
+      keys[j] = (p < before ? ring_keys : new_keys) + at;
+      values[j] = (p < before ? ring_values : new_values) + at;
+      if (++slot == slots) slot = 0;
+    }
+  }
 };
 
 struct Task {  // tokens [first, first + count) of a row whose tokens start at `start`, for one key head
@@ -39,13 +57,13 @@ int64_t tokens_at_once(Heads heads, bool precise);
 // queries and out: (count, H, d) from the first of the group's heads on; the first token has position `position`
 template <class Element>
 void stream(const Element *queries, float *out, Heads heads, int64_t position, int64_t count,
-            const Segment<Element> *segments, int n_segments);
+            const Past<Element> &past);
 
 // The same for many queries: in pairs of bfloat16, or in AMX tiles. head_dim is a multiple of 32.
 void stream_paired(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
-                   const Segment<Bf16> *segments, int n_segments);
+                   const Past<Bf16> &past);
 void stream_tiled(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
-                  const Segment<Bf16> *segments, int n_segments);
+                  const Past<Bf16> &past);
 
 struct Running {  // of a query: an integer above all scores so far, and the sum of 2^(score - largest)
   float largest = HIDDEN, total = 0;
@@ -74,7 +92,7 @@ inline void soften(float *scores, int64_t count, Running &running, float *out, i
   running.largest = now;
 }
 
-// Of `count` keys from position `first` on, hides those that a query does not see
+// Of `count` keys from position `first` on, those that a query does not see
 inline void hide(float *scores, int64_t first, int64_t count, int64_t position, int64_t window) {
   for (int64_t j = 0; j < count; j++)
     if (first + j > position || first + j <= position - window) scores[j] = HIDDEN;

@@ -2,7 +2,7 @@
 // panel of weights.
 #include <cmath>
 
-#include "products.h"
+#include "panels.h"
 #include "stream.h"
 
 #ifdef HAVE_PAIRS
@@ -10,33 +10,30 @@ namespace {
 
 constexpr int64_t KEYS = 128;  // keys at once
 
-// Keys (count, dim) -> strips of 32 keys [strip][pair of elements][key]; values -> strips of 32 elements
-// [strip][pair of keys][element]; zeros beyond the last key
-void lay_out_keys(const Segment<Bf16> &run, int64_t first, int64_t count, int64_t dim, Pairs *keys, Pairs *values) {
-  const Bf16 *from_keys = run.keys + first * run.stride, *from_values = run.values + first * run.stride;
+// Keys (KEYS, dim) -> strips of 32 keys [strip][pair of elements][key]; values -> strips of 32 elements
+// [strip][pair of keys][element]
+void lay_out_keys(const Bf16 *const *keys, const Bf16 *const *values, int64_t dim, Pairs *to_keys, Pairs *to_values) {
   for (int64_t n = 0; n < KEYS; n += LANES)
     for (int64_t i = 0; i < dim; i += 32) {
       Pairs lines[LANES];
-      for (int64_t j = 0; j < LANES; j++)
-        lines[j] = n + j < count ? PairMath::load(&from_keys[(n + j) * run.stride + i].bits) : Pairs{};
-      turn_over(lines, keys + (n / STRIP * (dim / 2) + i / 2) * ACROSS + n % STRIP / LANES);
+      for (int64_t j = 0; j < LANES; j++) lines[j] = PairMath::load(&keys[n + j][i].bits);
+      turn_over(lines, to_keys + (n / STRIP * (dim / 2) + i / 2) * ACROSS + n % STRIP / LANES);
     }
   const auto value = [&](int64_t j, int64_t i) {
-    if (j >= count) return __m512i{};
-    const void *at = from_values + j * run.stride + i;
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i *>(at)));
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(values[j] + i)));
   };
   for (int64_t j = 0; j < KEYS; j += 2)
     for (int64_t i = 0; i < dim; i += LANES)
-      values[(i / STRIP * (KEYS / 2) + j / 2) * ACROSS + i % STRIP / LANES] =
+      to_values[(i / STRIP * (KEYS / 2) + j / 2) * ACROSS + i % STRIP / LANES] =
           (Pairs)(value(j, i) | _mm512_slli_epi32(value(j + 1, i), 16));
 }
 
 }  // namespace
 
 void stream_paired(const Bf16 *from, float *out, Heads heads, int64_t position, int64_t count,
-                   const Segment<Bf16> *segments, int n_segments) {
+                   const Past<Bf16> &past) {
   static thread_local Scratch<uint16_t> kept_queries, kept_weights;
+  static thread_local Scratch<Bf16> kept_none;
   static thread_local Scratch<float> kept_keys, kept_values, kept_scores, kept_sums;
   static thread_local std::vector<Running> running;
   const int64_t dim = heads.head_dim, group = heads.heads / heads.kv_heads;
@@ -50,28 +47,26 @@ void stream_paired(const Bf16 *from, float *out, Heads heads, int64_t position, 
   for (int64_t n = 0; n < queries.count; n++) memcpy(own + n * dim, from + queries.place(n), dim * 2);
   const float scale = LOG2_E / std::sqrt(float(dim));
   const int64_t begin = std::max<int64_t>(0, position - heads.window + 1), end = position + count;
-  for (int s = 0; s < n_segments; s++) {
-    const Segment<Bf16> &run = segments[s];
-    const int64_t to = std::min(run.count, end - run.position);
-    for (int64_t j = std::max<int64_t>(0, begin - run.position); j < to; j += KEYS) {
-      const int64_t here = std::min(KEYS, to - j), oldest = run.position + j, newest = oldest + here - 1;
-      lay_out_keys(run, j, here, dim, keys, values);
-      for (int64_t strip = 0; strip < KEYS / STRIP; strip++)
-        meet_all<PairMath>(own, dim, keys + strip * dim / 2 * ACROSS, dim / 2, scores + strip * STRIP, KEYS,
-                           queries.count, true);
-      for (int64_t n = 0; n < queries.count; n++) {
-        const int64_t at = position + n / group;
-        float *row = scores + n * KEYS;
-        for (int64_t i = 0; i < KEYS; i += LANES) store(row + i, i < here ? load(row + i) * scale : broadcast(HIDDEN));
-        if (newest > at || oldest <= at - heads.window) hide(row, oldest, here, at, heads.window);
-        for (int64_t i = here; i < KEYS; i++) row[i] = HIDDEN;
-        soften<Bf16>(row, KEYS, running[n], sums + n * dim, dim);
-        for (int64_t i = 0; i < KEYS; i += LANES) store_bf16(weights + n * KEYS + i, load(row + i));
-      }
-      for (int64_t strip = 0; strip < dim / STRIP; strip++)
-        meet_all<PairMath>(weights, KEYS, values + strip * KEYS / 2 * ACROSS, KEYS / 2, sums + strip * STRIP, dim,
-                           queries.count, false);
+  Bf16 *none = kept_none.get(dim);
+  std::fill_n(none, dim, Bf16{0});
+  const Bf16 *found_keys[KEYS], *found_values[KEYS];
+  for (int64_t base = begin / KEYS * KEYS; base < end; base += KEYS) {
+    past.find(base, KEYS, begin, end, none, found_keys, found_values);
+    lay_out_keys(found_keys, found_values, dim, keys, values);
+    for (int64_t strip = 0; strip < KEYS / STRIP; strip++)
+      meet_all<PairMath>(own, dim, keys + strip * dim / 2 * ACROSS, dim / 2, scores + strip * STRIP, KEYS,
+                         queries.count, true);
+    for (int64_t n = 0; n < queries.count; n++) {
+      const int64_t at = position + n / group;
+      float *row = scores + n * KEYS;
+      for (int64_t i = 0; i < KEYS; i += LANES) store(row + i, load(row + i) * scale);
+      if (base + KEYS > at + 1 || base <= at - heads.window) hide(row, base, KEYS, at, heads.window);
+      soften<Bf16>(row, KEYS, running[n], sums + n * dim, dim);
+      for (int64_t i = 0; i < KEYS; i += LANES) store_bf16(weights + n * KEYS + i, load(row + i));
     }
+    for (int64_t strip = 0; strip < dim / STRIP; strip++)
+      meet_all<PairMath>(weights, KEYS, values + strip * KEYS / 2 * ACROSS, KEYS / 2, sums + strip * STRIP, dim,
+                         queries.count, false);
   }
   for (int64_t n = 0; n < queries.count; n++)
     for (int64_t i = 0; i < dim; i++) out[queries.place(n) + i] = sums[n * dim + i] / running[n].total;

@@ -32,41 +32,36 @@ void pack_queries(const Bf16 *from, const Queries &queries, uint16_t *packed) {
     }
 }
 
-// Up to KEYS keys -> tiles [sixteen keys][depth][key][32]; values -> tiles [sixteen elements][32 keys][element][key]
-void lay_out_keys(const Segment<Bf16> &run, int64_t first, int64_t count, int64_t dim, uint16_t *keys, uint16_t *values) {
-  const int64_t deep = dim / 32, whole = (count + 31) / 32 * 32;
-  for (int64_t j = 0; j < whole; j++)
-    for (int64_t k = 0; k < deep; k++) {
-      const Bf16 *from = run.keys + (first + j) * run.stride + 32 * k;
-      const __m512i line = j < count ? _mm512_loadu_si512(from) : __m512i{};
-      _mm512_store_si512(keys + (j / 16 * deep + k) * TILE + j % 16 * 32, line);
-    }
+// KEYS keys -> tiles [sixteen keys][depth][key][32]; values -> tiles [sixteen elements][32 keys][element][key]
+void lay_out_keys(const Bf16 *const *keys, const Bf16 *const *values, int64_t dim, uint16_t *to_keys,
+                  uint16_t *to_values) {
+  const int64_t deep = dim / 32;
+  for (int64_t j = 0; j < KEYS; j++)
+    for (int64_t k = 0; k < deep; k++)
+      _mm512_store_si512(to_keys + (j / 16 * deep + k) * TILE + j % 16 * 32, _mm512_loadu_si512(keys[j] + 32 * k));
   const auto value = [&](int64_t j, int64_t i) {
-    if (j >= count) return __m512i{};
-    const void *from = run.values + (first + j) * run.stride + i;
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i *>(from)));
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(values[j] + i)));
   };
   for (int64_t i = 0; i < dim; i += 16)
-    for (int64_t j = 0; j < whole; j += 32) {
+    for (int64_t j = 0; j < KEYS; j += 32) {
       __m512i lines[16];
       for (int64_t pair = 0; pair < 16; pair++)
         lines[pair] = value(j + 2 * pair, i) | _mm512_slli_epi32(value(j + 2 * pair + 1, i), 16);
       transpose(lines);
-      uint16_t *to = values + (i / 16 * (KEYS / 32) + j / 32) * TILE;
+      uint16_t *to = to_values + (i / 16 * (KEYS / 32) + j / 32) * TILE;
       for (int64_t line = 0; line < 16; line++) _mm512_store_si512(to + 32 * line, lines[line]);
     }
 }
 
-// Scores of `count` keys from `position` on -> weights in tiles; sums so far (dim, 16) are brought to the same scale
-void soften(float *scores, int64_t position, int64_t count, bool all_seen, float scale, Lanes &lanes, uint16_t *weights,
+// Scores of keys from `position` on -> weights in tiles; sums so far (dim, 16) are brought to the same scale
+void soften(float *scores, int64_t position, bool all_seen, float scale, Lanes &lanes, uint16_t *weights,
             float *out, int64_t dim) {
-  const int64_t whole = (count + 31) / 32 * 32;
   Floats most = lanes.largest;
-  for (int64_t j = 0; j < whole; j++) {
+  for (int64_t j = 0; j < KEYS; j++) {
     Floats score = load(scores + 16 * j) * scale;
-    if (!all_seen || j >= count) {
+    if (!all_seen) {
       const Ints at = Ints{} + int32_t(position + j);
-      const Ints seen = (at <= lanes.positions) & (at > lanes.oldest) & (j < count ? -1 : 0);
+      const Ints seen = (at <= lanes.positions) & (at > lanes.oldest);
       score = seen ? score : broadcast(HIDDEN);
     }
     store(scores + 16 * j, score);
@@ -74,7 +69,7 @@ void soften(float *scores, int64_t position, int64_t count, bool all_seen, float
   }
   most = integer_above(most);
   Floats total{};
-  for (int64_t j = 0; j < whole; j += 2) {
+  for (int64_t j = 0; j < KEYS; j += 2) {
     const Floats even = load(scores + 16 * j), odd = load(scores + 16 * j + 16);
     const Floats first = even <= HIDDEN ? Floats{} : power_of_two(even - most);
     const Floats second = odd <= HIDDEN ? Floats{} : power_of_two(odd - most);
@@ -89,11 +84,11 @@ void soften(float *scores, int64_t position, int64_t count, bool all_seen, float
 }
 
 // One block of keys with 32 queries
-void attend(const uint16_t *keys, const uint16_t *values, const uint16_t *queries, int64_t position, int64_t count,
-            Lanes *lanes, float scale, int64_t dim, float *out, bool all_seen) {
+void attend(const uint16_t *keys, const uint16_t *values, const uint16_t *queries, int64_t position, Lanes *lanes,
+            float scale, int64_t dim, float *out, bool all_seen) {
   alignas(64) static thread_local float scores[2][KEYS * 16];
   alignas(64) static thread_local uint16_t weights[2][KEYS * 16];
-  const int64_t deep = dim / 32, across = (count + 31) / 32;
+  const int64_t deep = dim / 32, across = KEYS / 32;
   for (int64_t j = 0; j < 2 * across; j += 2) {
     zero_sums();
     for (int64_t k = 0; k < deep; k++) {
@@ -103,7 +98,7 @@ void attend(const uint16_t *keys, const uint16_t *values, const uint16_t *querie
     store_sums(scores[0] + 256 * j, scores[0] + 256 * (j + 1), scores[1] + 256 * j, scores[1] + 256 * (j + 1));
   }
   for (int m = 0; m < 2; m++)
-    soften(scores[m], position, count, all_seen, scale, lanes[m], weights[m], out + m * dim * 16, dim);
+    soften(scores[m], position, all_seen, scale, lanes[m], weights[m], out + m * dim * 16, dim);
   for (int64_t i = 0; i < dim / 16; i += 2) {
     float *a = out + 256 * i, *b = a + 256, *c = a + dim * 16, *d = c + 256;
     load_sums(a, b, c, d);
@@ -118,7 +113,7 @@ void attend(const uint16_t *keys, const uint16_t *values, const uint16_t *querie
 }  // namespace
 
 void stream_tiled(const Bf16 *from, float *out, Heads heads, int64_t position, int64_t count,
-                  const Segment<Bf16> *segments, int n_segments) {
+                  const Past<Bf16> &past) {
   static thread_local Scratch<uint16_t> kept_queries, kept_keys, kept_values;
   static thread_local Scratch<float> kept_sums;
   static thread_local Scratch<Lanes> kept_lanes;
@@ -140,18 +135,18 @@ void stream_tiled(const Bf16 *from, float *out, Heads heads, int64_t position, i
   }
   const float scale = LOG2_E / std::sqrt(float(dim));
   const int64_t begin = std::max<int64_t>(0, position - heads.window + 1), end = position + count;
-  for (int s = 0; s < n_segments; s++) {
-    const Segment<Bf16> &run = segments[s];
-    const int64_t to = std::min(run.count, end - run.position);
-    for (int64_t j = std::max<int64_t>(0, begin - run.position); j < to; j += KEYS) {
-      const int64_t here = std::min(KEYS, to - j), oldest = run.position + j, newest = oldest + here - 1;
-      lay_out_keys(run, j, here, dim, keys, values);
-      for (int64_t m = 0; m < tiles; m += 2) {
-        const Lanes &first = lanes[m], &second = lanes[m + 1];
-        if (oldest > second.positions[15] || newest <= first.oldest[0]) continue;
-        const bool all_seen = newest <= first.positions[0] && oldest > second.oldest[15];
-        attend(keys, values, packed + m * 16 * dim, oldest, here, lanes + m, scale, dim, sums + m * 16 * dim, all_seen);
-      }
+  static thread_local Scratch<Bf16> kept_none;
+  Bf16 *none = kept_none.get(dim);
+  std::fill_n(none, dim, Bf16{0});
+  const Bf16 *found_keys[KEYS], *found_values[KEYS];
+  for (int64_t base = begin / KEYS * KEYS; base < end; base += KEYS) {
+    past.find(base, KEYS, begin, end, none, found_keys, found_values);
+    lay_out_keys(found_keys, found_values, dim, keys, values);
+    for (int64_t m = 0; m < tiles; m += 2) {
+      const Lanes &first = lanes[m], &second = lanes[m + 1];
+      if (base > second.positions[15] || base + KEYS - 1 <= first.oldest[0]) continue;
+      const bool all_seen = base + KEYS - 1 <= first.positions[0] && base > second.oldest[15];
+      attend(keys, values, packed + m * 16 * dim, base, lanes + m, scale, dim, sums + m * 16 * dim, all_seen);
     }
   }
   for (int64_t m = 0; m < tiles; m++)
@@ -166,5 +161,5 @@ void stream_tiled(const Bf16 *from, float *out, Heads heads, int64_t position, i
 }
 
 #else
-void stream_tiled(const Bf16 *, float *, Heads, int64_t, int64_t, const Segment<Bf16> *, int) {}
+void stream_tiled(const Bf16 *, float *, Heads, int64_t, int64_t, const Past<Bf16> &) {}
 #endif

@@ -28,6 +28,7 @@ inline void prefetch(const void *p, int64_t bytes) {
 
 template <class Element>  // float, Bf16 or F16: as they lie
 struct DenseRow {
+  static constexpr int AT_ONCE = 1;  // rows that a single token meets together: one chain of sums keeps up with memory
   const Element *data;
   int64_t in;
 
@@ -38,7 +39,7 @@ struct DenseRow {
   Floats part(int64_t k) const {
     if (k + LANES <= in) return floats(k);
     Element padded[LANES] = {};
-    for (int64_t i = 0; k + i < in; i++) padded[i] = data[k + i];
+    for (int64_t i = 0; i < LANES && k + i < in; i++) padded[i] = data[k + i];
     return load(padded);
   }
 #ifdef HAVE_PAIRS
@@ -53,6 +54,7 @@ struct DenseRow {
 };
 
 struct Row8 {
+  static constexpr int AT_ONCE = 2;
   const int8_t *data;
   const uint8_t *scales;
   int64_t width;
@@ -95,6 +97,7 @@ struct Row8 {
 };
 
 struct Row4 {
+  static constexpr int AT_ONCE = 4;
   const uint16_t *words;
   const uint8_t *scales;
   int64_t width;

@@ -1,0 +1,78 @@
+"""One matrix of 8 or 4 bits as it lies in a safetensors file: its values, X.weight, and beside it X.weight.scales and,
+for 4 bits, X.weight.exponents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mistral.checkpoint.tensor_file import StoredTensor, quoted
+from mistral.errors import InputError
+from mistral.quantized import Quantized, stored_shapes
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """Stands where a `StoredTensor` of an unquantized model would; nothing is read before `array` is looked at."""
+
+    bits: int
+    shape: tuple[int, ...]
+    parts: tuple[StoredTensor, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file of its values."""
+        return self.parts[0].path
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of its values."""
+        return self.parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether all of it can be used as it lies."""
+        return all(part.is_contiguous for part in self.parts)
+
+    def array(self) -> Quantized:
+        """The matrix; its parts are views of the mapped file."""
+        values, scales, *exponents = (part.array() for part in self.parts)
+        return Quantized(self.bits, self.shape, values, scales, exponents[0] if exponents else None)  # type: ignore[arg-type]
+
+
+def part_names(name: str, bits: int) -> tuple[str, ...]:
+    """What a file calls the parts of a matrix."""
+    return (name, f"{name}.scales") if bits == 8 else (name, f"{name}.scales", f"{name}.exponents")
+
+
+def part_forms(bits: int, shape: tuple[int, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Dtype and shape of each part."""
+    values, scales = stored_shapes(bits, *shape)
+    forms = (("int8" if bits == 8 else "uint8", values), ("uint8", scales))
+    return forms if bits == 8 else (*forms, ("uint8", shape[:1]))
+
+
+def take_quantized(
+    name: str, bits: int, shape: tuple[int, ...], tensors: Mapping[str, StoredTensor], where: Path | str
+) -> QuantizedTensor:
+    """The matrix `name` of a file's tensors. Raises InputError for a part that is missing or of another form."""
+    parts = []
+    for part, (dtype, stored) in zip(part_names(name, bits), part_forms(bits, shape), strict=True):
+        tensor = tensors.get(part)
+        if tensor is None:
+            raise InputError(f"{where}: tensor {quoted(part)} is missing; quantize the model again")
+        if (str(tensor.dtype), tensor.shape) != (dtype, stored):
+            raise InputError(
+                f"{tensor.path}: tensor {quoted(part)} is {tensor.dtype} of shape {tensor.shape} and must be {dtype} of"
+                f" shape {stored}; quantize the model again"
+            )
+        parts.append(tensor)
+    return QuantizedTensor(bits, shape, tuple(parts))
