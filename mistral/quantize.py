@@ -46,13 +46,9 @@ def quantize_array(array: Any, bits: int, name: str = "a weight") -> Quantized:
     library.quantize_rows.restype = ctypes.c_int64
     array = np.require(array, requirements=("C", "A"))
     out, inner = array.shape
-    (_, values), (_, scales), *_ = part_forms(bits, array.shape)
-    room = np.empty(values, np.uint8)
-    exponents = None if bits == 8 else np.empty(out, np.uint8)
-    found = Quantized(
-        bits, (out, inner), room.view(np.int8) if bits == 8 else room, np.empty(scales, np.uint8), exponents
-    )
-    pointers = [None if part is None else part.ctypes.data for part in (found.values, found.scales, found.exponents)]
+    values, scales, exponents = (np.empty(shape, dtype) for dtype, shape in part_forms(bits, array.shape))
+    found = Quantized(bits, (out, inner), values, scales, exponents)
+    pointers = [part.ctypes.data for part in (values, scales, exponents)]
     lost = library.quantize_rows(
         ctypes.c_void_p(array.ctypes.data), TYPES[array.dtype.name], ctypes.c_int64(out), ctypes.c_int64(inner), bits,
         *map(ctypes.c_void_p, pointers),
@@ -65,7 +61,7 @@ def quantize_array(array: Any, bits: int, name: str = "a weight") -> Quantized:
 def quantized_nbytes(bits: int, shape: tuple[int, ...]) -> int:
     """Bytes of a matrix in so many bits."""
     values, scales = stored_shapes(bits, *shape)
-    return int(np.prod(values) + np.prod(scales)) + (shape[0] if bits == 4 else 0)
+    return int(np.prod(values) + np.prod(scales)) + shape[0]
 
 
 def quantized_args(args: ModelArgs, bits: int, output_bits: int = 8) -> ModelArgs:
@@ -87,7 +83,7 @@ class Quantize:
 
     ckpt: str | None = operand("The checkpoint folder; its files stay as they are.")
     out: str | None = operand("The folder to write; it must not exist yet, or be empty.")
-    bits: int = option(8, "8 (MXINT8, nothing to be seen of it) or 4 (a little over half the size of 8).")
+    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).")
     output_bits: int = option(8, "Bits of the output matrix, whose errors reach every word: 8 or 4.")
 
     def check(self) -> None:
@@ -158,7 +154,7 @@ def planned(checkpoint: Checkpoint, args: ModelArgs) -> Iterator[Planned]:
         forms = (
             ((str(checkpoint.dtype(source_of(name, checkpoint))), shape),) if bits is None else part_forms(bits, shape)
         )
-        names = (name,) if bits is None else part_names(name, bits)
+        names = (name,) if bits is None else part_names(name)
         yield Planned(
             name,
             {
@@ -220,6 +216,4 @@ def quantized_parts(checkpoint: Checkpoint, args: ModelArgs, name: str) -> Itera
         yield np.ascontiguousarray(array).view(np.uint8).data
         return
     found = quantize_array(array, bits, f"{checkpoint.file_of(source)}: tensor {source}")
-    for part in (found.values, found.scales, found.exponents):
-        if part is not None:
-            yield part.data
+    yield from (part.data for part in (found.values, found.scales, found.exponents))

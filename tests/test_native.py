@@ -97,26 +97,54 @@ def test_linear_of_other_dtypes_keeps_float32(
 
 
 def quantized(bits: int, outer: int, inner: int) -> Quantized:
-    """Any bits that there can be, with scales and exponents of ordinary weights."""
+    """Any bits that there can be, with exponents of ordinary weights."""
     draw, (values, scales) = np.random.default_rng(bits), stored_shapes(bits, outer, inner)
+    numbers = draw.integers(0, 256, values).astype(np.uint8)
     if bits == 8:
-        numbers = draw.integers(-127, 128, values).astype(np.int8)
-        return Quantized(8, (outer, inner), numbers, draw.integers(120, 130, scales).astype(np.uint8))
-    codes = draw.integers(0, 256, scales).astype(np.uint8)
+        numbers[numbers == 128] = 0  # -128 is no value
+    codes = draw.integers(0, 5 if bits == 8 else 256, scales).astype(np.uint8)
     exponents = draw.integers(120, 130, outer).astype(np.uint8)
-    return Quantized(4, (outer, inner), draw.integers(0, 256, values).astype(np.uint8), codes, exponents)
+    return Quantized(bits, (outer, inner), numbers.view(np.int8) if bits == 8 else numbers, codes, exponents)
+
+
+def as_multiplied(x: Array, native: Ops) -> Array:
+    """Activations as they meet weights of few bits: bfloat16 in tiles, elsewhere 14 bits of the largest of a part."""
+    instructions = cast(Native, native).instructions
+    if instructions == "AMX":
+        return rounded(x)
+    if instructions == "plain":
+        return x
+    parts, size = [], 1024 if instructions == "AVX2" else 2048
+    for part in np.split(x, range(size, x.shape[1], size), axis=1):
+        largest = np.abs(part).max(axis=1, keepdims=True)
+        numbers = np.rint(part.astype(np.float64) * (np.float32(8191) / largest))
+        parts.append((numbers * (largest / np.float32(8191))).astype(np.float32))
+    return np.concatenate(parts, axis=1)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("tokens", ROWS)
-@pytest.mark.parametrize(("inner", "outer"), [(1, 1), (31, 5), (32, 16), (128, 33), (160, 130), (1100, 31), (300, 300)])
-def test_linear_of_few_bits_is_that_of_the_same_weights_in_bfloat16(
-    native: Ops, bits: int, tokens: int, inner: int, outer: int
-) -> None:
+@pytest.mark.parametrize(
+    ("inner", "outer"), [(1, 1), (31, 5), (32, 16), (128, 33), (160, 130), (1100, 31), (300, 300), (4200, 9)]
+)
+def test_linear_of_few_bits(native: Ops, bits: int, tokens: int, inner: int, outer: int) -> None:
+    """Weights are the same whether they are multiplied as floats, bfloat16 or integers."""
     x, w = random(tokens, inner), quantized(bits, outer, inner)
     assert np.array_equal(w.dense(), rounded(w.dense()))
     found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
-    assert_close(found, rounded(x).astype(np.float64) @ w.dense().astype(np.float64).T, 1e-5)
+    assert_close(found, as_multiplied(x, native).astype(np.float64) @ w.dense().astype(np.float64).T, 1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_largest_integers_do_not_overflow(native: Ops, bits: int) -> None:
+    """A whole part of the largest weights and the largest activations, all of one sign."""
+    w = quantized(bits, 20, 4096)
+    w.values[:] = 127 if bits == 8 else 0
+    w.scales[:] = 7 if bits == 8 else 255  # a shift of 7 counts as 4; the minus of a negative level
+    w.exponents[:] = 127
+    for tokens in (1, 3, 40):
+        found = native.linear(native.tensor(np.full((tokens, 4096), 3, np.float32)), native.weight(w)).asnumpy()
+        assert np.allclose(found, 3 * 4096 * 2032 / 2**11, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", ROWS)

@@ -24,22 +24,27 @@ def loss(found: Array, wanted: Array) -> float:
     return float(np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()))
 
 
+def significant(number: int) -> int:
+    """The nearest whole number of 8 significant bits, ties to even."""
+    unit = 1 << max(0, abs(number).bit_length() - 8)
+    return round(number / unit) * unit
+
+
 def read_by_hand(q: Quantized) -> Array:
     """Each weight by itself, from the bits."""
     out, inner = q.shape
     found = np.zeros(q.shape, np.float32)
     for n in range(out):
+        unit = 2.0 ** (int(q.exponents[n]) - 138)
         for k in range(inner):
             scale = int(q.scales[n, k // 32])
             if q.bits == 8:
-                found[n, k] = int(q.values[n, k]) / 64 * 2.0 ** (scale - 127)
+                found[n, k] = int(q.values[n, k]) * 2 ** min(scale % 8, 4) * unit
                 continue
-            assert q.exponents is not None
             word = k // 128 * 32 + k % 32
             bits = int(q.values[n, 2 * word]) | int(q.values[n, 2 * word + 1]) << 8
-            level = LEVELS[bits >> 4 * (k // 32 % 4) & 15] / 128
-            size = 2.0 ** ((scale % 128 - 127) / 8) * (-1 if scale >= 128 else 1)
-            found[n, k] = np.float32(ml_dtypes.bfloat16(np.float32(level * size))) * 2.0 ** (int(q.exponents[n]) - 127)
+            size = 2.0 ** ((scale % 128 - 127) / 8) * (-16 if scale >= 128 else 16)
+            found[n, k] = significant(round(LEVELS[bits >> 4 * (k // 32 % 4) & 15] * size)) * unit
     return found
 
 
@@ -85,7 +90,7 @@ def test_four_bits_lose_less_than_those_of_others(kind: str) -> None:
 def test_eight_bits_lose_at_most_half_a_step() -> None:
     array = weights(50, 256)
     q = quantize_array(array, 8)
-    steps = np.repeat(2.0 ** (q.scales.astype(np.float64) - 133), 32, 1)
+    steps = np.repeat(2.0**q.scales, 32, 1) * 2.0 ** (q.exponents.astype(np.float64) - 138)[:, None]
     inside = np.abs(array) <= 127 * steps  # the largest of a group may be just above
     assert (np.abs(q.dense() - array)[inside] <= steps[inside] / 2).all()
     assert loss(q.dense(), array) < 0.008

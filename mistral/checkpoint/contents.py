@@ -73,7 +73,7 @@ def match_names(
     for name, shape in tensor_shapes(args).items():
         if bits := quantized_bits(name, args):
             found[name] = take_quantized(name, bits, shape, tensors, _files(form))
-            for part in part_names(name, bits):
+            for part in part_names(name):
                 del left[part]
             continue
         in_file, expert = _name_in_file(name, form, tensors)

@@ -1,5 +1,5 @@
-"""One matrix of 8 or 4 bits as it lies in a safetensors file: its values, X.weight, and beside it X.weight.scales and,
-for 4 bits, X.weight.exponents."""
+"""One matrix of 8 or 4 bits as it lies in a safetensors file: its values, X.weight, and beside it
+X.weight.scales and X.weight.exponents."""
 
 from __future__ import annotations
 
@@ -44,20 +44,19 @@ class QuantizedTensor:
 
     def array(self) -> Quantized:
         """The matrix; its parts are views of the mapped file."""
-        values, scales, *exponents = (part.array() for part in self.parts)
-        return Quantized(self.bits, self.shape, values, scales, exponents[0] if exponents else None)  # type: ignore[arg-type]
+        values, scales, exponents = (part.array() for part in self.parts)
+        return Quantized(self.bits, self.shape, values, scales, exponents)  # type: ignore[arg-type]
 
 
-def part_names(name: str, bits: int) -> tuple[str, ...]:
+def part_names(name: str) -> tuple[str, ...]:
     """What a file calls the parts of a matrix."""
-    return (name, f"{name}.scales") if bits == 8 else (name, f"{name}.scales", f"{name}.exponents")
+    return name, f"{name}.scales", f"{name}.exponents"
 
 
 def part_forms(bits: int, shape: tuple[int, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Dtype and shape of each part."""
     values, scales = stored_shapes(bits, *shape)
-    forms = (("int8" if bits == 8 else "uint8", values), ("uint8", scales))
-    return forms if bits == 8 else (*forms, ("uint8", shape[:1]))
+    return ("int8" if bits == 8 else "uint8", values), ("uint8", scales), ("uint8", shape[:1])
 
 
 def take_quantized(
@@ -65,7 +64,7 @@ def take_quantized(
 ) -> QuantizedTensor:
     """The matrix `name` of a file's tensors. Raises InputError for a part that is missing or of another form."""
     parts = []
-    for part, (dtype, stored) in zip(part_names(name, bits), part_forms(bits, shape), strict=True):
+    for part, (dtype, stored) in zip(part_names(name), part_forms(bits, shape), strict=True):
         tensor = tensors.get(part)
         if tensor is None:
             raise InputError(f"{where}: tensor {quoted(part)} is missing; quantize the model again")

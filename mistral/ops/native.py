@@ -1,9 +1,10 @@
 """CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
-Weights stay as they lie in the file. A weight of bfloat16, or of 8 or 4 bits, meets activations rounded to bfloat16,
-whatever their number, and keys and values are rounded as the cache holds them before they are used, so that a result
-depends neither on the batch nor on chunks by more than the order of float32 sums. float32 and float16 weights meet
-float32 activations; with `precise` all do, and the cache is float32.
+Weights stay as they lie in the file. A weight of bfloat16 meets activations rounded to bfloat16; one of 8 or 4 bits
+does where the processor has tiles of bfloat16 (AMX), and elsewhere meets activations rounded to 14 bits of the largest
+of 2048 (1024 with AVX2). Keys and values are rounded as the cache holds them before they are used, and every sum is
+formed in one order, so that a result is the same bit for bit in any batch and any chunks. float32 and float16 weights
+meet float32 activations; with `precise` all do, and the cache is float32.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Native:
     def weight(self, array: NDArray[Any] | Quantized) -> Weight:
         """A weight of the array's own type, in place where its rows lie end to end (a memory map stays one)."""
         if isinstance(array, Quantized):
-            parts = [part for part in (array.values, array.scales, array.exponents) if part is not None]
+            parts: list[NDArray[Any]] = [array.values, array.scales, array.exponents]
             kind = TYPE_OF_BITS[array.bits]
         else:
             parts, kind = [array], TYPES[array.dtype.name]

@@ -39,7 +39,7 @@ struct Weight : Matrix {
       : Matrix{reinterpret_cast<const void *>(values), reinterpret_cast<const uint8_t *>(scales),
                reinterpret_cast<const uint8_t *>(exponents), Type(type), out, in} {
     check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= BITS4, "an unsound weight");
-    check(type < BITS8 || (scales && (type == BITS8 || exponents)), "a quantized weight without its scales");
+    check(type < BITS8 || (scales && exponents), "a quantized weight without its scales");
   }
 };
 

@@ -3,13 +3,12 @@
 #pragma once
 #include <cstdint>
 
-// The last two are the formats of mistral/quantized.py: 8 bits with a power of two for each 32 weights, 4 bits with a
-// scale for each 32 weights and an exponent for each row.
+// The last two are the formats of mistral/quantized.py: a scale for each 32 weights and an exponent for each row.
 enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4 };
 
 struct Matrix {  // a weight (out, in) as it lies in the file; a vector is (1, in)
   const void *data;
-  const uint8_t *scales, *exponents;  // of 8 and 4 bits; of 4 bits
+  const uint8_t *scales, *exponents;  // of 8 and 4 bits
   Type type;
   int64_t out, in;
 };
@@ -37,8 +36,9 @@ struct Expert {
   Matrix w1, w2, w3;
 };
 
-// `precise`: activations, keys and values stay float32 whatever a weight's type; else they are rounded to bfloat16
-// where they meet bfloat16 weights or those of fewer bits.
+// `precise`: activations, keys and values stay float32 whatever a weight's type; else keys and values are rounded to
+// bfloat16, and activations where they meet bfloat16 weights; where they meet those of 8 and 4 bits, to bfloat16 or, on
+// processors without tiles, to integers of 14 bits.
 struct Kernels {
   void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);
   void (*rms_norm)(const float *x, Norm norm, float *y, int64_t tokens);

@@ -54,9 +54,9 @@ void linear_some(const float *x, const Matrix *weights, float *const *y, int n, 
     const int64_t count = std::min(CHUNK, tokens - t), in = weights[0].in;
     Piece pieces[3];
     for (int i = 0, next; i < n; i = next) {  // neighbours that want the same layout share it
-      const Layout layout = layout_for(weights[i].type, precise);
+      const Layout layout = layout_for(weights[i].type, count, precise);
       const Activations a = kept.lay_out(x + t * in, layout, count, in);
-      for (next = i; next < n && layout_for(weights[next].type, precise) == layout; next++)
+      for (next = i; next < n && layout_for(weights[next].type, count, precise) == layout; next++)
         pieces[next] = {weights[next], y[next] + t * weights[next].out, weights[next].out};
       multiply(a, pieces + i, next - i);
     }
@@ -75,24 +75,29 @@ void linear_three(const float *x, const Matrix *weights, float *const *y, int64_
 
 void feed_forward(const float *x, Expert weights, float *y, int64_t tokens, bool precise) {
   static thread_local ActivationScratch kept, kept_again, kept_hidden;
+  static thread_local Scratch<float> kept_wide;
   const AllThreads threads;
   const Matrix w1 = weights.w1, w2 = weights.w2, w3 = weights.w3;
   for (int64_t t = 0; t < tokens; t += CHUNK) {
     const int64_t count = std::min(CHUNK, tokens - t), step = rows_at_once(w1.out);
-    const Layout first = layout_for(w1.type, precise), third = layout_for(w3.type, precise);
+    const Layout first = layout_for(w1.type, count, precise), second = layout_for(w2.type, count, precise);
+    const Layout third = layout_for(w3.type, count, precise);
     const Activations a = kept.lay_out(x + t * w1.in, first, count, w1.in);
     const Activations b = third == first ? a : kept_again.lay_out(x + t * w1.in, third, count, w1.in);
-    const Activations hidden = kept_hidden.empty(layout_for(w2.type, precise), count, w2.in);
+    // integers need the largest of a part before any other
+    float *wide = second == INTEGERS ? kept_wide.get(count * w2.in) : nullptr;
+    Activations hidden = wide ? Activations{} : kept_hidden.empty(second, count, w2.in);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t n = 0; n < w1.out; n += step) {
       static thread_local Scratch<float> gates, ups;
-      const int64_t rows = std::min(step, w1.out - n);
-      float *g = gates.get(count * rows), *u = ups.get(count * rows);
-      product(a, w1, n, rows, g, rows);
+      const int64_t rows = std::min(step, w1.out - n), stride = wide ? w2.in : rows;
+      float *g = wide ? wide + n : gates.get(count * rows), *u = ups.get(count * rows);
+      product(a, w1, n, rows, g, stride);
       product(b, w3, n, rows, u, rows);
-      gate(g, u, count * rows);
-      hidden.fill(n, g, rows, rows);
+      for (int64_t i = 0; i < count; i++) gate(g + i * stride, u + i * rows, rows);
+      if (!wide) hidden.fill(n, g, rows, rows);
     }
+    if (wide) hidden = kept_hidden.lay_out(wide, second, count, w2.in);
     const Piece piece = {w2, y + t * w2.out, w2.out};
     multiply(hidden, &piece, 1);
   }
@@ -100,8 +105,6 @@ void feed_forward(const float *x, Expert weights, float *y, int64_t tokens, bool
 
 const char *instructions() {
   if (tiles_available()) return "AMX";
-#ifdef HAVE_PAIRS
-  return "AVX-512 BF16";
-#endif
+  if (pairs_pay()) return "AVX-512 BF16";
   return LANES == 16 ? "AVX-512" : LANES == 8 ? "AVX2" : "plain";
 }

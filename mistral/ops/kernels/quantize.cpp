@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int SMALLEST = -120;  // exponent of two below which a weight counts as zero
+constexpr int SMALLEST = -110;  // exponent of two of the largest weight of a row, below which all count as zero
 
 // Finite values of a row of any dense type, filled up with zeros to `width`; how many were not finite
 template <class Row>
@@ -27,14 +27,23 @@ float largest_of(const float *x, int64_t count) {
   return found;
 }
 
-void quantize_row8(const float *x, int64_t width, int8_t *values, uint8_t *scales) {
+// The exponent of a row whose largest weight is `most`, and what brings its weights to whole numbers of at most 2048
+uint8_t exponent_of(float most, float &by) {
+  const int power = most > 0 ? std::min(127, std::max(std::ilogb(most) + 1, SMALLEST)) : SMALLEST;
+  by = std::ldexp(1.f, 11 - power);
+  return uint8_t(power + 127);
+}
+
+void quantize_row8(float *x, int64_t width, int8_t *values, uint8_t *scales, uint8_t &exponent) {
+  float by;
+  exponent = exponent_of(largest_of(x, width), by);
   for (int64_t k = 0; k < width; k += GROUP) {
-    const float most = largest_of(x + k, GROUP);
-    const int exponent = most > 0 ? std::max(std::ilogb(most), SMALLEST) : SMALLEST;
-    const float by = std::ldexp(1.f, 6 - exponent);
+    const float most = largest_of(x + k, GROUP) * by;
+    const int shift = most >= 128 ? std::min(std::ilogb(most) - 6, 4) : 0;
+    const float own = std::ldexp(by, -shift);
     for (int64_t i = 0; i < GROUP; i++)
-      values[k + i] = int8_t(std::min(127.f, std::max(-127.f, std::nearbyint(x[k + i] * by))));
-    scales[k / GROUP] = uint8_t(exponent + 127);
+      values[k + i] = int8_t(std::min(127.f, std::max(-127.f, std::nearbyint(x[k + i] * own))));
+    scales[k / GROUP] = uint8_t(shift);
   }
 }
 
@@ -46,7 +55,7 @@ Words nearest(Floats x, float inverse, const float *middles) {
   return (Words)below;
 }
 
-// One group, already relative to its row's exponent -> its scale and 32 nibbles: what loses the least squared error
+// One group, already in its row's unit -> its scale and 32 nibbles: what loses the least squared error
 uint8_t quantize_group4(const float *x, uint32_t *nibbles) {
   static const struct Middles {
     float at[15];
@@ -54,7 +63,7 @@ uint8_t quantize_group4(const float *x, uint32_t *nibbles) {
       for (int i = 0; i < 15; i++) at[i] = (levels.floats[127][i] + levels.floats[127][i + 1]) / 2;
     }
   } middles;
-  const float most = largest_of(x, GROUP);
+  const float most = largest_of(x, GROUP) / 2048;
   const int centre = most > 0 ? 127 + int(std::ceil(8 * std::log2(most))) : 0;
   float least = INFINITY;
   int best = 0;
@@ -78,10 +87,8 @@ uint8_t quantize_group4(const float *x, uint32_t *nibbles) {
 }
 
 void quantize_row4(float *x, int64_t width, uint16_t *words, uint8_t *scales, uint8_t &exponent) {
-  const float most = largest_of(x, width);
-  const int power = most > 0 ? std::min(127, std::max(std::ilogb(most) + 2, SMALLEST)) : SMALLEST;
-  const float by = std::ldexp(1.f, -power);
-  exponent = uint8_t(power + 127);
+  float by;
+  exponent = exponent_of(largest_of(x, width), by);
   std::fill_n(words, width / 4, 0);
   for (int64_t k = 0; k < width; k += GROUP) {
     uint32_t nibbles[GROUP];
@@ -102,7 +109,7 @@ int64_t quantize_all(Matrix w, int32_t bits, uint8_t *values, uint8_t *scales, u
     float *x = kept.get(width);
     lost += widen(Row(w, n), w.in, width, x);
     if (bits == 8)
-      quantize_row8(x, width, reinterpret_cast<int8_t *>(values) + n * width, scales + n * groups);
+      quantize_row8(x, width, reinterpret_cast<int8_t *>(values) + n * width, scales + n * groups, exponents[n]);
     else
       quantize_row4(x, width, reinterpret_cast<uint16_t *>(values + n * width / 2), scales + n * groups, exponents[n]);
   }

@@ -55,13 +55,10 @@ struct Queries {  // of one key head, in order of their tokens
 int64_t tokens_at_once(Heads heads, bool precise);
 
 // queries and out: (count, H, d) from the first of the group's heads on; the first token has position `position`
-template <class Element>
-void stream(const Element *queries, float *out, Heads heads, int64_t position, int64_t count,
-            const Past<Element> &past);
+void stream(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count, const Past<Bf16> &past);
+void stream(const float *queries, float *out, Heads heads, int64_t position, int64_t count, const Past<float> &past);
 
-// The same for many queries: in pairs of bfloat16, or in AMX tiles. head_dim is a multiple of 32.
-void stream_paired(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
-                   const Past<Bf16> &past);
+// The same in AMX tiles; head_dim is a multiple of 32.
 void stream_tiled(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
                   const Past<Bf16> &past);
 

@@ -4,6 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
 #elif defined(__AVX__)
@@ -100,12 +104,20 @@ inline Floats look_up(const float *table, Words index) {
 #endif
 }
 
+// The lanes added up as a tree: i and i + LANES / 2 first
 inline float sum(Floats x) {
-  float parts[LANES];
-  store(parts, x);
-  for (int width = LANES / 2; width; width /= 2)
-    for (int i = 0; i < width; i++) parts[i] += parts[i + width];
-  return parts[0];
+  typedef float Two __attribute__((vector_size(8)));
+  typedef float Four __attribute__((vector_size(16)));
+  Four four[LANES / 4];
+  memcpy(four, &x, sizeof x);
+#pragma GCC unroll 2
+  for (int count = LANES / 8; count; count /= 2)
+#pragma GCC unroll 2
+    for (int i = 0; i < count; i++) four[i] += four[i + count];
+  Two two[2];
+  memcpy(two, four, sizeof two);
+  two[0] += two[1];
+  return two[0][0] + two[0][1];
 }
 
 inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
