@@ -42,7 +42,7 @@ struct ActivationScratch {
 };
 
 // y[t][i] = activations of token t times row first + i of the weight, for i < rows <= MOST_ROWS; on this thread
-constexpr int64_t MOST_ROWS = 128;
+constexpr int64_t MOST_ROWS = 512;
 void product(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 
 void float_product(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);

@@ -1,6 +1,7 @@
 // Sixteen weight rows make one tile as they lie in the file; sixteen tokens make the other, their pairs of elements
-// side by side. A product of two is 16 x 16 sums, a weight row in each line. A panel of weights is laid out tile by tile in
-// the second-level cache and met by all tokens there.
+// side by side. A product of two is 16 x 16 sums, a weight row in each line. Many tokens meet a panel of weights, laid out
+// tile by tile in the second-level cache; few meet weights of bfloat16 where they lie. Either way a sum is formed in the
+// same order.
 #include "tiles.h"
 
 #ifdef HAVE_TILES
@@ -12,6 +13,7 @@
 namespace {
 
 constexpr int64_t DEPTH = 16;  // tiles along a panel: 512 elements
+constexpr int64_t EARLY = 8;   // tiles along a row that are fetched before they are needed
 
 struct Sums {  // of a pair of weight tiles (lines 0 and 1) with a pair of token tiles
   alignas(64) float at[2][2][256];
@@ -43,6 +45,24 @@ void lay_out(Matrix w, int64_t first, int64_t end, int64_t k, int64_t deep, uint
   }
 }
 
+// Two tiles of weights and `here` along them with two of tokens
+void multiply_along(const uint16_t *weights, const uint16_t *others, int64_t step, int64_t stride, const Packed &x,
+                    int64_t m, int64_t k, int64_t here) {
+  const int64_t next = std::min(m + 1, x.across - 1);
+  for (int64_t i = 0; i < here; i++) {
+    load_weights(weights + i * step, others + i * step, stride);
+    for (int64_t part = 0; part < x.parts; part++)
+      multiply_two(x.at(m, k + i) + part * TILE, x.at(next, k + i) + part * TILE);
+  }
+}
+
+void begin_sums(Sums &s, bool first) {
+  if (first) return zero_sums();
+  load_sums(s.at[0][0], s.at[1][0], s.at[0][1], s.at[1][1]);
+}
+
+void end_sums(Sums &s) { store_sums(s.at[0][0], s.at[1][0], s.at[0][1], s.at[1][1]); }
+
 // A panel of pairs of tiles with all tokens: sums[token tile / 2][pair]
 template <class Row>
 void multiply_panel(Matrix w, int64_t first, int64_t end, const Packed &x, Sums *sums) {
@@ -54,23 +74,37 @@ void multiply_panel(Matrix w, int64_t first, int64_t end, const Packed &x, Sums 
     for (int64_t p = 0; p < 2 * pairs; p++)
       lay_out<Row>(w, first + 16 * p, end, k, here, tiles + (p / 2 * DEPTH * 2 + p % 2) * TILE, 2 * TILE);
     written();
-    for (int64_t m = 0; m < x.across; m += 2) {
-      const int64_t next = std::min(m + 1, x.across - 1);
+    for (int64_t m = 0; m < x.across; m += 2)
       for (int64_t p = 0; p < pairs; p++) {
         Sums &s = sums[m / 2 * pairs + p];
-        if (k)
-          load_sums(s.at[0][0], s.at[1][0], s.at[0][1], s.at[1][1]);
-        else
-          zero_sums();
-        for (int64_t i = 0; i < here; i++) {
-          const uint16_t *both = tiles + (p * DEPTH + i) * 2 * TILE;
-          load_weights(both, both + TILE, 64);
-          for (int64_t part = 0; part < x.parts; part++)
-            multiply_two(x.at(m, k + i) + part * TILE, x.at(next, k + i) + part * TILE);
-        }
-        store_sums(s.at[0][0], s.at[1][0], s.at[0][1], s.at[1][1]);
+        const uint16_t *both = tiles + p * DEPTH * 2 * TILE;
+        begin_sums(s, k == 0);
+        multiply_along(both, both + TILE, 2 * TILE, 64, x, m, k, here);
+        end_sums(s);
       }
-    }
+  }
+}
+
+// Up to 32 tokens with a pair of tiles of bfloat16 rows where they lie; what comes after them is fetched on the way
+void multiply_in_place(const uint16_t *rows, int64_t in, const Packed &x, Sums &sums) {
+  zero_sums();
+  for (int64_t k = 0; k < x.deep; k++) {
+    const int64_t early = k + EARLY < x.deep ? 32 * (k + EARLY) : 32 * in + 32 * (k + EARLY - x.deep);
+    for (int64_t r = 0; r < 32; r++) __builtin_prefetch(rows + r * in + early);
+    multiply_along(rows + 32 * k, rows + 16 * in + 32 * k, 0, 2 * in, x, 0, k, 1);
+  }
+  end_sums(sums);
+}
+
+// Up to 32 tokens: a pair of tiles after the other, so that what is laid out stays in the first-level cache
+template <class Row>
+void multiply_few(Matrix w, int64_t first, int64_t end, const Packed &x, Sums *sums) {
+  for (int64_t p = 0; first + 32 * p < end; p++) {
+    const int64_t from = first + 32 * p;
+    if (std::is_same_v<Row, DenseRow<Bf16>> && from + 32 <= end && w.in % 32 == 0)
+      multiply_in_place(static_cast<const uint16_t *>(w.data) + from * w.in, w.in, x, sums[p]);
+    else
+      multiply_panel<Row>(w, from, std::min(from + 32, end), x, sums + p);
   }
 }
 
@@ -79,7 +113,10 @@ void multiply(Matrix w, int64_t first, int64_t rows, const Packed &x, float *y, 
   static thread_local Scratch<Sums> kept;
   const int64_t pairs = (rows + 31) / 32, end = first + rows;
   Sums *sums = kept.get(pairs * ((x.across + 1) / 2));
-  multiply_panel<Row>(w, first, end, x, sums);
+  if (x.across <= 2)
+    multiply_few<Row>(w, first, end, x, sums);
+  else
+    multiply_panel<Row>(w, first, end, x, sums);
   for (int64_t n = 0; n < rows; n += 16) {
     const int64_t left = std::min<int64_t>(16, rows - n);
     alignas(64) float factors[16] = {};

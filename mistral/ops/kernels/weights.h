@@ -59,7 +59,7 @@ inline void prefetch(const void *p, int64_t bytes) {
 
 template <class Element>  // float, Bf16 or F16: as they lie
 struct DenseRow {
-  static constexpr int AT_ONCE = 1;  // rows that a single token meets together: one chain of sums keeps up with memory
+  static constexpr int AT_ONCE = 2;  // rows that a single token meets together
   const Element *data;
   int64_t in;
 
