@@ -15,6 +15,7 @@ struct FloatMath {
   using Sum = Floats;
   static constexpr int64_t STEP = LANES, PART = 1024;  // elements in a vector of a row; of a row in a part
   static constexpr int AHEAD = 4;                      // vectors of a row that are read together
+  static constexpr int SOME = FEW;                     // tokens that have code of their own, fewer than FEW or not
   static constexpr int TOKENS = LANES == 16 ? 6 : 2;   // that meet four rows of a panel in the registers
   static Vector load(const float *p) { return ::load(p); }
   static void store(float *p, Vector x) { ::store(p, x); }
@@ -38,6 +39,7 @@ struct SplitMath {
   using Sum = Floats;
   static constexpr int64_t STEP = 2 * LANES, PART = FloatMath::PART;
   static constexpr int AHEAD = 2;
+  static constexpr int SOME = 4;
   static Vector load(const float *p) {
     Split x;
     x.odd = ::load(p), x.even = ::load(p + LANES);
@@ -64,6 +66,7 @@ struct PairMath {
   using Sum = Floats;
   static constexpr int64_t STEP = PAIRED, PART = SplitMath::PART;
   static constexpr int AHEAD = 4;
+  static constexpr int SOME = 2;
   static constexpr int TOKENS = 6;
   static Vector load(const uint16_t *p) { return (Pairs)_mm512_loadu_si512(p); }
   static void store(uint16_t *p, Vector x) { _mm512_storeu_si512(p, (__m512i)x); }
@@ -88,6 +91,7 @@ struct IntegerMath {
   using Sum = Ints;
   static constexpr int64_t STEP = 2 * LANES, PART = INTEGER_PART;
   static constexpr int AHEAD = 4;
+  static constexpr int SOME = 4;
   static constexpr int TOKENS = LANES == 16 ? 5 : 2;
   static Vector load(const int16_t *p) {
     Shorts x;
@@ -291,10 +295,8 @@ void rows_product(const Activations &a, Matrix w, int64_t first, int64_t rows, f
     return;
   }
   for (int64_t k = 0; k < w.in; k += M::PART) {
-    if (a.tokens <= 2)
-      run(integral_constant<int, 2>(), integral_constant<int, 2>(), 0, rows, k);
-    else if (a.tokens <= 4)
-      run(integral_constant<int, 4>(), integral_constant<int, 2>(), 0, rows, k);
+    if (a.tokens <= M::SOME)
+      run(integral_constant<int, M::SOME>(), integral_constant<int, 2>(), 0, rows, k);
     else if (a.tokens <= FEW)
       run(integral_constant<int, FEW>(), integral_constant<int, 2>(), 0, rows, k);
     else
