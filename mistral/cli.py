@@ -12,14 +12,15 @@ import fire
 from fire.decorators import SetParseFn
 
 import mistral
+from mistral.bench import Bench
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
 
-Command = Demo | Interactive | Quantize
-COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize}
+Command = Demo | Interactive | Quantize | Bench
+COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize, "bench": Bench}
 HELP = ("-h", "--help")
 
 

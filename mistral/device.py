@@ -31,11 +31,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     for each core this process may use. Raises InputError where the device cannot be had.
     """
     check_device(device, threads)
-    if "mindspore" not in sys.modules:
-        os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
-        if threads or "OMP_NUM_THREADS" not in os.environ:
-            os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
-        os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # a few milliseconds, longer than between two operators
+    set_threads(threads)
     with _ctrl_c_waits():
         import mindspore as ms
 
@@ -49,6 +45,21 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     if device == "CPU":
         ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
     return device
+
+
+def set_threads(threads: int | None) -> None:
+    """Settle how many threads `start_device` will find; before that only where kernels run without MindSpore."""
+    if "mindspore" not in sys.modules:
+        os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
+        if threads or "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
+        os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # a few milliseconds, longer than between two operators
+
+
+def thread_count() -> int:
+    """Threads that operators and kernels use on a CPU."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(asked) if asked.isdecimal() and int(asked) else _cores()
 
 
 @contextmanager

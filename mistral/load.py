@@ -55,6 +55,22 @@ def copied_of(name: str, shape: tuple[int, ...], checkpoint: Checkpoint, args: M
     return 0 if stays else 4 * size
 
 
+def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[str, int]:
+    """Bytes that each weight of `args` has as the backend reads it, wherever it lies."""
+    found = {}
+    for name, shape in tensor_shapes(args).items():
+        bits = quantized_bits(name, args)
+        stored = checkpoint.nbytes(source_of(name, checkpoint)) if bits is None else quantized_nbytes(bits, shape)
+        found[name] = stored if backend == "native" else 4 * math.prod(shape)
+    return found
+
+
+def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
+    """The backend behind "auto" for this model; see `choose_backend`."""
+    total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
+    return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
+
+
 def model_args(checkpoint: Checkpoint, bits: int) -> ModelArgs:
     """The model as it will be used. Raises InputError where a quantized checkpoint has other bits."""
     quantization = checkpoint.args.quantization
@@ -106,7 +122,7 @@ def load_model(
     checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
     args = model_args(checkpoint, bits)
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
-    backend = choose_backend(backend, start_device(device, threads), WORTH_BUILDING if args.quantization else total)
+    backend = backend_for(checkpoint, args, backend, start_device(device, threads))
     check_memory(checkpoint, args, backend)
     ops = load_backend(backend, precise)
     done = 0

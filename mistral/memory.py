@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import psutil
 
 from mistral.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Bytes of this process in memory: now, at most so far, and of what is there now, its own and those of files.
+
+    Weights used where they lie in a mapped file are pages of a file; they count from the first time they are read.
+    """
+
+    now: int
+    peak: int
+    anonymous: int
+    mapped: int
+
+
+def resident_memory() -> Resident:
+    """As the system counts it; where it does not tell the parts apart, all is anonymous and there is no other peak."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        now = int(psutil.Process().memory_info().rss)
+        return Resident(now, now, now, 0)
+    sizes = {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.endswith(" kB")}
+    anonymous, mapped = sizes.get("RssAnon", sizes["VmRSS"]), sizes.get("RssFile", 0)
+    return Resident(sizes["VmRSS"], sizes.get("VmHWM", sizes["VmRSS"]), anonymous, mapped)
+
+
+def forget_peak() -> bool:
+    """Let the peak of `resident_memory` begin anew; False where the system does not let us."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def available_memory() -> int:

@@ -13,6 +13,7 @@ import pytest
 
 import mistral.cli
 from mistral import __version__
+from mistral.bench import Bench
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
@@ -105,7 +106,7 @@ def test_without_arguments_the_overview_comes_with_code_2(run: CommandLine) -> N
         assert words in helped.out
 
 
-@pytest.mark.parametrize("command", [Demo, Interactive])
+@pytest.mark.parametrize("command", [Demo, Interactive, Bench])
 @pytest.mark.parametrize("line", [["--help"], ["-h"], ["--bogus", "--help", "3"], ["--seed", "--help"]])
 def test_help_of_a_command_lists_its_options(run: CommandLine, command: type, line: list[str]) -> None:
     outcome = run(command.__name__.lower(), *line)

@@ -21,11 +21,11 @@ LEVELS = (
     ("layers",),
     ("model", "checkpoint"),
     ("quantize",),
-    ("load",),
+    ("limits", "load", "random_checkpoint"),
     ("engine",),
     ("generate",),
-    ("session",),
-    ("demo", "interactive"),
+    ("measure", "session"),
+    ("bench", "demo", "interactive"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

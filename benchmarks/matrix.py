@@ -1,0 +1,36 @@
+"""`bench` over the shapes and bits that versions of this project are compared by, as JSON lines.
+
+    python benchmarks/matrix.py [options of bench, such as --threads 2 --folder FOLDER] > FILE
+
+The random checkpoints take 14 GB of disk; they stay in their folder, and a second run does not make them again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MATRIX = (
+    ("mistral-7b", 4, 16),
+    ("mistral-7b", 4, 8),
+    ("mistral-7b", 4, 4),
+    ("mixtral-8x7b", 1, 16),
+    ("mixtral-8x7b", 2, 16),
+    ("tiny", 4, 16),
+)
+
+
+def main() -> int:
+    """Run all, each in a process of its own; returns the worst exit code."""
+    worst = 0
+    for shape, layers, bits in MATRIX:
+        which = ["--shape", shape, "--layers", str(layers), "--bits", str(bits), "--backend", "native", "--json"]
+        done = subprocess.run([sys.executable, "-m", "main", "bench", *which, *sys.argv[1:]], cwd=ROOT, check=False)
+        worst = max(worst, done.returncode)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
