@@ -23,7 +23,8 @@ BASE_MEMORY = 600 * 10**6  # bytes that Python, MindSpore and working memory may
 NEIGHBOURHOOD = 1 << 16  # bytes of a mapped file that Linux maps at once around the one asked for
 BUFFER = 1 << 30  # bytes read to measure bandwidth, more than any cache holds
 PRODUCT = 2048  # side of the square matrices whose product is timed
-WAYS = ("float32 vectors", "bfloat16 vectors", "bfloat16 tiles")  # of multiplying, as the kernels number them
+# Ways of multiplying, as the kernels number them; the last is for weights of 8 and 4 bits alone.
+WAYS = ("float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 16-bit integers")
 ROUNDS = 1 << 21  # of products on each thread: some hundredths of a second
 
 
@@ -101,6 +102,7 @@ class Machine:
     """
 
     backend: str
+    bits: int = 16
     bandwidth: float = 0.0
     peak: float = 0.0
     bandwidth_of: str = "1 GB, read by NumPy"
@@ -113,7 +115,8 @@ class Machine:
             library = ctypes.CDLL(str(build.kernels().build()))
             self.bandwidth_of = "1 GB, read by the kernels"
             self.bandwidth = max(self.bandwidth, kernels_bandwidth(library, buffer))
-            speeds = {way: kernels_flops(library, number) for number, way in enumerate(WAYS)}
+            ways = WAYS[:-1] if self.bits == 16 else WAYS
+            speeds = {way: kernels_flops(library, number) for number, way in enumerate(ways)}
             fastest = max(speeds, key=lambda way: speeds[way])
             self.peak_of, peak = f"{fastest}, in registers", speeds[fastest]
         else:

@@ -104,7 +104,8 @@ class Run:
         self.checkpoint, self.args, self.bits, self.backend, self.device = checkpoint, args, bits, backend, device
         self.precise, self.plan = precise, plan.within(args.max_seq_len)
         self.weights = used_nbytes(checkpoint, args, backend)
-        self.machine = Machine(backend) if device == "CPU" else None
+        used = args.quantization.bits if args.quantization else 16
+        self.machine = Machine(backend, used) if device == "CPU" else None
         self.random, self.tokens = np.random.default_rng(0), 0
         room = DECODE_PROMPT if args.max_seq_len is None else args.max_seq_len - plan.tokens - 1
         self.decode_prompt = min(DECODE_PROMPT, room)

@@ -1,7 +1,6 @@
 // What this machine can do at most: measured beside the model, so that figures can be given as shares of it.
+#include "products.h"
 #include "tiles.h"
-#include "vector.h"
-#include "weights.h"
 #ifdef HAVE_TILES
 #include "amx.h"
 #endif
@@ -54,6 +53,15 @@ double multiply_pairs([[maybe_unused]] int64_t repeats) {
 #endif
 }
 
+double multiply_integers([[maybe_unused]] int64_t repeats) {
+#ifdef HAVE_INTEGERS
+  const Shorts x = (Shorts)broadcast(sink), y = x + 1;
+  return 4 * multiply_vectors(repeats, [=](Floats s) { return (Floats)IntegerMath::add((Ints)s, x, y); });
+#else
+  return 0;
+#endif
+}
+
 double multiply_tiles([[maybe_unused]] int64_t repeats) {
 #ifdef HAVE_TILES
   if (tiles_available()) {
@@ -70,11 +78,14 @@ double multiply_tiles([[maybe_unused]] int64_t repeats) {
 
 }  // namespace
 
-// `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1) or bfloat16 tiles (2)
-// -> floating-point operations done; 0 where the processor has no such instruction.
+// `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2)
+// or 16-bit integers (3) -> floating-point operations done; 0 where the processor has no such instruction.
 extern "C" double multiply_most(int64_t repeats, int way) {
   double done = 0;
 #pragma omp parallel reduction(+ : done)
-  done += way == 2 ? multiply_tiles(repeats) : way == 1 ? multiply_pairs(repeats) : multiply_floats(repeats);
+  done += way == 3   ? multiply_integers(repeats)
+          : way == 2 ? multiply_tiles(repeats)
+          : way == 1 ? multiply_pairs(repeats)
+                     : multiply_floats(repeats);
   return done;
 }
