@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,12 @@ class Library:
         return folder / self.file
 
 
+def build_all(libraries: Sequence[Library]) -> list[Path]:
+    """Where they are, once they are there; those that are not are built side by side."""
+    with ThreadPoolExecutor(len(libraries)) as pool:
+        return list(pool.map(Library.build, libraries))
+
+
 def compiler() -> str | None:
     """The C++ compiler: CXX of the environment or g++, as MindSpore's builder chooses; None where there is none."""
     return shutil.which(os.environ.get("CXX") or "g++")
@@ -97,7 +104,8 @@ def glue() -> Library:
 def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
     """The kernels: a few seconds to build. `machine`: compiler flags that say for which processor."""
     cxx, flags = require_compiler(), [*FLAGS, *machine]
-    units = [file for file in sorted(SOURCES.glob("*.cpp")) if file.name != "glue.cpp"]
+    units = [file for file in SOURCES.glob("*.cpp") if file.name != "glue.cpp"]
+    units.sort(key=lambda file: (not file.name.startswith(("products", "stream")), file.name))  # the longest first
     sources = [*units, *sorted(SOURCES.glob("*.h"))]
     objects = tuple((cxx, *flags, "-c", str(unit)) for unit in units)
     link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in units), "-o", "kernels.so")

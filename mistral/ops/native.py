@@ -48,7 +48,7 @@ class Native:
 
     def __init__(self, precise: bool = False, machine: Sequence[str] = ("-march=native",)) -> None:
         """`precise` keeps activations and cache float32; `machine`: compiler flags that say for which processor."""
-        glue, kernels = build.glue().build(), build.kernels(machine).build()
+        glue, kernels = build.build_all([build.glue(), build.kernels(machine)])
         self.extension = load_extension(glue)
         self.library = self.extension.Library(str(kernels), precise)
         self.precise = precise

@@ -294,12 +294,19 @@ void rows_product(const Activations &a, Matrix w, int64_t first, int64_t rows, f
             std::min<int64_t>(Row::AT_ONCE, rows - n), k);
     return;
   }
+  // Weights of few bits meet floats so rarely that less code is better than a faster one.
+  constexpr bool rare = std::is_same_v<M, FloatMath> && (std::is_same_v<Row, Row8> || std::is_same_v<Row, Row4>);
   for (int64_t k = 0; k < w.in; k += M::PART) {
-    if (a.tokens <= M::SOME)
-      run(integral_constant<int, M::SOME>(), integral_constant<int, 2>(), 0, rows, k);
-    else if (a.tokens <= FEW)
-      run(integral_constant<int, FEW>(), integral_constant<int, 2>(), 0, rows, k);
-    else
-      run(integral_constant<int, 2 * FEW>(), integral_constant<int, 4>(), 0, rows, k);
+    if constexpr (!rare) {
+      if (a.tokens <= M::SOME) {
+        run(integral_constant<int, M::SOME>(), integral_constant<int, 2>(), 0, rows, k);
+        continue;
+      }
+      if (a.tokens <= FEW) {
+        run(integral_constant<int, FEW>(), integral_constant<int, 2>(), 0, rows, k);
+        continue;
+      }
+    }
+    run(integral_constant<int, 2 * FEW>(), integral_constant<int, 4>(), 0, rows, k);
   }
 }
