@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    ("args", "memory", "options", "progress", "quantized", "rope", "sampling", "version"),
+    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
     ("device", "tokenizer"),
     ("textstream",),
     ("ops",),
@@ -23,6 +23,7 @@ LEVELS = (
     ("quantize",),
     ("load",),
     ("engine",),
+    ("pipeline",),
     ("generate",),
     ("session",),
     ("demo", "interactive"),
