@@ -99,7 +99,7 @@ class Samplers:
 
 
 def _scores(targets: Sequence[int], logits: NDArray[np.float32]) -> tuple[float, ...]:
-    if not targets:
+    if not len(targets):
         return ()
     scores = log_softmax(logits[: len(targets)])
     return tuple(float(scores[i, target]) for i, target in enumerate(targets))
