@@ -148,7 +148,10 @@ class Follower:
 
     def _look(self) -> Command | None:
         """The next command. Receiving begins when a micro-batch is announced, lest the stage before has to wait."""
-        while (command := self.world.poll(0, COMMAND)) is not None:
+        while not (self._commands and isinstance(self._commands[-1], Close)):  # what follows is for the next to serve
+            command = self.world.poll(0, COMMAND)
+            if command is None:
+                break
             self._commands.append(command)
             if isinstance(command, Step):
                 size = sum(len(piece.ids) for piece in command.work) * self.model.args.dim
