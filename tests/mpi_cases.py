@@ -15,12 +15,12 @@ from tests.checkpoint_forms import random_tensors, write_checkpoint
 from tests.generation import PROMPTS, Found
 from tests.small_models import DENSE
 
-DEEP = replace(DENSE, n_layers=5, sliding_windows=(None,) * 5)  # splits: 3,2  2,2,1  2,1,1,1
-WINDOWED = replace(DEEP, sliding_windows=(5,) * 5)
+DEEP = replace(DENSE, n_layers=4, sliding_windows=(None,) * 4)
+WINDOWED = replace(DEEP, sliding_windows=(5,) * 4)
 SHAPES = {
     "dense": DEEP,
     "windowed": WINDOWED,
-    "interleaved": replace(DEEP, sliding_windows=(None, 3, 5, 4, None)),
+    "interleaved": replace(DEEP, sliding_windows=(None, 3, 5, None)),
     "moe": replace(DEEP, moe=MoeArgs(4, 2)),
     "tied": replace(WINDOWED, tied_embeddings=True),
 }

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import mistral.load
 from mistral import InputError, Prefilled, Request, Transformer, generate, generate_stream
 from mistral.mpi import launched
 from mistral.pipeline import drive, open_engine, serve
@@ -47,6 +48,20 @@ def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
     drive(engine, use)
 
 
+def differs(rank: int, ranks: int, folder: Path, what: str) -> None:
+    """Rank 1 has another version, or another checkpoint: an InputError on every rank."""
+    if what == "version" and rank:
+        mistral.load.__version__ = "0.0.0"
+    name = "dense" if what == "checkpoint" and rank else "missing" if what == "missing" and rank else "windowed"
+    try:
+        Transformer.from_folder(folder / name, ranks, "portable", device="CPU")
+    except InputError as error:
+        (folder / f"{what}-{rank}").write_text(str(error))
+        assert "mindspore" not in sys.modules
+    else:
+        raise AssertionError("not refused")
+
+
 def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
     """Rank 1 fails in one of several ways; the others go on."""
     model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
@@ -55,9 +70,10 @@ def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
         (folder / "begun").touch()
         generate([[1]], model, 10**7)
     elif how == "raise":
-        model.blocks.clear()
-        model.layers = range(9, 10)  # whose window nobody knows
         model.run_blocks = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
+        generate([[1]], model)
+    elif how == "memory":
+        model.run_blocks = lambda *_: [0] * (1 << 60)  # type: ignore[method-assign,assignment]
         generate([[1]], model)
     elif how == "exit":
         sys.exit(3)
@@ -71,7 +87,7 @@ def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
 if __name__ == "__main__":
     launch = launched()
     assert launch is not None
-    {"equal": equal, "long": long, "broken": broken}[sys.argv[1]](
+    {"equal": equal, "long": long, "broken": broken, "differs": differs}[sys.argv[1]](
         launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     )
     assert (launch.size == 1) == ("mpi4py" not in sys.modules)
