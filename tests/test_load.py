@@ -210,7 +210,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(folder: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(psutil, "virtual_memory", lambda: memory(needed - 1))
         patch.delattr(Checkpoint, "get")
-        with pytest.raises(InputError, match=rf"{folder.name}: .* needs 0\.0 GB of memory .* are free") as caught:
+        with pytest.raises(InputError, match=rf"{folder.name}: .* needs 0\.0 MB of memory .* are free") as caught:
             Transformer.from_folder(folder, device="CPU")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(needed))
