@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,14 +16,17 @@ from types import FrameType
 
 from mistral.errors import InputError
 from mistral.generate import Prefilled, generate_stream
+from mistral.mpi import keeps_lines_back, launcher_input_ended
 from mistral.options import option
 from mistral.progress import Progress
 from mistral.session import Options, Session, with_session
 from mistral.tokenizer import Message
 
 MARK = "> "
-STOP = b"/stop"
-STOP_HINT = "An empty line, or /stop, stops an answer; Ctrl-C ends the job."
+STOP, QUIT = b"/stop", b"/quit"
+MOMENT = 0.2  # seconds
+STOP_HINT = "An empty line, or /stop, stops an answer; /quit leaves."
+STREAM_HINT = "note: mpirun shows whole lines only; started with --stream-buffering 0, it shows each word at once"
 NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 
 
@@ -30,8 +34,9 @@ NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 class Interactive(Options):
     """Read prompts, one a line, and answer each until the input ends.
 
-    Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does. Under mpirun, Ctrl-C ends the whole job, and an
-    empty line or /stop stops an answer.
+    Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does. Under mpirun,
+    Ctrl-C ends the whole job, an empty line or /stop stops an answer, and
+    /quit leaves.
     """
 
     max_tokens: int = option(256, "New tokens for each answer, at most.")
@@ -89,8 +94,14 @@ class TypedAhead:
         threading.Thread(target=self._read, args=(sys.stdin.fileno(),), daemon=True).start()
 
     def _read(self, file: int) -> None:
-        rest = b""
-        while data := os.read(file, 1 << 16):  # not through sys.stdin, which a thread would hold locked at exit
+        rest, quiet = b"", 0
+        while quiet < 2:  # what mpirun has read and not passed on yet comes within a moment
+            if not select.select([file], [], [], MOMENT)[0]:
+                quiet = quiet + 1 if launcher_input_ended() else 0
+                continue
+            data, quiet = os.read(file, 1 << 16), 0  # not through sys.stdin, which a thread would hold locked at exit
+            if not data:
+                break
             *lines, rest = (rest + data).split(b"\n")
             with self._changed:
                 self._lines.extend(lines)
@@ -101,27 +112,29 @@ class TypedAhead:
             self._changed.notify()
 
     def stop(self) -> bool:
-        """Whether the next line asks to stop; then it is used up."""
+        """Whether the next line asks to stop; then it is used up, unless it asks to leave."""
         with self._changed:
             line = self._lines[0].strip() if self._lines else None
-            asked = line == STOP or (line == b"" and not self._ended)
+            asked = line == STOP or (line == b"" and not (self._ended or launcher_input_ended()))
             if asked:
                 self._lines.popleft()
-            return asked
+            return asked or line == QUIT
 
     def lines(self) -> Iterator[bytes]:
         """Each line, with a mark on standard error where one is waited for."""
         print(STOP_HINT, file=sys.stderr)
+        if keeps_lines_back():
+            print(STREAM_HINT, file=sys.stderr)
         while True:
-            print(MARK, end="", file=sys.stderr, flush=True)
+            print(MARK, end="\n" if keeps_lines_back() else "", file=sys.stderr, flush=True)
             line = b""
             while line.strip() in (b"", STOP):
                 with self._changed:
                     self._changed.wait_for(lambda: self._lines or self._ended)
-                    if not self._lines:
-                        print(file=sys.stderr)
-                        return
-                    line = self._lines.popleft()
+                    line = self._lines.popleft() if self._lines else QUIT
+                if line.strip() == QUIT:
+                    print(file=sys.stderr)
+                    return
             yield line
 
 

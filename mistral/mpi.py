@@ -8,12 +8,15 @@ from __future__ import annotations
 import atexit
 import os
 import platform
+import select
+import stat
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -46,6 +49,36 @@ def launched() -> Launch | None:
         if rank in os.environ and size in os.environ:
             return Launch(int(os.environ[rank]), int(os.environ[size]))
     return None
+
+
+def keeps_lines_back() -> bool:
+    """Whether mpirun shows what a rank writes only when the line is complete, as Open MPI's does unless told not to."""
+    buffering = "OMPI_MCA_ompi_stream_buffering"  # in small letters, as mpirun sets it
+    return "OMPI_COMM_WORLD_RANK" in os.environ and os.environ.get(buffering) != "0"
+
+
+def launcher_input_ended() -> bool:
+    """Whether nothing more can come from mpirun's standard input. Open MPI 5.0 passes on all of it but its end.
+
+    False where that cannot be known: for a terminal, and where mpirun runs on another machine.
+    """
+    path = f"/proc/{os.getppid()}/fd/0"
+    try:
+        kind = os.stat(path)
+        if stat.S_ISFIFO(kind.st_mode):
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                poll = select.poll()
+                poll.register(file, select.POLLIN)
+                return [event for _, event in poll.poll(0)] == [select.POLLHUP]  # no writers, and nothing unread
+            finally:
+                os.close(file)
+        if stat.S_ISREG(kind.st_mode):
+            info = Path(f"/proc/{os.getppid()}/fdinfo/0").read_text()
+            return int(info.split("pos:")[1].split()[0]) >= kind.st_size
+        return kind.st_rdev == os.stat(os.devnull).st_rdev
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def check_ranks(num_pipeline_ranks: int) -> None:

@@ -30,8 +30,10 @@ class Job:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, ranks: int, program: Sequence[str], stdin: int | None = subprocess.DEVNULL) -> Job:
-        command = [MPIRUN, "-n", str(ranks), *FLAGS, sys.executable, *program]
+    def start(
+        cls, ranks: int, program: Sequence[str], stdin: int = subprocess.DEVNULL, flags: Sequence[str] = ()
+    ) -> Job:
+        command = [MPIRUN, "-n", str(ranks), *FLAGS, *flags, sys.executable, *program]
         return cls(
             subprocess.Popen(
                 command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,

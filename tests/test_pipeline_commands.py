@@ -39,7 +39,7 @@ class Conversation:
 
     def __init__(self, model: Path) -> None:
         program = ["-m", "main", "interactive", str(model), "--num_pipeline_ranks=2", "--instruct", "--temperature=0"]
-        self.job = Job.start(2, [*program, "--max_tokens=20000"], subprocess.PIPE)
+        self.job = Job.start(2, [*program, "--max_tokens=20000"], subprocess.PIPE, ["--stream-buffering", "0"])
         self.out = self.err = ""
 
     def type(self, text: str) -> None:
@@ -71,7 +71,10 @@ def conversation(model: Path) -> Iterator[Conversation]:
     yield found
     if found.job.process.poll() is None:
         found.job.kill()
-    found.job.process.communicate()
+    found.job.process.wait()
+    for stream in (found.job.process.stdin, found.job.process.stdout, found.job.process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 def test_a_conversation_stops_at_a_word_and_waits_without_work(conversation: Conversation) -> None:
@@ -92,8 +95,7 @@ def test_a_conversation_stops_at_a_word_and_waits_without_work(conversation: Con
         conversation.type(stop)
         conversation.until(" [stopped]", count)
         conversation.until("> ", count + 1, error=True)
-    assert conversation.job.process.stdin is not None
-    conversation.job.process.stdin.close()
+    conversation.type("/quit\n")
     conversation.until("decode", error=True)
     assert conversation.job.process.wait(10) == 0
 
@@ -103,7 +105,8 @@ def test_input_that_is_there_at_once_is_answered_line_by_line(model: Path) -> No
     lines = b"one\n\ntwo\n"
     options = ["interactive", str(model), "--max_tokens=6", "--temperature=0", "--json"]
     job = Job.start(2, ["-m", "main", *options, "--num_pipeline_ranks=2"], subprocess.PIPE)
-    out, _ = job.process.communicate(lines, timeout=60)
+    out, _ = job.process.communicate(lines, timeout=40)
+    assert job.process.returncode == 0
     found = [json.loads(line) for line in out.decode().splitlines()[:-1]]
     alone = run_program(*options, shell="printf 'one\\n\\ntwo\\n' | {}").out.splitlines()[:-1]
     assert found == [json.loads(line) for line in alone]
@@ -117,6 +120,7 @@ def test_input_that_is_there_at_once_is_answered_line_by_line(model: Path) -> No
         (b"/stop\r\nnext", True, [True, False], [b"next"]),
         (b"next\n/stop\n", True, [False], [b"next"]),
         (b"", True, [False], []),
+        (b"/quit\nnext\n", False, [True, True], []),
     ],
 )
 def test_the_line_that_comes_next_may_stop_an_answer(
@@ -126,6 +130,7 @@ def test_the_line_that_comes_next_may_stop_an_answer(
     os.write(writing, text)
     stream = os.fdopen(reading, "rb")
     monkeypatch.setattr("sys.stdin", stream)
+    monkeypatch.setattr("mistral.interactive.launcher_input_ended", lambda: False)
     typed = TypedAhead()
     if ended:
         os.close(writing)
