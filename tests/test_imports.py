@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    ("args", "memory", "options", "progress", "quantized", "rope", "sampling", "version"),
+    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
     ("device", "tokenizer"),
     ("textstream",),
     ("ops",),
@@ -23,6 +23,9 @@ LEVELS = (
     ("quantize",),
     ("limits", "load", "random_checkpoint"),
     ("engine",),
+    ("stage",),
+    ("pipeline",),
+    ("rows",),
     ("generate",),
     ("measure", "session"),
     ("bench", "demo", "interactive"),
