@@ -101,7 +101,9 @@ def decode(engine: Engine | PipelineEngine, rows: int) -> float:
     return counted / (ended - begun)
 
 
-def measure(folder: Path, ranks: int, tokens: int, repeats: int, micro_batches: int | None) -> None:
+def measure(
+    folder: Path, ranks: int, tokens: int, most_rows: int, repeats: int, micro_batches: int | None, together: int
+) -> None:
     """On every rank of a job: the figures, as JSON lines on the first rank, with this rank's own share of work."""
     model = Transformer.from_folder(folder, ranks, "native", device="CPU")
     meter = Meter(model)
@@ -115,8 +117,9 @@ def measure(folder: Path, ranks: int, tokens: int, repeats: int, micro_batches: 
         engine = open_engine(model, None, micro_batches)
 
         def use() -> None:
-            prefill(engine, tokens, 1)
-            for figure, rows in (("prefill", 1), ("decode", 1), ("decode", 8), ("decode", 8 * ranks), ("decode", 256)):
+            prefill(engine, 512, 1)  # brings the weights into memory
+            counts = dict.fromkeys(rows for rows in (1, 8, 8 * together, most_rows) if rows <= most_rows)
+            for figure, rows in (("prefill", 1), *(("decode", rows) for rows in counts)):
                 meter.seconds, started = 0.0, time.perf_counter()
                 if figure == "prefill":
                     parts = -(-tokens // choose_chunk(tokens, ranks))
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--most_rows", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num_micro_batches", type=int)
     parser.add_argument("--small", action="store_true")
@@ -186,7 +190,8 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(f"/tmp/mistral-{'small' if options.small else '7b'}-{options.layers}")
     if options.job:
-        measure(folder, options.job, options.tokens, options.repeats, options.num_micro_batches)
+        limits = options.tokens, options.most_rows, options.repeats
+        measure(folder, options.job, *limits, options.num_micro_batches, options.ranks)
         return
     if not (folder / "consolidated.safetensors").exists():
         PARAMS.update(SMALL if options.small else {})
