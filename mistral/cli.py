@@ -83,7 +83,7 @@ def run(arguments: list[str], program: str) -> int:
         print(describe(arguments[0], program, COMMANDS[arguments[0]]))
     else:
         command, launch = parse(arguments), launched()
-        if launch and launch.size > 1 and isinstance(command, Quantize):
+        if launch and launch.size > 1 and isinstance(command, Quantize | Bench):
             raise InputError(f"{arguments[0]} works in one process; start it without mpirun")
         command.run()
     return 0

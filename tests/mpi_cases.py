@@ -24,8 +24,8 @@ SHAPES = {
     "moe": replace(DEEP, moe=MoeArgs(4, 2)),
     "tied": replace(WINDOWED, tied_embeddings=True),
 }
-MANY = [np.random.default_rng(100 + i).integers(0, DENSE.vocab_size, 1 + i * 7 % 23).tolist() for i in range(20)]
-LONG = np.random.default_rng(9).integers(0, DENSE.vocab_size, 300).tolist()
+MANY = [np.random.default_rng(100 + i).integers(0, DENSE.vocab_size, 1 + i * 7 % 11).tolist() for i in range(17)]
+LONG = np.random.default_rng(9).integers(0, DENSE.vocab_size, 130).tolist()
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,11 @@ class Case:
 RANDOM = {"temperature": 1.0, "seed": 5, "top_p": 0.95, "repetition_penalty": 1.1}
 CASES = [
     *(Case(shape, PROMPTS, {"max_tokens": 6, "chunk_size": 4}) for shape in SHAPES),
-    *(Case(shape, [*PROMPTS, LONG[:70]], {"max_tokens": 3, "prompt_logprobs": False}) for shape in SHAPES),
-    *(Case(shape, MANY, {"max_tokens": 6, "eos_id": 7, **RANDOM}) for shape in ("windowed", "moe")),
+    *(
+        Case(shape, [*PROMPTS, LONG[:40]], {"max_tokens": 3, "prompt_logprobs": False})
+        for shape in ("dense", "interleaved", "moe")
+    ),
+    *(Case(shape, MANY, {"max_tokens": 5, "eos_id": 7, **RANDOM}) for shape in ("windowed", "moe")),
     *(Case("interleaved", MANY, {"max_tokens": 4, "eos_id": 3}, number) for number in (1, 5)),
     Case("windowed", [LONG], {"max_tokens": 2, "chunk_size": 16}),
     Case("dense", [LONG, LONG[:90], [1]], {"max_tokens": 2, "chunk_size": 16}, 2),
@@ -68,7 +71,8 @@ def write_small(folder: Path, args: ModelArgs, seed: int = 0) -> None:
 
 
 def results(folder: Path, ranks: int, backend: str, which: str = "all") -> dict[int, Found]:
-    """What each case gives, or every third of them; under mpirun, each rank calls this."""
+    """What each case gives, or one of each shape and every third of the others; under mpirun, each rank calls this."""
     models = {name: Transformer.from_folder(folder / name, ranks, backend, device="CPU") for name in SHAPES}
-    places = range(0, len(CASES), 3 if which == "some" else 1)
+    n = len(SHAPES)
+    places = [*range(n), *range(n, len(CASES), 3 if which == "some" else 1)]
     return {place: CASES[place].run(models[CASES[place].shape]) for place in places}

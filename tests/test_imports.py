@@ -110,6 +110,17 @@ def test_mindspore_is_imported_where_arithmetic_is_done_and_by_public_names(path
         assert not any(name.split(".")[0] == "mindspore" for name in imported(parsed(path)))
 
 
+def test_mpi_is_imported_by_one_function_of_one_file() -> None:
+    """So that a plain run never loads it."""
+    for path in FILES:
+        tree = parsed(path)
+        running_at_import = [n for n in tree.body if not isinstance(n, ast.FunctionDef) and not is_type_checking(n)]
+        top = {name for node in running_at_import for name in imported(node)}
+        found = {name for name in imported(tree) if name.split(".")[0] == "mpi4py"}
+        assert not found or path.name == "mpi.py"
+        assert not any(name.split(".")[0] == "mpi4py" for name in top)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_private_part_of_mindspore_is_reached_for(path: Path) -> None:
     for node in ast.walk(parsed(path)):

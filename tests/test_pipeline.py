@@ -30,7 +30,7 @@ def alone(folder: Path) -> dict[str, dict[int, Found]]:
     [
         (1, "portable", "some"),
         (2, "portable", "all"),
-        (3, "portable", "all"),
+        (3, "portable", "some"),
         (4, "portable", "some"),
         (2, "native", "all"),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mistral.interactive import STOP_HINT, TypedAhead
-from tests.command_line import run_program, write_model
+from tests.command_line import CommandLine, write_model
 from tests.mpirun import Job
 
 
@@ -22,12 +22,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("commands") / "model")
 
 
-def test_the_demo_says_the_same_and_only_the_first_rank_speaks() -> None:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    return CommandLine(capsys, monkeypatch)
+
+
+def test_the_demo_says_the_same_and_only_the_first_rank_speaks(run: CommandLine) -> None:
     """With the checkpoint that ships, split by hand, in more micro-batches than it needs."""
-    options = ["--max_tokens=8", "--json"]
-    alone = run_program("demo", *options).out.splitlines()[:-1]
-    pipeline = ["--num_pipeline_ranks=3", "--pipeline_split=1,2,1", "--num_micro_batches=3"]
-    code, out, err = Job.start(3, ["-m", "main", "demo", *options, *pipeline]).end()
+    options = ["--max_tokens=5", "--json"]
+    alone = run("demo", *options).out.splitlines()[:-1]
+    pipeline = ["--num_pipeline_ranks=2", "--pipeline_split=3,1", "--num_micro_batches=3"]
+    code, out, err = Job.start(2, ["-m", "main", "demo", *options, *pipeline]).end()
     *answers, timings = out.splitlines()
     assert (code, err) == (0, "")
     assert sorted(answers) == sorted(alone)
@@ -84,9 +89,9 @@ def test_a_conversation_stops_at_a_word_and_waits_without_work(conversation: Con
     assert len(ranks) == 2
     time.sleep(0.5)
     before = [sum(rank.cpu_times()[:2]) for rank in ranks]
-    time.sleep(3)
+    time.sleep(2)
     after = [sum(rank.cpu_times()[:2]) for rank in ranks]
-    assert max(b - a for a, b in zip(before, after, strict=True)) < 0.05 * 3, "a waiting rank uses the processor"
+    assert max(b - a for a, b in zip(before, after, strict=True)) < 0.05 * 2, "a waiting rank uses the processor"
     for count, stop in enumerate(("/stop\n", "\n"), 1):
         conversation.type(f"question {count}\n")
         length = len(conversation.out)
@@ -100,7 +105,7 @@ def test_a_conversation_stops_at_a_word_and_waits_without_work(conversation: Con
     assert conversation.job.process.wait(10) == 0
 
 
-def test_input_that_is_there_at_once_is_answered_line_by_line(model: Path) -> None:
+def test_input_that_is_there_at_once_is_answered_line_by_line(run: CommandLine, model: Path) -> None:
     """Empty lines stop nothing where nobody types; and what a pipe is told equals what one process is told."""
     lines = b"one\n\ntwo\n"
     options = ["interactive", str(model), "--max_tokens=6", "--temperature=0", "--json"]
@@ -108,7 +113,7 @@ def test_input_that_is_there_at_once_is_answered_line_by_line(model: Path) -> No
     out, _ = job.process.communicate(lines, timeout=40)
     assert job.process.returncode == 0
     found = [json.loads(line) for line in out.decode().splitlines()[:-1]]
-    alone = run_program(*options, shell="printf 'one\\n\\ntwo\\n' | {}").out.splitlines()[:-1]
+    alone = run(*options, stdin=lines).out.splitlines()[:-1]
     assert found == [json.loads(line) for line in alone]
 
 

@@ -68,7 +68,6 @@ def test_ranks_whose_mpirun_is_killed_end_too(folder: Path) -> None:
     [
         ("raise", "error: rank 1 of 2: ZeroDivisionError: division by zero; the job ends"),
         ("memory", "error: rank 1 of 2: out of memory; use more ranks, a smaller model, or lower --max_tokens"),
-        ("exit", "error: rank 1 of 2 has ended and rank 0 waits for it; the job ends"),
         ("return", "error: rank 1 of 2 has ended and rank 0 waits for it; the job ends"),
         ("midway", "error: rank 1 of 2 left before the job was done (exit code 0); the job ends"),
     ],

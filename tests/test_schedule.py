@@ -182,7 +182,8 @@ def test_every_stage_does_every_micro_batch_once_in_order_and_nobody_waits_for_e
         read = [e.done for e in events if isinstance(e, Prefilled) and e.index == index]
         ids = [e.id for e in events if isinstance(e, Generated) and e.index == index]
         assert read == sorted(read) and read[-1] == length
-        assert ids == ([(length + i) % 40 for i in range(tokens)] or [None])
+        wanted: list[int | None] = [(length + i) % 40 for i in range(tokens)]
+        assert ids == (wanted or [None])
 
 
 def test_groups_of_rows_go_round_side_by_side() -> None:
@@ -212,6 +213,8 @@ def test_equal_stages_idle_for_the_share_of_the_formula(stages: int, micro_batch
 
 def test_chunks_of_512_allow_1_78_times_the_speed_on_two_stages() -> None:
     """A prompt of 4096 tokens: with n chunks, 2 n / (n + 1)."""
+    seconds = np.array([[2.0] * 3, [1.0] * 3, [2.0] * 3])
+    assert timetable(seconds).tolist() == [[0, 2, 4], [2, 4, 6], [3, 5, 7]]
     starts = timetable(np.full((2, 8), 0.5))
     np.testing.assert_allclose(8 / (starts + 0.5).max(), 2 * 8 / 9)
 
