@@ -20,21 +20,23 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mistral import Generated, Prefilled, Request, Timings, Transformer, drive, generate_stream, open_engine, serve
+from mistral.args import ModelArgs
 from mistral.engine import Engine
 from mistral.mpi import launched
 from mistral.pipeline import PipelineEngine
 from mistral.random_checkpoint import kept, shape_args, write_random
 from mistral.schedule import bubble_share, choose_chunk, decode_groups
 
-SMALL = {"dim": 256, "head_dim": 32, "hidden_dim": 512, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 1000}
 STEPS = 12  # tokens of each row that are timed
 
 
@@ -50,6 +52,11 @@ class Figure:
     busy: float
 
 
+def small(args: ModelArgs) -> ModelArgs:
+    """The same with small dimensions."""
+    return replace(args, dim=256, head_dim=32, hidden_dim=512, n_heads=8, n_kv_heads=4, vocab_size=1000)
+
+
 class Meter:
     """Seconds that this rank's layers and head take."""
 
@@ -58,10 +65,10 @@ class Meter:
         for name in ("embed", "run_blocks", "head"):
             setattr(model, name, self.timed(getattr(model, name)))
 
-    def timed(self, call):  # type: ignore[no-untyped-def]
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """The call, counted."""
 
-        def counted(*arguments):  # type: ignore[no-untyped-def]
+        def counted(*arguments: Any) -> Any:
             started = time.perf_counter()
             result = call(*arguments)
             self.seconds += time.perf_counter() - started
@@ -193,7 +200,9 @@ def main() -> None:
         limits = options.tokens, options.most_rows, options.repeats
         measure(folder, options.job, *limits, options.num_micro_batches, options.ranks)
         return
-    args = replace(shape_args("mistral-7b", options.layers), **(SMALL if options.small else {}))
+    args = shape_args("mistral-7b", options.layers)
+    if options.small:
+        args = small(args)
     kept(folder, args, lambda work: write_random(args, work))
     one = job(sys.argv[1:], 1)
     compare(one, job(sys.argv[1:], options.ranks), options.ranks)
