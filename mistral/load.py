@@ -135,6 +135,7 @@ def load_model(
             array = checkpoint.get(source)
             if bits is not None:
                 array = quantize_array(array, bits, f"{checkpoint.file_of(source)}: tensor {source}")
+                checkpoint.release(source)
         done += checkpoint.nbytes(source)
         if progress:
             progress(min(done, total), total)

@@ -189,6 +189,7 @@ def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path) -> int:
             for tensor in shard:
                 for part in quantized_parts(checkpoint, args, tensor.name):
                     out.write(part)
+                checkpoint.release(source_of(tensor.name, checkpoint))
                 done += tensor.nbytes
                 progress(done, total)
             out.flush()

@@ -16,8 +16,10 @@ import pytest
 
 from mistral.args import ModelArgs, Quantization
 from mistral.checkpoint import open_checkpoint
+from mistral.checkpoint.tensor_file import StoredTensor, map_file, row_major
 from mistral.errors import InputError
 from mistral.load import load_model
+from mistral.memory import resident_memory
 from mistral.ops import Ops
 from mistral.quantize import quantize_array
 from mistral.quantized import Quantized
@@ -76,6 +78,21 @@ def test_a_tied_head_gets_its_own_copy(run: CommandLine, tmp_path: Path, ops: Op
     assert np.array_equal(dense(found.quantized("output.weight")), dense(quantize_array(embeddings, 4)))
     while_loading = load_model(tied, device="CPU", backend="portable", bits=8)
     assert np.isfinite(while_loading.forward(IDS, [len(IDS)]).asnumpy()).all()
+
+
+def test_pages_of_the_source_are_given_back(tmp_path: Path) -> None:
+    """Quantizing reads every tensor once; a model's worth of mapped pages must not pile up."""
+    (tmp_path / "zeros").write_bytes(bytes(1 << 26))
+    shape = (1 << 12, 1 << 12)
+    tensor = StoredTensor(
+        tmp_path / "zeros", map_file(tmp_path / "zeros"), 0, np.dtype(np.float32), shape, row_major(shape)
+    )
+    before = resident_memory().mapped
+    assert not tensor.array().any()
+    assert resident_memory().mapped - before > 1 << 25
+    tensor.release()
+    assert resident_memory().mapped - before < 1 << 24
+    assert not tensor.array()[-1].any()
 
 
 def test_several_files(run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

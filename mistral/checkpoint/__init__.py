@@ -56,6 +56,12 @@ class Checkpoint:
         array = self.tensors[name].array()
         return array if isinstance(array, Quantized) else None
 
+    def release(self, name: str) -> None:
+        """What has been read of the tensor's file need not stay in memory."""
+        tensor = self.tensors[name]
+        for part in tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,):
+            part.release()
+
     def in_place(self, name: str) -> bool:
         """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
         tensor = self.tensors[name]

@@ -56,6 +56,11 @@ class StoredTensor:
             buffer, offset = self.buffer[offset : offset + span * size], 0
         return np.ndarray(self.shape, self.dtype, buffer, offset, tuple(s * size for s in self.strides))
 
+    def release(self) -> None:
+        """Let the system have the pages of the whole file back; they are read again when they are looked at."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.buffer.madvise(mmap.MADV_DONTNEED)
+
     def rows(self, first: int, last: int) -> StoredTensor:
         """The part [first:last] along the first axis."""
         assert 0 <= first < last <= self.shape[0]

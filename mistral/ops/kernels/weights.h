@@ -138,9 +138,6 @@ struct Row8 {
     const __m512 by = _mm512_set1_ps(float(1 << shift(k)));
     return _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, by), _mm512_mul_ps(low, by));
   }
-  void whole_pairs(int64_t k, Pairs *w) const {
-    for (int v = 0; v < 4; v++) w[v] = pairs(k + 32 * v);
-  }
   Pairs part_pairs(int64_t k) const { return k < width ? pairs(k) : (Pairs)_mm512_setzero_si512(); }
 #endif
 };
@@ -206,14 +203,6 @@ struct Row4 {
 #ifdef HAVE_PAIRS
   static Pairs find(__m512i nibbles, uint8_t scale) {
     return (Pairs)_mm512_permutexvar_epi16(nibbles, _mm512_load_si512(levels.halves[scale]));
-  }
-  void whole_pairs(int64_t k, Pairs *w) const {
-    const __m512i all = _mm512_loadu_si512(words + k / 4);
-    const uint8_t *s = scales + k / GROUP;
-    w[0] = find(all, s[0]);
-    w[1] = find(_mm512_srli_epi16(all, 4), s[1]);
-    w[2] = find(_mm512_srli_epi16(all, 8), s[2]);
-    w[3] = find(_mm512_srli_epi16(all, 12), s[3]);
   }
   Pairs part_pairs(int64_t k) const {
     if (k >= width) return (Pairs)_mm512_setzero_si512();
