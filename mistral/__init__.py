@@ -6,6 +6,7 @@ from mistral.engine import Engine, Work
 from mistral.errors import InputError
 from mistral.generate import Generated, Prefilled, Request, Timings, generate, generate_stream
 from mistral.model import Transformer
+from mistral.pipeline import PipelineEngine, drive, open_engine, serve
 from mistral.sampling import SamplingSettings
 from mistral.textstream import TextStream
 from mistral.tokenizer import Message, StreamDecoder, Tokenizer
@@ -19,6 +20,7 @@ __all__ = [
     "Message",
     "ModelArgs",
     "MoeArgs",
+    "PipelineEngine",
     "Prefilled",
     "Request",
     "SamplingSettings",
@@ -29,7 +31,10 @@ __all__ = [
     "Transformer",
     "Work",
     "__version__",
+    "drive",
     "generate",
     "generate_stream",
     "open_checkpoint",
+    "open_engine",
+    "serve",
 ]

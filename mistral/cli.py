@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 
 import fire
@@ -16,12 +17,14 @@ from mistral.bench import Bench
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
+from mistral.mpi import launched
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
 
 Command = Demo | Interactive | Quantize | Bench
 COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize, "bench": Bench}
 HELP = ("-h", "--help")
+ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak
 
 
 def versions() -> str:
@@ -79,15 +82,27 @@ def run(arguments: list[str], program: str) -> int:
     elif arguments[0] in COMMANDS and not set(HELP).isdisjoint(arguments):
         print(describe(arguments[0], program, COMMANDS[arguments[0]]))
     else:
-        parse(arguments).run()
+        command, launch = parse(arguments), launched()
+        if launch and launch.size > 1 and isinstance(command, Quantize | Bench):
+            raise InputError(f"{arguments[0]} works in one process; start it without mpirun")
+        command.run()
     return 0
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
     """Run the command line; returns its exit code. What goes wrong is one line on standard error."""
     prepare_streams()
+    code = guarded(sys.argv[1:] if arguments is None else arguments, program)
+    launch = launched()
+    if code and launch and launch.rank and "mpi4py" not in sys.modules:
+        time.sleep(ANOTHER_SPEAKS)
+    return code
+
+
+def guarded(arguments: list[str], program: str) -> int:
+    """The exit code of a command line, after a line about what went wrong."""
     try:
-        code = run(sys.argv[1:] if arguments is None else arguments, program)
+        code = run(arguments, program)
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -113,6 +128,9 @@ def prepare_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as we run
+    launch = launched()
+    if launch and launch.rank:  # the first rank speaks for all; one that fails alone uses sys.__stderr__
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an encoding such as ASCII has not every character
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mistral.generate import Generated, Prefilled, generate_stream
 from mistral.options import option
 from mistral.progress import Progress
-from mistral.session import Options, open_session
+from mistral.session import Options, Session, with_session
 
 PROMPTS = (
     "This is a test",
@@ -51,7 +51,12 @@ class Demo(Options):
 
 def run_demo(options: Options, texts: Sequence[str]) -> None:
     """Complete the texts all at once; show them in order, or each as a JSON line when it is finished."""
-    session = open_session(options, chat=False)
+    with_session(options, False, lambda session: complete(session, texts))
+
+
+def complete(session: Session, texts: Sequence[str]) -> None:
+    """The same with a session that is open."""
+    options = session.options
     requests = [session.request(session.tokenizer.encode(text), text_follows=True) for text in texts]
     board = Board(["" if options.json else text for text in texts])
     answers, ids = [""] * len(texts), [list[int]() for _ in texts]

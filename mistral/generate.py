@@ -8,59 +8,33 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mistral import schedule
 from mistral.engine import Engine, Work
 from mistral.errors import InputError
 from mistral.model import Transformer
-from mistral.sampling import SamplingRow, SamplingSettings, log_softmax, sampler
-from mistral.textstream import TextStream
+from mistral.pipeline import PipelineEngine, drive, open_engine, serve
+from mistral.rows import FinishReason, Generated, Prefilled, Request, Row
+from mistral.sampling import SamplingSettings
+
+__all__ = [
+    "FinishReason",
+    "Generated",
+    "Prefilled",
+    "Request",
+    "Timings",
+    "check_request",
+    "default_chunk_size",
+    "generate",
+    "generate_stream",
+]
 
 MAX_ROWS = 64  # rows generated for at once
 STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one chunk alone is longer
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt and what to make of it. `text` turns its ids into text and knows its stop strings."""
-
-    prompt: Sequence[int]
-    max_tokens: int = 35
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    eos_id: int | None = None
-    text: TextStream | None = None
-    prompt_logprobs: bool = False
-
-
-@dataclass(frozen=True)
-class Prefilled:
-    """`done` of `total` prompt tokens of request `index` are read; logprobs of these, but for the prompt's first."""
-
-    index: int
-    done: int
-    total: int
-    logprobs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One step of the answer to request `index`.
-
-    id is None where the answer ends without a token: at the end-of-sequence id, which is not shown, or at once when no
-    token was asked for. logprob is that of the raw logits, in nats.
-    """
-
-    index: int
-    id: int | None
-    logprob: float | None
-    text: str
-    finish_reason: FinishReason | None
 
 
 @dataclass
@@ -73,63 +47,26 @@ class Timings:
     decode_seconds: float = 0.0
 
 
-class _Row:
-    """A request that has a row of the engine."""
+@dataclass(frozen=True)
+class _Flight:
+    """A micro-batch that is under way: its ticket, and its rows with their work and whether that was a prompt's."""
 
-    def __init__(self, index: int, request: Request, engine: Engine) -> None:
-        self.index, self.request = index, request
-        self.sampling = SamplingRow(request.settings, request.prompt)
-        limit, used = engine.context_limit, len(request.prompt)
-        self.max_tokens = request.max_tokens if limit is None else min(request.max_tokens, limit - used)
-        self.row = engine.join(used + self.max_tokens)
-        self.read, self.written, self.last_id = 0, 0, -1
-
-    @property
-    def prefilling(self) -> bool:
-        return self.read < len(self.request.prompt)
-
-    def work(self, chunk_size: int) -> Work:
-        """The row's next tokens: at most `chunk_size` of its prompt, or the one just sampled."""
-        if not self.prefilling:
-            return Work(self.row, [self.last_id])
-        chunk = self.request.prompt[self.read : self.read + chunk_size]
-        last = self.read + len(chunk) == len(self.request.prompt)
-        return Work(self.row, chunk, "all" if self.request.prompt_logprobs else "last" if last else "none")
-
-    def prefilled(self, work: Work, logits: NDArray[np.float32]) -> Prefilled:
-        """Count a chunk as read, and score the prompt tokens that its logits foretell."""
-        self.read += len(work.ids)
-        logprobs: tuple[float, ...] = ()
-        if self.request.prompt_logprobs:
-            targets = self.request.prompt[self.read - len(work.ids) + 1 : self.read + 1]
-            scores = log_softmax(logits[: len(targets)])
-            logprobs = tuple(float(scores[i, target]) for i, target in enumerate(targets))
-        return Prefilled(self.index, self.read, len(self.request.prompt), logprobs)
-
-    def generated(self, token: int, logprob: float) -> Generated:
-        """Take a sampled token."""
-        text = self.request.text
-        if token == self.request.eos_id:
-            return Generated(self.index, None, None, text.flush() if text else "", "stop")
-        self.sampling.append(token)
-        self.written, self.last_id = self.written + 1, token
-        shown = text.push(token) if text else ""
-        reason: FinishReason | None = "length" if self.written == self.max_tokens else None
-        if text and text.stopped:
-            reason = "stop"
-        elif text and reason:
-            shown += text.flush()
-        return Generated(self.index, token, logprob, shown, reason)
+    ticket: int
+    pieces: tuple[tuple[Row, Work, bool], ...]
 
 
-def default_chunk_size(model: Transformer) -> int:
-    """Prompt tokens of a row read at once: 512, or the shortest window if that is less."""
-    return min([512, *(window for window in model.args.sliding_windows if window is not None)])
+def default_chunk_size(model: Transformer, num_pipeline_ranks: int = 1, tokens: int = 0) -> int:
+    """Prompt tokens of a row read at once: 512, or the shortest window if that is less.
+
+    With several ranks, fewer where the stages are then busier: see `schedule.choose_chunk`, for prompts of `tokens`.
+    """
+    windows = (window for window in model.args.sliding_windows if window is not None)
+    return min([schedule.choose_chunk(tokens, num_pipeline_ranks), *windows])
 
 
-def check_request(index: int, request: Request, engine: Engine) -> None:
+def check_request(index: int, request: Request, engine: Engine | PipelineEngine) -> None:
     """Raise InputError for a prompt that cannot be generated for."""
-    vocab_size, limit = engine.model.args.vocab_size, engine.context_limit
+    vocab_size, limit = engine.args.vocab_size, engine.context_limit
     length = len(request.prompt)
     if length == 0:
         raise InputError(f"prompt {index} is empty: give it at least the id that begins a sequence")
@@ -144,7 +81,7 @@ def check_request(index: int, request: Request, engine: Engine) -> None:
 
 
 def generate_stream(
-    engine: Engine,
+    engine: Engine | PipelineEngine,
     requests: Sequence[Request],
     chunk_size: int | None = None,
     max_rows: int = MAX_ROWS,
@@ -161,72 +98,106 @@ def generate_stream(
     assert max_rows > 0
     for index, request in enumerate(requests):
         check_request(index, request, engine)
-    return _run(engine, requests, chunk_size or default_chunk_size(engine.model), max_rows, timings or Timings())
+    ranks, tokens = engine.num_pipeline_ranks, sum(len(request.prompt) for request in requests)
+    chunk_size = chunk_size or default_chunk_size(engine.model, ranks, tokens)
+    room = max(chunk_size, STEP_TOKENS if ranks == 1 else schedule.choose_chunk(tokens, ranks))
+    return _Stream(engine, chunk_size, room, timings or Timings()).run(requests, max_rows)
 
 
-def _run(
-    engine: Engine, requests: Sequence[Request], chunk_size: int, max_rows: int, timings: Timings
-) -> Generator[Prefilled | Generated]:
-    waiting = deque(enumerate(requests))
-    active: list[_Row] = []
-    try:
-        while waiting or active:
-            while waiting and len(active) < max_rows:
-                try:
-                    active.append(_Row(*waiting[0], engine))
-                except InputError:  # no memory for one more
-                    if not active:
-                        raise
-                    break
-                waiting.popleft()
-            for event in _step(engine, active, chunk_size, timings):
-                yield event
-                if isinstance(event, Generated) and event.finish_reason:
-                    row = next(row for row in active if row.index == event.index)
-                    active.remove(row)
-                    engine.leave(row.row)
-    finally:
-        for row in active:
-            engine.leave(row.row)
+class _Stream:
+    """Rows on their way through an engine, and the micro-batches that they are in."""
 
+    def __init__(self, engine: Engine | PipelineEngine, chunk_size: int, room: int, timings: Timings) -> None:
+        """`room`: prompt tokens of a micro-batch, at most."""
+        self.engine, self.chunk_size, self.room, self.timings = engine, chunk_size, room, timings
+        self.active: list[Row] = []
+        self.flying: deque[_Flight] = deque()
+        self.clock = 0.0
 
-def _step(engine: Engine, active: Sequence[_Row], chunk_size: int, timings: Timings) -> list[Prefilled | Generated]:
-    """One step of the rows that fit into it."""
-    started = time.perf_counter()
-    room = max(chunk_size, STEP_TOKENS)
-    rows, work = [], []
-    for row in active:
-        piece = row.work(min(chunk_size, room) if row.prefilling else 1) if room else None
-        if piece is None:
-            continue
-        room -= len(piece.ids) if row.prefilling else 0
-        rows.append(row)
-        work.append(piece)
-    logits = engine.step(work)
-    events: list[Prefilled | Generated] = []
-    ready: list[tuple[_Row, NDArray[np.float32]]] = []
-    prefill_tokens = sum(len(piece.ids) for row, piece in zip(rows, work, strict=True) if row.prefilling)
-    for row, piece, found in zip(rows, work, logits, strict=True):
-        if row.prefilling:
-            events.append(row.prefilled(piece, found))
-        if row.prefilling:
-            continue
-        if row.max_tokens == 0:
-            events.append(Generated(row.index, None, None, "", "length"))
+    def run(self, requests: Sequence[Request], max_rows: int) -> Generator[Prefilled | Generated]:
+        """Serve the requests, `max_rows` at a time at most."""
+        waiting = deque(enumerate(requests))
+        try:
+            while waiting or self.active:
+                self.admit(waiting, max_rows)
+                if not self.flying:
+                    self.clock = time.perf_counter()
+                while self.launch():
+                    pass
+                for event in self.land():
+                    yield event
+                    if isinstance(event, Generated) and event.finish_reason:
+                        row = next(row for row in self.active if row.index == event.index)
+                        self.active.remove(row)
+                        self.engine.leave(row.row)
+        finally:
+            for flight in self.flying:
+                with suppress(InputError):  # of a micro-batch that nobody wants any more
+                    self.engine.collect(flight.ticket)
+            for row in self.active:
+                self.engine.leave(row.row)
+
+    def admit(self, waiting: deque[tuple[int, Request]], max_rows: int) -> None:
+        """Give rows to requests while there are rows and memory."""
+        while waiting and len(self.active) < max_rows:
+            try:
+                self.active.append(Row(*waiting[0], self.engine))
+            except InputError:  # no memory for one more
+                if not self.active:
+                    raise
+                return
+            waiting.popleft()
+
+    def launch(self) -> bool:
+        """Begin one more micro-batch, if there is work for one and the pipeline is not full."""
+        ranks, chosen = self.engine.num_pipeline_ranks, self.engine.num_micro_batches
+        if len(self.flying) >= (1 if ranks == 1 else chosen or ranks + 1):
+            return False
+        answering = sum(row.sent == len(row.request.prompt) for row in self.active)
+        groups = 1 if ranks == 1 else chosen or schedule.decode_groups(answering, ranks)
+        under_way = sum(any(not prefill for _, _, prefill in flight.pieces) for flight in self.flying)
+        decoding = -(-answering // groups) if under_way < groups else 0
+        picked = schedule.next_micro_batch(
+            [row.progress for row in self.active], decoding, self.chunk_size, self.room
+        )  # fmt: skip
+        if not picked:
+            return False
+        pieces = []
+        for place, tokens in picked:
+            row = self.active[place]
+            prefill = row.sent < len(row.request.prompt)
+            pieces.append((row, row.work(tokens), prefill))
+        ticket = self.engine.submit([work for _, work, _ in pieces])
+        self.flying.append(_Flight(ticket, tuple(pieces)))
+        return True
+
+    def land(self) -> list[Prefilled | Generated]:
+        """Wait for the oldest micro-batch; what came of it."""
+        flight = self.flying.popleft()
+        outcomes = self.engine.collect(flight.ticket)
+        events: list[Prefilled | Generated] = []
+        sampled: list[Generated] = []
+        for (row, work, prefill), outcome in zip(flight.pieces, outcomes, strict=True):
+            if prefill:
+                events.append(row.prefilled(work, outcome))
+            if outcome.id is not None:
+                sampled.append(row.generated(outcome))
+            elif row.read == len(row.request.prompt):  # and no token was asked for
+                sampled.append(Generated(row.index, None, None, "", "length"))
+        self.count(flight)
+        return events + sampled
+
+    def count(self, flight: _Flight) -> None:
+        """Add the time since the micro-batch before to the timings."""
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        prefill_tokens = sum(len(work.ids) for _, work, prefill in flight.pieces if prefill)
+        if prefill_tokens:
+            self.timings.prefill_tokens += prefill_tokens
+            self.timings.prefill_seconds += seconds
         else:
-            ready.append((row, found[-1]))
-    if ready:
-        ids, logprobs = sampler(np.stack([last for _, last in ready]), [row.sampling for row, _ in ready])
-        for (row, _), token, logprob in zip(ready, ids, logprobs, strict=True):
-            events.append(row.generated(int(token), float(logprob)))
-    seconds = time.perf_counter() - started
-    if prefill_tokens:
-        timings.prefill_tokens += prefill_tokens
-        timings.prefill_seconds += seconds
-    else:
-        timings.decode_tokens += len(rows)
-        timings.decode_seconds += seconds
-    return events
+            self.timings.decode_tokens += len(flight.pieces)
+            self.timings.decode_seconds += seconds
 
 
 def generate(
@@ -245,19 +216,29 @@ def generate(
     sample: int = 0,
     prompt_logprobs: bool = True,
     max_context: int | None = None,
+    num_micro_batches: int | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Generate for ragged prompts at once.
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the logprobs, in nats from the raw logits, of
     the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter alone, and
     the head then runs only where a token is sampled. Sampling depends on (seed, sample), not on the place among the
-    prompts. Raises InputError for prompts or settings that cannot be used.
+    prompts. With a model that is spread over ranks, every rank calls this and is given the result; the prompts of the
+    first rank count. Raises InputError for prompts or settings that cannot be used.
     """
+    if model.world is not None and model.world.rank:
+        return cast(tuple[list[list[int]], list[list[float]]], serve(model))
     settings = SamplingSettings(temperature, top_p, top_k, min_p, repetition_penalty, seed, sample)
     requests = [Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs) for prompt in encoded_prompts]
-    tokens: list[list[int]] = [[] for _ in requests]
-    logprobs: list[list[float]] = [[] for _ in requests]
-    for event in generate_stream(Engine(model, max_context), requests, chunk_size):
+    engine = open_engine(model, max_context, num_micro_batches)
+    return drive(engine, lambda: _collected(generate_stream(engine, requests, chunk_size), len(requests)))
+
+
+def _collected(events: Iterable[Prefilled | Generated], requests: int) -> tuple[list[list[int]], list[list[float]]]:
+    """Ids and logprobs of each request."""
+    tokens: list[list[int]] = [[] for _ in range(requests)]
+    logprobs: list[list[float]] = [[] for _ in range(requests)]
+    for event in events:
         if isinstance(event, Prefilled):
             logprobs[event.index].extend(event.logprobs)
         elif event.id is not None and event.logprob is not None:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 from mistral.errors import InputError
 from mistral.generate import Prefilled, generate_stream
+from mistral.mpi import keeps_lines_back, launcher_input_ended
 from mistral.options import option
 from mistral.progress import Progress
-from mistral.session import Options, Session, open_session
+from mistral.session import Options, Session, with_session
 from mistral.tokenizer import Message
 
 MARK = "> "
+STOP, QUIT = b"/stop", b"/quit"
+MOMENT = 0.2  # seconds
+STOP_HINT = "An empty line, or /stop, stops an answer; /quit leaves."
+STREAM_HINT = "note: mpirun shows whole lines only; started with --stream-buffering 0, it shows each word at once"
 NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 
 
@@ -25,7 +34,9 @@ NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 class Interactive(Options):
     """Read prompts, one a line, and answer each until the input ends.
 
-    Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does.
+    Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does. Under mpirun,
+    Ctrl-C ends the whole job, an empty line or /stop stops an answer, and
+    /quit leaves.
     """
 
     max_tokens: int = option(256, "New tokens for each answer, at most.")
@@ -70,8 +81,68 @@ class Interruption:
             signal.signal(signal.SIGINT, before)
 
 
-def answer(session: Session, prompt: Sequence[int], text_follows: bool) -> Answer:
-    """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program."""
+class TypedAhead:
+    """Lines of standard input, read while an answer is written: one of them may stop it.
+
+    For mpirun, whose processes get neither a terminal nor Ctrl-C. An empty line stops an answer only as long as more
+    input may come: where all of it is there at once, nobody is typing.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque()
+        self._ended, self._changed = False, threading.Condition()
+        threading.Thread(target=self._read, args=(sys.stdin.fileno(),), daemon=True).start()
+
+    def _read(self, file: int) -> None:
+        rest, quiet = b"", 0
+        while quiet < 2:  # what mpirun has read and not passed on yet comes within a moment
+            if not select.select([file], [], [], MOMENT)[0]:
+                quiet = quiet + 1 if launcher_input_ended() else 0
+                continue
+            data, quiet = os.read(file, 1 << 16), 0  # not through sys.stdin, which a thread would hold locked at exit
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            with self._changed:
+                self._lines.extend(lines)
+                self._changed.notify()
+        with self._changed:
+            self._lines.extend([rest] if rest else [])
+            self._ended = True
+            self._changed.notify()
+
+    def stop(self) -> bool:
+        """Whether the next line asks to stop; then it is used up, unless it asks to leave."""
+        with self._changed:
+            line = self._lines[0].strip() if self._lines else None
+            asked = line == STOP or (line == b"" and not (self._ended or launcher_input_ended()))
+            if asked:
+                self._lines.popleft()
+            return asked or line == QUIT
+
+    def lines(self) -> Iterator[bytes]:
+        """Each line, with a mark on standard error where one is waited for."""
+        print(STOP_HINT, file=sys.stderr)
+        if keeps_lines_back():
+            print(STREAM_HINT, file=sys.stderr)
+        while True:
+            print(MARK, end="\n" if keeps_lines_back() else "", file=sys.stderr, flush=True)
+            line = b""
+            while line.strip() in (b"", STOP):
+                with self._changed:
+                    self._changed.wait_for(lambda: self._lines or self._ended)
+                    line = self._lines.popleft() if self._lines else QUIT
+                if line.strip() == QUIT:
+                    print(file=sys.stderr)
+                    return
+            yield line
+
+
+def answer(session: Session, prompt: Sequence[int], text_follows: bool, typed: TypedAhead | None = None) -> Answer:
+    """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program.
+
+    So does a line of `typed` that asks for it.
+    """
     request = session.request(prompt, text_follows)
     progress = Progress("reading the prompt:", "tokens")
     text, ids, reason = "", list[int](), "interrupted"
@@ -88,7 +159,7 @@ def answer(session: Session, prompt: Sequence[int], text_follows: bool) -> Answe
                     reason = event.finish_reason or reason
                     if not session.options.json:
                         print(event.text, end="", flush=True)
-                if interruption.pressed:
+                if interruption.pressed or (typed and typed.stop()):
                     break
         finally:
             progress.clear()
@@ -96,9 +167,12 @@ def answer(session: Session, prompt: Sequence[int], text_follows: bool) -> Answe
     return Answer(text, tuple(ids), reason)
 
 
-def read_prompts() -> Iterator[str]:
-    """Lines from standard input, without empty ones."""
-    lines = typed_lines() if sys.stdin.isatty() else piped_lines()
+def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
+    """Lines from standard input, or those of `typed`, without empty ones."""
+    if typed:
+        lines = decoded_lines(typed.lines())
+    else:
+        lines = typed_lines() if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
     return (line for line in lines if line.strip())
 
 
@@ -122,9 +196,9 @@ def typed_lines() -> Iterator[str]:
             raise
 
 
-def piped_lines() -> Iterator[str]:
+def decoded_lines(lines: Iterable[bytes]) -> Iterator[str]:
     """Lines from a file or a pipe. Decoded one by one: a line that is not UTF-8 costs no other."""
-    for line in sys.stdin.buffer:
+    for line in lines:
         try:
             yield line.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
@@ -150,12 +224,17 @@ def next_turn(session: Session, history: list[Message], prompt: str) -> tuple[li
 
 def run_interactive(options: Options, instruct: bool) -> None:
     """Answer prompts until they end. With `instruct`, as a conversation in the checkpoint's own chat template."""
-    session = open_session(options, chat=instruct)
-    history: list[Message] = []
-    for prompt in read_prompts():
+    with_session(options, instruct, lambda session: converse(session, instruct))
+
+
+def converse(session: Session, instruct: bool) -> None:
+    """The same with a session that is open."""
+    options, history = session.options, list[Message]()
+    typed = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None
+    for prompt in read_prompts(typed):
         try:
             turn, ids = next_turn(session, history, prompt) if instruct else ([], session.tokenizer.encode(prompt))
-            given = answer(session, ids, text_follows=not instruct)
+            given = answer(session, ids, not instruct, typed)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             continue

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +20,13 @@ from mistral.checkpoint.tensor_file import Array
 from mistral.device import check_device, start_device
 from mistral.errors import InputError
 from mistral.memory import available_memory, gigabytes, require_memory
-from mistral.model import Transformer
-from mistral.ops import WORTH_BUILDING, check_backend, choose_backend, load_backend
+from mistral.model import Transformer, needs, split_layers
+from mistral.mpi import World, check_ranks, connect
+from mistral.ops import WORTH_BUILDING, Ops, check_backend, choose_backend, load_backend
 from mistral.quantize import quantize_array, quantized_args, quantized_nbytes, source_of
 from mistral.quantized import Quantized
+from mistral.schedule import balance_layers, parse_split
+from mistral.version import __version__
 
 if TYPE_CHECKING:
     from mistral.ops.weight import Weight
@@ -30,17 +36,21 @@ Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, by
 
 def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int = 16, device: str = "auto") -> None:
     """Refuse, by name, what this program does not do. Needs nothing loaded."""
-    if num_pipeline_ranks != 1:
-        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: pipelines are not available yet; leave it at 1")
+    check_ranks(num_pipeline_ranks)
     if bits not in (16, 8, 4):
         raise InputError(f"--bits {bits}: must be 16 (as in the file), 8 or 4")
     check_device(device)
     check_backend(backend)
 
 
-def copied_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> int:
-    """Bytes of memory that the weights of `args` take beside the mapped file: not there, or not as they are used."""
-    return sum(copied_of(name, shape, checkpoint, args, backend) for name, shape in tensor_shapes(args).items())
+def copied_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str, layers: range | None = None) -> int:
+    """Bytes of memory that the weights of `args` take beside the mapped file: not there, or not as they are used.
+
+    Those of the stage that holds `layers`, or of all.
+    """
+    layers = range(args.n_layers) if layers is None else layers
+    shapes = {name: shape for name, shape in tensor_shapes(args).items() if needs(name, args, layers)}
+    return sum(copied_of(name, shape, checkpoint, args, backend) for name, shape in shapes.items())
 
 
 def copied_of(name: str, shape: tuple[int, ...], checkpoint: Checkpoint, args: ModelArgs, backend: str) -> int:
@@ -83,23 +93,77 @@ def model_args(checkpoint: Checkpoint, bits: int) -> ModelArgs:
     return quantized_args(checkpoint.args, bits)
 
 
-def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> None:
-    """Raise InputError where weights need more memory than is free; a note where the mapped file does."""
-    needed, free = copied_nbytes(checkpoint, args, backend), available_memory()
-    sizes = {bits: copied_nbytes(checkpoint, quantized_args(checkpoint.args, bits), "native") for bits in (8, 4)}
+def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
+    """Raise InputError where the weights of this machine's stages need more memory than is free.
+
+    A note where the mapped file does.
+    """
+    stages, free = list(stages), available_memory()
+
+    def needed(args: ModelArgs, backend: str) -> int:
+        return sum(copied_nbytes(checkpoint, args, backend, layers) for layers in stages)
+
+    sizes = {bits: needed(quantized_args(checkpoint.args, bits), "native") for bits in (8, 4)}
     smaller = [f"--bits {bits} needs {gigabytes(size)}" for bits, size in sizes.items() if size <= free]
     remedy = (
         " and ".join(smaller) if smaller and not args.quantization else "use a machine with more, or a smaller model"
     )
     form = " in float32" if backend == "portable" else ""
-    require_memory(needed, free, f"{checkpoint.folder}: this model{form}", remedy)
-    mapped = sum(checkpoint.nbytes(name) for name in checkpoint.shapes) - needed
-    if backend == "native" and not needed and mapped > free:
+    require_memory(needed(args, backend), free, f"{checkpoint.folder}: this model{form}", remedy)
+    mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed(args, backend)
+    if backend == "native" and not needed(args, backend) and mapped > free:
         print(
             f"note: the weights take {gigabytes(mapped)} and {gigabytes(free)} are free: every token will wait for the"
             f" disk; {remedy}",
             file=sys.stderr,
         )
+
+
+def stage_nbytes(checkpoint: Checkpoint, layers: range) -> int:
+    """Bytes in the file of the weights of a stage."""
+    return sum(checkpoint.nbytes(name) for name in checkpoint.shapes if needs(name, checkpoint.args, layers))
+
+
+def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_split: str) -> list[range]:
+    """The layers of each rank: as `pipeline_split` says, or so that no stage takes much longer than another.
+
+    The time of a layer goes by the weights that a token meets in it; that of the head, on the last rank, too.
+    Raises InputError for more ranks than layers, or a split that does not fit.
+    """
+    args = checkpoint.args
+    even = split_layers(args.n_layers, num_pipeline_ranks)
+    if pipeline_split != "auto":
+        return parse_split(pipeline_split, args.n_layers, num_pipeline_ranks)
+    if num_pipeline_ranks == 1:
+        return even
+    costs = [0.0] * args.n_layers
+    share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
+    for name in checkpoint.shapes:
+        if name.startswith("layers."):
+            costs[int(name.split(".")[1])] += checkpoint.nbytes(name) * (share if ".experts." in name else 1.0)
+    head = "tok_embeddings.weight" if args.tied_embeddings else "output.weight"
+    return balance_layers(costs, checkpoint.nbytes(head), num_pipeline_ranks)
+
+
+def identity(checkpoint: Checkpoint) -> dict[str, str]:
+    """What must be the same on all ranks, each with a name to show: the files' headers and the versions."""
+    digest = hashlib.sha256(repr(checkpoint.args).encode())
+    for name in sorted(checkpoint.shapes):
+        file, place = checkpoint.file_of(name), checkpoint.place(name)
+        digest.update(repr((name, checkpoint.shapes[name], checkpoint.dtype(name).name, file.name, place)).encode())
+    for file in checkpoint.files:
+        digest.update(repr((file.name, file.stat().st_size)).encode())
+    found = {"a checkpoint with the digest": digest.hexdigest()[:12], "mistral-mindspore": __version__}
+    return found | {package: version(package) for package in ("mindspore", "numpy", "mpi4py")}
+
+
+def require_same(world: World, mine: dict[str, str], remedy: str) -> None:
+    """Raise InputError, on every rank, where two ranks differ in something."""
+    everyone = world.gather(mine)
+    for rank, found in enumerate(everyone):
+        for name, value in found.items():
+            if everyone[0].get(name) != value:
+                raise InputError(f"rank {rank} has {name} {value}, rank 0 {everyone[0].get(name)}: {remedy}")
 
 
 def load_model(
@@ -111,21 +175,56 @@ def load_model(
     threads: int | None = None,
     progress: Progress | None = None,
     precise: bool = False,
+    pipeline_split: str = "auto",
+    world: World | None = None,
 ) -> Transformer:
-    """The whole model of a checkpoint, or of a folder that holds one.
+    """The model of a checkpoint, or of a folder that holds one; with several ranks, the stage of this one.
 
-    `bits` 8 or 4 quantizes the matrices while loading; `precise` keeps activations and cache float32. Raises InputError
-    for a folder that is no sound checkpoint, an option that is not available, or too little memory; then nothing stays
-    loaded.
+    `bits` 8 or 4 quantizes the matrices while loading; `precise` keeps activations and cache float32; `world` is the
+    job, where it has been joined. Raises InputError for a folder that is no sound checkpoint, an option that is not
+    available, or too little memory; then nothing stays loaded. What cannot be on one rank is raised on all.
     """
     check_options(num_pipeline_ranks, backend, bits, device)
-    checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
-    args = model_args(checkpoint, bits)
-    total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
-    backend = backend_for(checkpoint, args, backend, start_device(device, threads))
-    check_memory(checkpoint, args, backend)
-    ops = load_backend(backend, precise)
-    done = 0
+
+    def opened() -> tuple[Checkpoint, ModelArgs, list[range]]:
+        checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
+        return checkpoint, model_args(checkpoint, bits), choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
+
+    if num_pipeline_ranks == 1:
+        checkpoint, args, layers = opened()
+        backend = start_backend(checkpoint, args, backend, device, threads)
+        check_memory(checkpoint, args, backend, layers)
+        return build(checkpoint, args, load_backend(backend, precise), layers[0], progress)
+    world = world or connect(num_pipeline_ranks)
+    checkpoint, args, layers = world.agreed(opened)
+    chosen = {"--bits": str(bits), "--precise": str(precise), "--pipeline_split": str([len(part) for part in layers])}
+    same = "start all ranks with the same files, versions and options"
+    require_same(world, identity(checkpoint) | chosen, same)
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = world.share_of_cores()
+    backend = world.agreed(lambda: start_backend(checkpoint, args, backend, device, threads))
+    require_same(world, {"--backend": backend}, "name the backend, or install a compiler everywhere")
+    here = [part for part, host in zip(layers, world.gather(world.host), strict=True) if host == world.host]
+    world.agreed(lambda: check_memory(checkpoint, args, backend, here))
+    mine = layers[world.rank]
+    return world.agreed(lambda: build(checkpoint, args, load_backend(backend, precise), mine, progress, world))
+
+
+def start_backend(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str, threads: int | None) -> str:
+    """Start the device -> the backend to use."""
+    return backend_for(checkpoint, args, backend, start_device(device, threads))
+
+
+def build(
+    checkpoint: Checkpoint,
+    args: ModelArgs,
+    ops: Ops,
+    layers: range,
+    progress: Progress | None = None,
+    world: World | None = None,
+) -> Transformer:
+    """Read the weights of some layers."""
+    done, total = 0, stage_nbytes(checkpoint, layers)
 
     def get(name: str) -> Weight:
         nonlocal done
@@ -141,4 +240,4 @@ def load_model(
             progress(min(done, total), total)
         return ops.weight(array)
 
-    return Transformer(args, get, ops)
+    return Transformer(args, get, ops, layers, world)

@@ -21,6 +21,7 @@ from mistral.rope import rope_angles
 if TYPE_CHECKING:
     from mindspore import Tensor
 
+    from mistral.mpi import World
     from mistral.ops.weight import Weight
 
 GetWeight = Callable[[str], "Weight"]
@@ -36,6 +37,16 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
     quotient, remainder = divmod(n_layers, num_pipeline_ranks)
     starts = [rank * quotient + min(rank, remainder) for rank in range(num_pipeline_ranks + 1)]
     return [range(start, stop) for start, stop in pairwise(starts)]
+
+
+def needs(name: str, args: ModelArgs, layers: range) -> bool:
+    """Whether the stage that holds `layers` uses the tensor of this checkpoint name."""
+    first, last = layers.start == 0, layers.stop == args.n_layers
+    if name.startswith("layers."):
+        return int(name.split(".")[1]) in layers
+    if name.startswith("tok_embeddings."):
+        return first or (last and args.tied_embeddings)
+    return last
 
 
 def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> TransformerBlock:
@@ -62,9 +73,14 @@ def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> Transf
 class Transformer:
     """A Mistral or Mixtral model, or the stage of one that holds `layers`."""
 
-    def __init__(self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None) -> None:
-        """`get` is called once for the name of each weight that these layers need, and for no other."""
-        self.args, self.ops = args, ops
+    def __init__(
+        self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None, world: World | None = None
+    ) -> None:
+        """`get` is called once for the name of each weight that these layers need, and for no other.
+
+        `world`: the ranks that hold the other layers.
+        """
+        self.args, self.ops, self.world = args, ops, world
         self.layers = range(args.n_layers) if layers is None else layers
         self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
         tied = self.is_last and args.tied_embeddings
@@ -84,14 +100,19 @@ class Transformer:
         bits: int = 16,
         device: str = "auto",
         precise: bool = False,
+        pipeline_split: str = "auto",
     ) -> Transformer:
         """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
 
-        `precise` keeps activations and cache float32. Raises InputError for what cannot be loaded.
+        With several ranks, each of which calls this under mpirun, the stage of this rank; `pipeline_split` says how
+        many layers each has, as 20,12. `precise` keeps activations and cache float32. Raises InputError for what
+        cannot be loaded, on all ranks where it is one that cannot.
         """
         from mistral.load import load_model
 
-        return load_model(folder, num_pipeline_ranks, backend, bits, device, precise=precise)
+        return load_model(
+            folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split
+        )
 
     def new_cache(self) -> RollingCache:
         """An empty cache for the layers of this stage."""
@@ -128,12 +149,20 @@ class Transformer:
         assert self.tok_embeddings is not None
         return self.ops.embed(self.tok_embeddings, ids)
 
-    def run_blocks(self, x: Tensor, metadata: CacheMetadata, cache: RollingCache | None) -> Tensor:
-        """This stage's layers on x (T, D) -> (T, D)."""
+    def run_blocks(
+        self,
+        x: Tensor,
+        metadata: CacheMetadata,
+        cache: RollingCache | None,
+        after_layer: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each."""
         cos, sin = map(self.ops.tensor, rope_angles(metadata.positions, self.args.head_dim, self.args.rope_theta))
         for layer, block in self.blocks.items():
             view = CacheView(metadata, cache, layer, self.args.sliding_windows[layer])
             x = block(x, cos, sin, view)
+            if after_layer:
+                after_layer()
         return x
 
     def head(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from mistral.engine import Engine
 from mistral.errors import InputError
 from mistral.generate import Request, Timings
 from mistral.load import check_options, load_model
+from mistral.model import split_layers
+from mistral.mpi import connect
 from mistral.options import operand, option
+from mistral.pipeline import PipelineEngine, drive, open_engine, serve
 from mistral.progress import Progress
 from mistral.sampling import SamplingSettings
 from mistral.textstream import TextStream
@@ -51,7 +54,11 @@ class Options:
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
     bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.")
     precise: bool = option(False, "Keep activations and cache in float32.")
-    num_pipeline_ranks: int = option(1, "1: all layers in this process.")
+    num_pipeline_ranks: int = option(1, "Processes that share the layers, started by mpirun -n; 1: this process alone.")
+    pipeline_split: str = option("auto", "Layers of each rank, as 20,12; auto: such that no rank is much slower.")
+    num_micro_batches: int | None = option(
+        None, "Parts of the batch under way between the ranks at once, at most; chosen when left out."
+    )
     json: bool = option(False, "Results as JSON, one object a line.")
 
     def check(self) -> None:
@@ -60,7 +67,8 @@ class Options:
         check_device(self.device, self.threads)
         if self.max_tokens < 0:
             raise InputError(f"--max_tokens {self.max_tokens}: must be 0 or more")
-        for name, value in (("chunk_size", self.chunk_size), ("max_context", self.max_context)):
+        for name in ("chunk_size", "max_context", "num_micro_batches"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value}: must be at least 1")
         self.settings()
@@ -78,7 +86,7 @@ class Session:
 
     options: Options
     tokenizer: Tokenizer
-    engine: Engine
+    engine: Engine | PipelineEngine
     load_seconds: float
     timings: Timings = field(default_factory=Timings)
 
@@ -112,10 +120,34 @@ class Session:
         )
 
 
-def open_session(options: Options, chat: bool) -> Session:
-    """Check everything that can be checked without MindSpore, then load. `chat` wants a chat template."""
+def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -> None:
+    """Load, then `use` the session; on the other ranks of a pipeline, do their part of it instead.
+
+    `chat` wants a chat template.
+    """
     started = time.perf_counter()
+    world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
+
+    def opened() -> tuple[Checkpoint, Tokenizer]:
+        return open_files(options, chat)
+
+    checkpoint, tokenizer = world.agreed(opened) if world else opened()
+    model = load_model(
+        checkpoint, options.num_pipeline_ranks, options.backend, options.bits, options.device, options.threads,
+        Progress("reading weights:", "GB", 1e9), options.precise, options.pipeline_split, world,
+    )  # fmt: skip
+    if world and world.rank:
+        serve(model)
+        return
+    engine = open_engine(model, options.max_context, options.num_micro_batches)
+    session = Session(options, tokenizer, engine, time.perf_counter() - started)
+    drive(engine, lambda: use(session))
+
+
+def open_files(options: Options, chat: bool) -> tuple[Checkpoint, Tokenizer]:
+    """Check everything that can be checked without MindSpore."""
     checkpoint = open_checkpoint(shipped_checkpoint() if options.ckpt is None else options.ckpt)
+    split_layers(checkpoint.args.n_layers, options.num_pipeline_ranks)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint)
     if chat and not tokenizer.can_chat:
@@ -125,12 +157,7 @@ def open_session(options: Options, chat: bool) -> Session:
         )
     for line in (*checkpoint.warnings, *([tokenizer.note] if tokenizer.note else [])):
         print(f"note: {line}", file=sys.stderr)
-    progress = Progress("reading weights:", "GB", 1e9)
-    model = load_model(
-        checkpoint, backend=options.backend, bits=options.bits, device=options.device, threads=options.threads,
-        progress=progress, precise=options.precise,
-    )  # fmt: skip
-    return Session(options, tokenizer, Engine(model, options.max_context), time.perf_counter() - started)
+    return checkpoint, tokenizer
 
 
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

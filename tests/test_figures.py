@@ -18,7 +18,6 @@ from tools.draw_figures import DRAWINGS, FIGURES
 from tools.figures.attention import MODELS, cache_bytes, influence, model_args
 from tools.figures.cache import prefill_steps
 from tools.figures.experts import route
-from tools.figures.pipeline import schedule
 
 ROOT = FIGURES.parent.parent
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -89,8 +88,3 @@ def test_routing_weighs_the_chosen_experts_and_drops_no_token() -> None:
     odds = np.e / (1 + np.e)
     np.testing.assert_allclose(weights, [[odds, 1 - odds], [0.75, 0.25]], rtol=1e-6)
     assert sorted(Dispatch.from_chosen(chosen, 3).tokens.tolist()) == [0, 0, 1, 1]
-
-
-def test_a_rank_starts_when_it_is_free_and_the_rank_before_is_done() -> None:
-    assert schedule([2.0, 1.0, 2.0], 3).tolist() == [[0, 2, 4], [2, 4, 6], [3, 5, 7]]
-    assert schedule([1.0, 3.0], 2).tolist() == [[0, 1], [1, 4]]

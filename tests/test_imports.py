@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    ("args", "memory", "options", "progress", "quantized", "rope", "sampling", "version"),
+    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
     ("device", "tokenizer"),
     ("textstream",),
     ("ops",),
@@ -23,6 +23,9 @@ LEVELS = (
     ("quantize",),
     ("limits", "load", "random_checkpoint"),
     ("engine",),
+    ("stage",),
+    ("pipeline",),
+    ("rows",),
     ("generate",),
     ("measure", "session"),
     ("bench", "demo", "interactive"),
@@ -105,6 +108,17 @@ def test_mindspore_is_imported_where_arithmetic_is_done_and_by_public_names(path
         assert not any(part.startswith("_") for part in name.split(".")[1:]) or not name.startswith("mindspore")
     if str(path.relative_to(PACKAGE)) not in WITH_MINDSPORE:
         assert not any(name.split(".")[0] == "mindspore" for name in imported(parsed(path)))
+
+
+def test_mpi_is_imported_by_one_function_of_one_file() -> None:
+    """So that a plain run never loads it."""
+    for path in FILES:
+        tree = parsed(path)
+        running_at_import = [n for n in tree.body if not isinstance(n, ast.FunctionDef) and not is_type_checking(n)]
+        top = {name for node in running_at_import for name in imported(node)}
+        found = {name for name in imported(tree) if name.split(".")[0] == "mpi4py"}
+        assert not found or path.name == "mpi.py"
+        assert not any(name.split(".")[0] == "mpi4py" for name in top)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -75,6 +75,12 @@ class Checkpoint:
         """The tensor's dtype in the file."""
         return self.tensors[name].dtype
 
+    def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Where it lies in its file: first byte and strides of each of its parts."""
+        tensor = self.tensors[name]
+        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
+        return tuple((part.start, part.strides) for part in parts)
+
     def file_of(self, name: str) -> Path:
         """The file that holds the tensor."""
         return self.tensors[name].path

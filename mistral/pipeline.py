@@ -1,0 +1,163 @@
+"""A model whose layers are spread over the ranks of an MPI job, driven by the first of them.
+
+The first rank says what every rank shall do: rows join and leave, micro-batches pass. Its commands reach a rank in the
+order in which they were given, and so do activations, float32 (T, D), from the stage before; a command says how many
+tokens come. The last rank runs the head on the tokens whose logits are needed, chooses ids, and sends these with their
+logprobs to the first rank: logits never leave it, and no other rank samples. Nobody but the first rank decides when a
+row ends, so all end on the same token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mistral.args import ModelArgs
+from mistral.cache import RollingCache
+from mistral.engine import Engine, Outcome, Sampling, Work, context_limit, require_cache
+from mistral.errors import InputError
+from mistral.memory import available_memory
+from mistral.model import Transformer
+from mistral.mpi import COMMAND, REPLY
+from mistral.stage import Close, Command, Follower, Join, Leave, Open, Room, Stage, Step
+
+T = TypeVar("T")
+
+
+class PipelineEngine:
+    """An engine over all stages, on the first rank; the others `serve`. Called like `Engine`, but for `step`."""
+
+    def __init__(
+        self, model: Transformer, max_context: int | None = None, num_micro_batches: int | None = None
+    ) -> None:
+        """`num_micro_batches` under way at once, at most; see `mistral/schedule.py` for what is chosen without it."""
+        assert model.world is not None and model.world.rank == 0
+        self.model, self.world, self.num_micro_batches = model, model.world, num_micro_batches
+        self.num_pipeline_ranks = model.world.size
+        try:
+            self.context_limit = context_limit(model.args, max_context)
+            check_micro_batches(num_micro_batches)
+        except InputError as error:
+            self._tell(Close(error))
+            raise
+        self.stage = Stage(model, self.world)
+        self.world.busy = True
+        self._next_row, self._capacities = 0, dict[int, int]()
+        self._next_ticket, self._flying, self._outcomes = 0, deque[int](), dict[int, list[Outcome] | InputError]()
+        self._tell(Open())
+        here = Room(self.world.host, model.layers, available_memory())
+        rooms = [here, *(self.world.receive(rank, REPLY) for rank in range(1, self.world.size))]
+        self.rooms = [(room, RollingCache(model.args, room.layers, model.ops)) for room in rooms]
+
+    @property
+    def args(self) -> ModelArgs:
+        """The model's architecture."""
+        return self.model.args
+
+    def _tell(self, command: Command) -> None:
+        for rank in range(1, self.world.size):
+            self.world.send(command, rank, COMMAND)
+
+    def join(self, capacity: int, sampling: Sampling | None = None) -> int:
+        """A new row on every stage -> its number. Raises InputError where the memory of a machine is short."""
+        assert self.context_limit is None or capacity <= self.context_limit
+        for host in {room.host for room, _ in self.rooms}:
+            here = [(room.available, cache) for room, cache in self.rooms if room.host == host]
+            taken = sum(cache.nbytes(held) for _, cache in here for held in self._capacities.values())
+            needed = sum(cache.nbytes(capacity) for _, cache in here)
+            require_cache(capacity, needed, min(available for available, _ in here) - taken)
+        row, self._next_row = self._next_row, self._next_row + 1
+        self._capacities[row] = capacity
+        command = Join(row, capacity, sampling)
+        self._tell(command)
+        self.stage.join(command)
+        return row
+
+    def leave(self, row: int) -> None:
+        """Forget a row on every stage."""
+        del self._capacities[row]
+        self._tell(Leave(row))
+        self.stage.leave(row)
+
+    def submit(self, work: Sequence[Work]) -> int:
+        """Begin a micro-batch: this stage's part of it -> a ticket."""
+        self._tell(Step(tuple(work)))
+        ids = np.concatenate([np.asarray(piece.ids, np.int64) for piece in work])
+        self.stage.pass_on(self.stage.run_layers(work, self.model.embed(ids)))
+        ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        self._flying.append(ticket)
+        return ticket
+
+    def collect(self, ticket: int) -> list[Outcome]:
+        """What came of a micro-batch; waits for the last stage. Raises InputError for weights that overflow."""
+        while ticket not in self._outcomes:
+            self._outcomes[self._flying.popleft()] = self.world.receive(self.world.size - 1, REPLY)
+        outcomes = self._outcomes.pop(ticket)
+        if isinstance(outcomes, InputError):
+            raise outcomes
+        return outcomes
+
+    def close(self, result: object = None) -> None:
+        """Let the other ranks go, with a result for `serve` to return or an InputError for it to raise."""
+        for _ in range(len(self._flying)):
+            self.world.receive(self.world.size - 1, REPLY)
+        self._flying.clear()
+        self._tell(Close(result))
+        self.world.busy = False
+
+
+def open_engine(
+    model: Transformer, max_context: int | None = None, num_micro_batches: int | None = None
+) -> Engine | PipelineEngine:
+    """An engine for a whole model, or on the first rank for one that is spread over ranks; the others call `serve`."""
+    if model.world is None:
+        return Engine(model, max_context)
+    return PipelineEngine(model, max_context, num_micro_batches)
+
+
+def check_micro_batches(number: int | None) -> None:
+    """Raise InputError for a number of micro-batches that cannot be."""
+    if number is not None and number < 1:
+        raise InputError(f"--num_micro_batches {number}: must be at least 1")
+
+
+def drive(engine: Engine | PipelineEngine, use: Callable[[], T]) -> T:
+    """What `use` makes with the engine, which every rank's `serve` then returns; at the end the ranks are let go.
+
+    They raise an InputError as `use` does. Where output cannot be written they just end; anything else ends the job.
+    """
+    if isinstance(engine, Engine):
+        return use()
+    try:
+        result = use()
+    except OSError:
+        engine.close()
+        raise
+    except InputError as error:
+        engine.close(error)
+        raise
+    except BaseException as error:
+        engine.world.fail_with(error)
+    engine.close(result)
+    return result
+
+
+def serve(model: Transformer) -> Any:
+    """Do this rank's part of what the first rank drives, until it closes its engine; returns what it gives there.
+
+    Raises the InputError that it gives; anything else that goes wrong here ends the job.
+    """
+    world = model.world
+    assert world is not None and world.rank > 0
+    world.busy = True
+    try:
+        result = Follower(model, world).serve()
+    except BaseException as error:
+        world.fail_with(error)
+    world.busy = False
+    if isinstance(result, InputError):
+        raise result
+    return result

@@ -1,0 +1,90 @@
+"""Run by mpirun: what the tests of the pipeline do on every rank. Arguments: what to do, ranks, folder, and more."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import mistral.load
+from mistral import InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.mpi import launched
+from mistral.pipeline import drive, open_engine, serve
+from tests.mpi_cases import LONG, results
+
+
+def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
+    """Every case, on every rank; and an InputError comes out on all."""
+    backend, which = what.split(",")
+    (folder / f"{backend}-{ranks}-{rank}.json").write_text(json.dumps(results(folder, ranks, backend, which)))
+    model = Transformer.from_folder(folder / "windowed", ranks, backend, device="CPU")
+    for bad in (list[int](), [10**6]):
+        try:
+            generate([bad], model)
+        except InputError as error:
+            assert "prompt 0" in str(error)
+        else:
+            raise AssertionError("not refused")
+
+
+def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
+    """Read a long prompt, or write a long answer, and say when that has begun."""
+    model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    if rank:
+        serve(model)
+        return
+    prompt, tokens = (LONG * 10**4, 1) if phase == "prefill" else ([1], 10**7)
+    engine = open_engine(model)
+
+    def use() -> None:
+        for count, event in enumerate(generate_stream(engine, [Request(prompt, tokens)])):
+            if count == 20:
+                assert isinstance(event, Prefilled) == (phase == "prefill")
+                (folder / "begun").touch()
+
+    drive(engine, use)
+
+
+def differs(rank: int, ranks: int, folder: Path, what: str) -> None:
+    """Rank 1 has another version, or another checkpoint: an InputError on every rank."""
+    if what == "version" and rank:
+        setattr(mistral.load, "__version__", "0.0.0")  # noqa: B010  a name that is not exported
+    name = "dense" if what == "checkpoint" and rank else "missing" if what == "missing" and rank else "windowed"
+    try:
+        Transformer.from_folder(folder / name, ranks, "portable", device="CPU")
+    except InputError as error:
+        (folder / f"{what}-{rank}").write_text(str(error))
+        assert "mindspore" not in sys.modules
+    else:
+        raise AssertionError("not refused")
+
+
+def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
+    """Rank 1 fails in one of several ways; the others go on."""
+    model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    if rank != 1:
+        (folder / "begun").touch()
+        generate([[1]], model, 10**7)
+    elif how == "raise":
+        model.run_blocks = lambda *_: 1 / 0  # type: ignore[method-assign]
+        generate([[1]], model)
+    elif how == "memory":
+        model.run_blocks = lambda *_: [0] * (1 << 60)  # type: ignore[method-assign]
+        generate([[1]], model)
+    elif how == "return":
+        return
+    elif how == "midway":
+        model.run_blocks = lambda *_: sys.exit(0)  # type: ignore[method-assign]
+        generate([[1]], model)
+
+
+if __name__ == "__main__":
+    launch = launched()
+    assert launch is not None
+    {"equal": equal, "long": long, "broken": broken, "differs": differs}[sys.argv[1]](
+        launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    )
+    assert (launch.size == 1) == ("mpi4py" not in sys.modules)

@@ -1,0 +1,50 @@
+"""The pipeline under a real mpirun: the same tokens and logprobs as in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.generation import Found, close
+from tests.mpi_cases import CASES, results, write_checkpoints
+from tests.mpirun import Job
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline")
+    write_checkpoints(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, dict[int, Found]]:
+    """What one process gives."""
+    return {backend: results(folder, 1, backend) for backend in ("portable", "native")}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "backend", "which"),
+    [
+        (1, "portable", "some"),
+        (2, "portable", "all"),
+        (3, "portable", "some"),
+        (4, "portable", "some"),
+        (2, "native", "all"),
+    ],
+)
+def test_every_rank_gives_what_one_process_gives(
+    folder: Path, alone: dict[str, dict[int, Found]], ranks: int, backend: str, which: str
+) -> None:
+    program = ["-m", "tests.mpi_job", "equal", str(ranks), str(folder), f"{backend},{which}"]
+    code, _, err = Job.start(ranks, program).end()
+    assert (code, err) == (0, "")
+    for rank in range(ranks):
+        found = json.loads((folder / f"{backend}-{ranks}-{rank}.json").read_text())
+        assert len(found) == len(CASES) or which == "some"
+        for place, (tokens, logprobs) in found.items():
+            wanted = alone[backend][int(place)]
+            assert tokens == wanted[0], CASES[int(place)]
+            close(logprobs, wanted[1], 1e-4 if backend == "portable" else 1e-2)
