@@ -13,7 +13,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
+    (
+        "args",
+        "memory",
+        "mpi",
+        "options",
+        "progress",
+        "quantized",
+        "rope",
+        "sampling",
+        "schedule",
+        "tokenizer_file",
+        "version",
+    ),
     ("device", "tokenizer"),
     ("textstream",),
     ("ops",),
@@ -21,14 +33,14 @@ LEVELS = (
     ("layers",),
     ("model", "checkpoint"),
     ("quantize",),
-    ("limits", "load", "random_checkpoint"),
+    ("checksums", "limits", "load", "random_checkpoint", "survey"),
     ("engine",),
     ("stage",),
     ("pipeline",),
     ("rows",),
     ("generate",),
-    ("measure", "session"),
-    ("bench", "demo", "interactive"),
+    ("measure", "needs", "session", "verify"),
+    ("bench", "demo", "info", "interactive"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -28,6 +28,11 @@ _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
 
 
+def read_file(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file by their names in it. Raises InputError naming the file."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+
+
 def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
 
@@ -37,8 +42,7 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
     for file in form.files:
-        read = read_safetensors if file.suffix == ".safetensors" else read_torch_zip
-        for name, tensor in read(file).items():
+        for name, tensor in read_file(file).items():
             if name in tensors:
                 if file.suffix == ".pt" and not name.startswith("layers.") and _same_values(tensors[name], tensor):
                     continue
