@@ -36,6 +36,7 @@ class Info:
     batch: int = option(1, "Rows that are answered at once.")
     context: int | None = option(None, f"Tokens of each row, prompt and answer; {CONTEXT} or the checkpoint's limit.")
     ranks: int = option(1, "Processes that share the layers.")
+    lora: str | None = option(None, "A folder with a LoRA adapter that is to be merged into the weights.")
     verify: bool = option(False, "Read all files: compare checksums that came with them, look for NaN and infinity.")
     json: bool = option(False, "One JSON object.")
 
@@ -48,11 +49,13 @@ class Info:
 
     def run(self) -> None:
         """Look, and perhaps read; show; then raise InputError for a checkpoint that cannot be used."""
-        found = survey(shipped_checkpoint() if self.ckpt is None else Path(self.ckpt))
+        found = survey(shipped_checkpoint() if self.ckpt is None else Path(self.ckpt), self.lora)
         record = self.record(found)
         verification = None
         if self.verify:
-            verification = verify(found.folder, found.files, found.args, Progress("verifying:", "GB", 1e9))
+            adapter = found.checkpoint.adapter if found.checkpoint else None
+            files = (*found.files, *([adapter.file] if adapter else []))
+            verification = verify(found.folder, files, found.args, Progress("verifying:", "GB", 1e9))
             record["verified"] = asdict(verification)
         if self.json:
             print(json.dumps(record))

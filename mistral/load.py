@@ -110,8 +110,9 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
     )
     form = " in float32" if backend == "portable" else ""
     if checkpoint.adapter:
-        copied = sum(checkpoint.nbytes(name) for name in checkpoint.adapter.products if args.quantization is None)
-        extra = f"; its merged copies take {gigabytes(copied)}" if copied and backend == "native" else ""
+        here = {name for name in checkpoint.adapter.products for layers in stages if needs(name, args, layers)}
+        copied = gigabytes(sum(map(checkpoint.nbytes, here)))
+        extra = f"; merged copies take {copied}" if backend == "native" and not args.quantization else ""
         print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
     require_memory(needed(args, backend), free, f"{checkpoint.folder}: this model{form}", remedy)
     mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed(args, backend)

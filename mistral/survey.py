@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mistral.args import ModelArgs
 from mistral.checkpoint import Checkpoint, open_checkpoint
 from mistral.checkpoint.contents import read_file
 from mistral.checkpoint.forms import weight_files
+from mistral.checkpoint.lora import open_adapter
 from mistral.checkpoint.names import quantized_bits, tensor_shapes
 from mistral.errors import InputError
 from mistral.quantize import quantized_nbytes
@@ -80,8 +81,8 @@ def active_parameters(args: ModelArgs) -> int:
     return sum(math.prod(shape) for _, shape in shapes) - experts + experts * share[0] // share[1]
 
 
-def survey(folder: Path) -> Survey:
-    """Look at a folder. Raises InputError only where there is nothing of a model in it."""
+def survey(folder: Path, lora: str | None = None) -> Survey:
+    """Look at a folder, and at the one of an adapter. Raises InputError only where nothing of a model is in it."""
     problems, dtypes = list[str](), Counter[str]()
     checkpoint: Checkpoint | None = None
     try:
@@ -104,6 +105,12 @@ def survey(folder: Path) -> Survey:
             except InputError as error:
                 problems.append(str(error))
     notes = checkpoint.warnings if checkpoint else ()
+    if checkpoint and lora is not None:
+        try:
+            checkpoint = replace(checkpoint, adapter=open_adapter(lora, checkpoint.args))
+            notes = (*notes, str(checkpoint.adapter))
+        except InputError as error:
+            problems.append(str(error))
     tokenizer = readable_tokenizer(folder, args, problems)
     form = checkpoint.form if checkpoint else None
     found = tuple(dict.fromkeys(problems))

@@ -13,20 +13,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    (
-        "args",
-        "memory",
-        "mpi",
-        "options",
-        "progress",
-        "quantized",
-        "rope",
-        "sampling",
-        "schedule",
-        "tokenizer_file",
-        "version",
-    ),
-    ("device", "tokenizer"),
+    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
+    ("device", "tokenizer_file"),
+    ("tokenizer",),
     ("textstream",),
     ("ops",),
     ("cache", "moe"),

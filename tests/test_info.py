@@ -34,6 +34,7 @@ from tests.adapters import random_factors, write_official
 from tests.checkpoint_forms import (
     DENSE,
     SPARSE,
+    Array,
     forms_of,
     params_of,
     random_tensors,
@@ -41,7 +42,7 @@ from tests.checkpoint_forms import (
     write_checkpoint,
     write_params,
 )
-from tests.command_line import ROOT, TOKENIZER, CommandLine, Outcome, write_model
+from tests.command_line import ARGS, ROOT, TOKENIZER, CommandLine, Outcome, write_model
 
 TOKENIZERS = Path(mistral_common.__file__).parent / "data"
 # Parameters as the models' pages on Hugging Face have them, and billions that a token meets, as announced.
@@ -265,6 +266,19 @@ def test_nothing_of_a_model_is_refused_as_everywhere(run: CommandLine, tmp_path:
     assert "this model has 4 layers" in run("info", "--ranks=9").error
 
 
+def test_an_adapter_counts_with_its_model(run: CommandLine, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    lora = write_official(tmp_path / "lora", random_factors(ARGS))
+    plain, found = (record(run("info", folder, "--json", *more)) for more in ([], ["--lora", lora, "--verify"]))
+    merged = open_checkpoint(folder, lora)
+    copied = sum(merged.nbytes(name) for name in merged.shapes if merged.is_merged(name))
+    assert found["memory"]["needs"][0]["copied"] == plain["memory"]["needs"][0]["copied"] + copied > 0
+    assert found["notes"] == [f"{lora / 'lora.safetensors'}: adapter of rank 3 for 14 matrices"]
+    assert found["verified"]["tensors"] == len(merged.shapes) + 28
+    other = write_official(tmp_path / "other", random_factors(DENSE))
+    assert "it is another model's adapter" in run("info", shipped_checkpoint(), "--lora", other).err
+
+
 # Reading everything
 
 
@@ -388,7 +402,7 @@ def test_headers_are_not_mistaken_for_tensors(tmp_path: Path) -> None:
     from mistral.verify import BLOCK, verify
 
     values = np.ones((3, BLOCK // 4 + 5), np.float32)
-    tensors = {"a": np.ones((3, 1), np.float16), "b": values}
+    tensors: dict[str, Array] = {"a": np.ones((3, 1), np.float16), "b": values}
     raw = json.dumps(safetensors_header(tensors)).encode()
     for bad in (0, values.size // 2, values.size - 1):
         values[:] = 1

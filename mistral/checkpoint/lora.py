@@ -29,8 +29,24 @@ OFFICIAL = "lora.safetensors"
 PEFT = ("adapter_model.safetensors", "adapter_model.bin")
 PARTS = (".lora_A.weight", ".lora_B.weight")
 BASE = ".base_layer.weight"  # PEFT saves W with an adapter of the head
-AT_ONCE = 1 << 24  # weights merged at once, which bounds the memory that float32 takes
+AT_ONCE = 1 << 18  # weights merged at once: their float32 values stay in the processor's cache
 DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
+
+
+def widened(array: Array) -> NDArray[np.float32]:
+    """As float32. bfloat16 by its bits, ten times as fast as ml_dtypes does it."""
+    if array.dtype != DTYPES[0]:
+        return array.astype(np.float32)
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def narrowed(array: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
+    """Rounded to the nearest, ties to even; the array is written over. bfloat16 by its bits, where all are finite."""
+    if dtype != DTYPES[0] or not np.isfinite(array).all():
+        return array.astype(dtype)
+    bits = array.view(np.uint32)
+    bits += (bits >> 16 & 1) + np.uint32(0x7FFF)
+    return (bits >> 16).astype(np.uint16).view(dtype)
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,10 @@ class LowRank:
     base: StoredTensor | None = None
 
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A (r, in) and B (out, r) in float32, B's rows in Mistral's order. Raises InputError for NaN and infinity."""
+        """Copies in float32 of A (r, in) and B (out, r), B's rows in Mistral's order.
+
+        Raises InputError for NaN and infinity.
+        """
         a, b = (tensor.array().astype(np.float32) for tensor in (self.a, self.b))
         for tensor, name, array in zip((self.a, self.b), self.names, (a, b), strict=True):
             if not np.isfinite(array).all():
@@ -62,19 +81,23 @@ class LowRank:
         Raises InputError for values that are not finite, or no longer are.
         """
         a, b = self.factors()
+        b *= np.float32(self.scale)
         source = weight if self.base is None else self.base.array()
-        merged = np.empty(weight.shape, weight.dtype)
+        merged, most = np.empty(weight.shape, weight.dtype), float(ml_dtypes.finfo(weight.dtype).max)
         step = max(1, AT_ONCE // weight.shape[1])
         for first in range(0, len(weight), step):
             rows = slice(first, first + step)
-            before = source[rows].astype(np.float32)
+            before = widened(source[rows])
             with np.errstate(over="ignore", invalid="ignore"):
-                merged[rows] = (before + self.scale * (b[rows] @ a)).astype(weight.dtype)
-            if (~np.isfinite(merged[rows].astype(np.float32)) & np.isfinite(before)).any():
+                after = b[rows] @ a
+                after += before
+                largest = max(after.max(), -after.min())
+            if not largest <= most and np.isfinite(before).all():  # NaN is not
                 raise InputError(
                     f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {weight.dtype}; it is"
                     " the adapter of another model, or damaged"
                 )
+            merged[rows] = narrowed(after, weight.dtype)
         merged.flags.writeable = False
         return merged
 
