@@ -276,7 +276,7 @@ def test_an_adapter_counts_with_its_model(run: CommandLine, tmp_path: Path) -> N
     assert found["notes"] == [f"{lora / 'lora.safetensors'}: adapter of rank 3 for 14 matrices"]
     assert found["verified"]["tensors"] == len(merged.shapes) + 28
     other = write_official(tmp_path / "other", random_factors(DENSE))
-    assert "it is another model's adapter" in run("info", shipped_checkpoint(), "--lora", other).err
+    assert "belongs to no matrix of this model" in run("info", shipped_checkpoint(), "--lora", other).err
 
 
 # Reading everything

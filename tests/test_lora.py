@@ -14,7 +14,7 @@ import pytest
 
 from mistral.args import ModelArgs
 from mistral.checkpoint import open_checkpoint
-from mistral.checkpoint.lora import LowRank
+from mistral.checkpoint.lora import LowRank, narrowed, widened
 from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.load import build, identity, load_model
@@ -330,3 +330,16 @@ def test_an_adapter_instead_of_a_model_says_so(tmp_path: Path) -> None:
     lora = write_official(tmp_path / "lora", random_factors(DENSE))
     with pytest.raises(InputError, match="holds an adapter; name the model's folder, and this one with --lora"):
         open_checkpoint(lora)
+
+
+def test_rounding_by_bits_is_rounding() -> None:
+    """Against ml_dtypes, on all kinds of values: ties, subnormal numbers, infinity."""
+    bits = np.random.default_rng(0).integers(0, 1 << 32, 1 << 18, np.uint32)
+    bits[: 1 << 16] = (bits[: 1 << 16] & np.uint32(0xFFFF0000)) | np.uint32(0x8000)
+    values = bits.view(np.float32)
+    values = values[np.isfinite(values)]
+    for some in (values, np.append(values, np.float32(np.inf))):
+        with np.errstate(over="ignore"):
+            expected = some.astype(ml_dtypes.bfloat16)
+        assert np.array_equal(narrowed(some.copy(), expected.dtype).view(np.uint16), expected.view(np.uint16))
+    assert np.array_equal(widened(expected), expected.astype(np.float32))

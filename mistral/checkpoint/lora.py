@@ -34,7 +34,7 @@ DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float3
 
 
 def widened(array: Array) -> NDArray[np.float32]:
-    """As float32. bfloat16 by its bits, ten times as fast as ml_dtypes does it."""
+    """As float32. bfloat16 by its bits: NumPy shifts faster than ml_dtypes casts."""
     if array.dtype != DTYPES[0]:
         return array.astype(np.float32)
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -43,10 +43,11 @@ def widened(array: Array) -> NDArray[np.float32]:
 def narrowed(array: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
     """Rounded to the nearest, ties to even; the array is written over. bfloat16 by its bits, where all are finite."""
     if dtype != DTYPES[0] or not np.isfinite(array).all():
-        return array.astype(dtype)
+        with np.errstate(over="ignore"):
+            return array.astype(dtype)
     bits = array.view(np.uint32)
-    bits += (bits >> 16 & 1) + np.uint32(0x7FFF)
-    return (bits >> 16).astype(np.uint16).view(dtype)
+    bits += (bits >> np.uint32(16) & np.uint32(1)) + np.uint32(0x7FFF)
+    return (bits >> np.uint32(16)).astype(np.uint16).view(dtype)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class LowRank:
         Raises InputError for values that are not finite, or no longer are.
         """
         a, b = self.factors()
-        b *= np.float32(self.scale)
+        with np.errstate(over="ignore"):
+            b *= np.float32(self.scale)
         source = weight if self.base is None else self.base.array()
         merged, most = np.empty(weight.shape, weight.dtype), float(ml_dtypes.finfo(weight.dtype).max)
         step = max(1, AT_ONCE // weight.shape[1])
