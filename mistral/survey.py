@@ -10,13 +10,13 @@ from pathlib import Path
 
 from mistral.args import ModelArgs
 from mistral.checkpoint import Checkpoint, open_checkpoint
-from mistral.checkpoint.contents import read_file
+from mistral.checkpoint.contents import read_file, require_countable
 from mistral.checkpoint.forms import weight_files
 from mistral.checkpoint.lora import open_adapter
 from mistral.checkpoint.names import quantized_bits, tensor_shapes
 from mistral.errors import InputError
 from mistral.quantize import quantized_nbytes
-from mistral.tokenizer_file import TokenizerFile, read_tokenizer_file, tokenizer_files
+from mistral.tokenizer_file import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
 
 PARTS = ("embedding", "attention", "feed-forward", "experts", "norms", "router", "head")
 
@@ -91,7 +91,7 @@ def survey(folder: Path, lora: str | None = None) -> Survey:
         problems.append(str(error))
         files = weight_files(folder)
         args = readable_args(folder, problems)
-        if not files and args is None:
+        if not files and args is None and len(problems) == 1:
             raise
     if checkpoint:
         files, args = checkpoint.files, checkpoint.args
@@ -112,6 +112,8 @@ def survey(folder: Path, lora: str | None = None) -> Survey:
         except InputError as error:
             problems.append(str(error))
     tokenizer = readable_tokenizer(folder, args, problems)
+    choice = choice_note(tokenizer_files(folder))
+    notes = (*notes, choice) if choice else notes
     form = checkpoint.form if checkpoint else None
     found = tuple(dict.fromkeys(problems))
     return Survey(folder, form, args, files, dtypes, tokenizer, checkpoint, notes, found)
@@ -122,7 +124,9 @@ def readable_args(folder: Path, problems: list[str]) -> ModelArgs | None:
     for name in ("params.json", "config.json"):
         if (folder / name).is_file():
             try:
-                return ModelArgs.from_file(folder / name)
+                args = ModelArgs.from_file(folder / name)
+                require_countable(args, folder / name)
+                return args
             except InputError as error:
                 problems.append(str(error))
     return None

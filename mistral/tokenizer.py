@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mistral.args import one_line, read_json
 from mistral.errors import InputError
-from mistral.tokenizer_file import SENTENCEPIECE_NAME, tokenizer_files
+from mistral.tokenizer_file import SENTENCEPIECE_NAME, choice_note, tokenizer_files
 
 if TYPE_CHECKING:
     import tokenizers
@@ -80,13 +80,7 @@ class Tokenizer:
         found = tokenizer_files(folder)
         if not found:
             raise InputError(f"{folder}: no tokenizer here; add the model's {OFFICIAL_FILES}")
-        best, *rest = found
-        tokenizer = cls.from_file(best)
-        if not rest:
-            return tokenizer
-        reason = "it has the chat template" if best.name == "tokenizer.model" else "it names its version"
-        others = ", ".join(path.name for path in rest)
-        return replace(tokenizer, note=f"tokenizer: {best.name} taken, not {others} ({reason})")
+        return replace(cls.from_file(found[0]), note=choice_note(found))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:

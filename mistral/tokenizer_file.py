@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def tokenizer_files(folder: Path) -> list[Path]:
     """
     found = [path for path in folder.iterdir() if _rank(path)[0] and path.is_file()]
     return sorted(found, key=_rank, reverse=True)
+
+
+def choice_note(files: Sequence[Path]) -> str | None:
+    """For the user, where there are several `tokenizer_files`: which was taken, and why."""
+    if len(files) < 2:
+        return None
+    reason = "it has the chat template" if files[0].name == "tokenizer.model" else "it names its version"
+    return f"tokenizer: {files[0].name} taken, not {', '.join(path.name for path in files[1:])} ({reason})"
 
 
 def _rank(path: Path) -> tuple[int, int, str]:

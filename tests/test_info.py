@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mistral.checkpoint import open_checkpoint
 from mistral.checkpoint.names import tensor_shapes
 from mistral.checksums import find_checksums
 from mistral.limits import BASE_MEMORY
+from mistral.load import copied_nbytes, model_args, used_nbytes
 from mistral.needs import Needs
 from mistral.random_checkpoint import SHAPES, shape_args
 from mistral.session import shipped_checkpoint
@@ -124,8 +126,10 @@ def test_a_7b_before_it_is_loaded(run: CommandLine, tmp_path: Path, monkeypatch:
 def test_ranks_share_a_mixture_of_many_files(run: CommandLine, tmp_path: Path) -> None:
     folder = write_sparse(tmp_path / "8x22b", "mixtral-8x22b", files=59)
     shutil.copy(TOKENIZERS / "mistral_instruct_tokenizer_240323.model.v3", folder / "tokenizer.model.v3")
+    shutil.copy(TOKENIZERS / "tokenizer.model.v1", folder / "tokenizer.model")
     started = time.process_time()
     found = record(run("info", folder, "--ranks=4", "--json"))
+    assert found["notes"] == ["tokenizer: tokenizer.model.v3 taken, not tokenizer.model (it names its version)"]
     assert time.process_time() - started < 2
     needs = [need for need in found["memory"]["needs"] if need["way"] == "native, bfloat16"]
     assert [need["rank"] for need in needs] == [0, 1, 2, 3]
@@ -136,18 +140,26 @@ def test_ranks_share_a_mixture_of_many_files(run: CommandLine, tmp_path: Path) -
     assert sum("rank " in line for line in lines) == 4 * 4
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_needs_are_what_loading_takes(run: CommandLine, tmp_path: Path, bits: int) -> None:
-    """The same figures as `load.py` counts with."""
-    from mistral.load import copied_nbytes, model_args, used_nbytes
-
-    checkpoint = open_checkpoint(shipped_checkpoint())
-    found = record(run("info", "--json"))
-    for way, count in ((f"native, {bits} bits", bits), ("native, bfloat16", 16), ("portable, float32", 16)):
-        need = next(need for need in found["memory"]["needs"] if need["way"] == way)
-        args, backend = model_args(checkpoint, count), way.split(",")[0]
-        assert need["weights"] == sum(used_nbytes(checkpoint, args, backend).values())
-        assert need["copied"] == copied_nbytes(checkpoint, args, backend)
+@pytest.mark.parametrize("form", ["shipped", "tied", "hf", "consolidated.pth"])
+def test_needs_are_what_loading_counts_with(run: CommandLine, tmp_path: Path, form: str) -> None:
+    folder = shipped_checkpoint()
+    if form == "tied":
+        folder = write_model(tmp_path / "tied", replace(ARGS, tied_embeddings=True))
+    elif form != "shipped":
+        folder = write_checkpoint(tmp_path / "m", ARGS, random_tensors(ARGS, dtype=ml_dtypes.bfloat16), form)
+        shutil.copy(TOKENIZER, folder)
+    checkpoint = open_checkpoint(folder)
+    dtype = checkpoint.dtype("norm.weight").name
+    found = {need["way"]: need for need in record(run("info", folder, "--json"))["memory"]["needs"]}
+    for way, bits in (
+        (f"native, {dtype}", 16),
+        ("native, 8 bits", 8),
+        ("native, 4 bits", 4),
+        ("portable, float32", 16),
+    ):
+        args, backend = model_args(checkpoint, bits), way.split(",")[0]
+        assert found[way]["weights"] == sum(used_nbytes(checkpoint, args, backend).values())
+        assert found[way]["copied"] == copied_nbytes(checkpoint, args, backend)
 
 
 def test_whether_it_fits() -> None:
@@ -261,6 +273,8 @@ def test_nothing_of_a_model_is_refused_as_everywhere(run: CommandLine, tmp_path:
     assert "no weights" in run("info", tmp_path).error
     lora = write_official(tmp_path / "lora", random_factors(DENSE))
     assert "holds an adapter" in run("info", lora).err
+    params = {**SHAPES["mixtral-8x7b"], "n_layers": 4096, "moe": {"num_experts": 1 << 20, "num_experts_per_tok": 2}}
+    assert "asks for more than" in run("info", write_params(tmp_path, params)).out
     for option in ("--batch=0", "--context=0", "--ranks=0"):
         assert "must be from 1 to" in run("info", option).error
     assert "this model has 4 layers" in run("info", "--ranks=9").error

@@ -62,6 +62,13 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     return tensors, (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
 
 
+def require_countable(args: ModelArgs, args_file: Path) -> None:
+    """Raise InputError for a model of more tensors than there are in any: naming them all would take for ever."""
+    experts = args.moe.num_experts if args.moe else 1
+    if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
+        raise InputError(f"{args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
+
+
 def match_names(
     form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
 ) -> dict[str, StoredTensor | QuantizedTensor]:
@@ -69,9 +76,8 @@ def match_names(
 
     Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
     """
+    require_countable(args, form.args_file)
     experts = args.moe.num_experts if args.moe else 1
-    if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
-        raise InputError(f"{form.args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
     left = dict(tensors)
     found: dict[str, StoredTensor | QuantizedTensor] = {}
     for name, shape in tensor_shapes(args).items():

@@ -94,7 +94,7 @@ class LowRank:
                 after = b[rows] @ a
                 after += before
                 largest = max(after.max(), -after.min())
-            if not largest <= most and np.isfinite(before).all():  # NaN is not
+            if not largest <= most and np.isfinite(before).all():  # no comparison holds for NaN
                 raise InputError(
                     f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {weight.dtype}; it is"
                     " the adapter of another model, or damaged"
