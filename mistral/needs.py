@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mistral.args import ModelArgs
 from mistral.cache import slots_needed
 from mistral.checkpoint.names import tensor_shapes
 from mistral.limits import BASE_MEMORY
-from mistral.load import auto_split
+from mistral.load import auto_split, copied_of, used_nbytes
 from mistral.model import needs
 from mistral.quantize import quantized_args
 from mistral.survey import Survey, stored_nbytes
@@ -54,31 +53,42 @@ def cache_nbytes(args: ModelArgs, layers: range, batch: int, context: int, slot_
     return 2 * slot_bytes * batch * slots * args.n_kv_heads * args.head_dim
 
 
+def weights_of(found: Survey, args: ModelArgs, backend: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of each weight of `args` as the backend reads it, and those that are copied for it.
+
+    Those of a folder that is not whole are taken to be of one dtype and in place.
+    """
+    shapes, checkpoint = tensor_shapes(args), found.checkpoint
+    if checkpoint:
+        copied = {name: copied_of(name, shape, checkpoint, args, backend) for name, shape in shapes.items()}
+        return used_nbytes(checkpoint, args, backend), copied
+    if backend == PORTABLE:
+        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+        return sizes, dict.fromkeys(sizes, 0) if found.dtype == "float32" else sizes
+    sizes = {name: stored_nbytes(name, shape, args, found.itemsize) for name, shape in shapes.items()}
+    stored = found.weights()
+    return sizes, {name: 0 if stored.get(name) == size else size for name, size in sizes.items()}
+
+
 def all_needs(found: Survey, args: ModelArgs, ranks: int, batch: int, context: int) -> list[Needs]:
     """Of every way to run the model, and every rank. Raises InputError for more ranks than layers."""
-    stored, split = found.weights(), auto_split(args, found.weights(), ranks)
-    as_stored = f"{NATIVE}, {args.quantization.bits} bits" if args.quantization else f"{NATIVE}, {found.dtype}"
-    in_place = found.checkpoint.in_place if found.checkpoint else lambda name: True
-    ways: list[tuple[str, Mapping[str, int], set[str], int]] = [
-        (as_stored, stored, {name for name in stored if not in_place(name)}, SLOT_BYTES[NATIVE])
-    ]
+    split = auto_split(args, found.weights(), ranks)
+    as_stored = f"{args.quantization.bits} bits" if args.quantization else found.dtype
+    ways = [(f"{NATIVE}, {as_stored}", args)]
     if not args.quantization:
-        size = {"float32": 4}.get(found.dtype, 2)
-        for bits in (8, 4):
-            smaller = quantized_args(args, bits)
-            sizes = {name: stored_nbytes(name, s, smaller, size) for name, s in tensor_shapes(smaller).items()}
-            copied = {name for name in sizes if sizes[name] != stored.get(name)}
-            ways.append((f"{NATIVE}, {bits} bits", sizes, copied, SLOT_BYTES[NATIVE]))
-    wide = {name: 4 * math.prod(shape) for name, shape in tensor_shapes(args).items()}
-    copied = set() if found.dtype == "float32" else set(wide)
-    ways.append((f"{PORTABLE}, float32", wide, copied, SLOT_BYTES[PORTABLE]))
-    return [
-        Needs(
-            way, rank, layers.start, layers.stop - 1,
-            sum(size for name, size in sizes.items() if needs(name, args, layers)),
-            sum(size for name, size in sizes.items() if needs(name, args, layers) and name in copied),
-            cache_nbytes(args, layers, batch, context, slot), BASE_MEMORY,
-        )
-        for way, sizes, copied, slot in ways
-        for rank, layers in enumerate(split)
-    ]  # fmt: skip
+        ways += [(f"{NATIVE}, {bits} bits", quantized_args(args, bits)) for bits in (8, 4)]
+    ways.append((f"{PORTABLE}, float32", args))
+    needed = list[Needs]()
+    for way, used in ways:
+        backend = way.partition(",")[0]
+        sizes, copied = weights_of(found, used, backend)
+        for rank, layers in enumerate(split):
+            mine = [name for name in sizes if needs(name, used, layers)]
+            needed.append(
+                Needs(
+                    way, rank, layers.start, layers.stop - 1, sum(sizes[name] for name in mine),
+                    sum(copied[name] for name in mine),
+                    cache_nbytes(args, layers, batch, context, SLOT_BYTES[backend]), BASE_MEMORY,
+                )
+            )  # fmt: skip
+    return needed

@@ -43,13 +43,18 @@ class Survey:
         """The dtype that most bytes of the weights have; bfloat16 as long as there are none."""
         return max(self.dtypes, key=lambda name: self.dtypes[name], default="bfloat16")
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element of `dtype`."""
+        return 4 if self.dtype == "float32" else 2
+
     def weights(self) -> dict[str, int]:
         """Bytes of each tensor of the model in its files; for an incomplete folder, as if all had `dtype`."""
         assert self.args
         if self.checkpoint:
             return {name: self.checkpoint.nbytes(name) for name in self.checkpoint.shapes}
-        size = {"float32": 4}.get(self.dtype, 2)
-        return {name: stored_nbytes(name, shape, self.args, size) for name, shape in tensor_shapes(self.args).items()}
+        shapes = tensor_shapes(self.args).items()
+        return {name: stored_nbytes(name, shape, self.args, self.itemsize) for name, shape in shapes}
 
 
 def stored_nbytes(name: str, shape: tuple[int, ...], args: ModelArgs, size: int) -> int:

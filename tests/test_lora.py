@@ -40,8 +40,16 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 # What is merged
 
 
-@pytest.mark.parametrize("form", ["consolidated.safetensors", "consolidated.pth", "hf-sharded"])
-@pytest.mark.parametrize("args", [DENSE, SPARSE], ids=["dense", "sparse"])
+FORMS = [
+    (DENSE, "consolidated.safetensors"),
+    (DENSE, "hf-bin"),
+    (SPARSE, "consolidated.pth"),
+    (SPARSE, "hf-sharded"),
+    (SPARSE, "first-mixtral"),
+]
+
+
+@pytest.mark.parametrize(("args", "form"), FORMS, ids=lambda value: value if isinstance(value, str) else "")
 def test_both_layouts_give_the_same_weights_in_every_form(tmp_path: Path, args: ModelArgs, form: str) -> None:
     tensors = random_tensors(args)
     folder = write_checkpoint(tmp_path / "model", args, tensors, form)
@@ -121,6 +129,15 @@ def test_a_stage_merges_its_own_layers_only(tmp_path: Path, ops: Ops, monkeypatc
     monkeypatch.setattr(LowRank, "added_to", spy)
     build(checkpoint, checkpoint.args, ops, range(1, 2))
     assert len(asked) == 7 and all(name.startswith("layers.1.") for name in asked)
+
+
+def test_weights_that_an_adapter_is_merged_into_already_are_weights_like_others(tmp_path: Path) -> None:
+    """mistral-finetune merges when it saves a whole model, and leaves its settings in params.json."""
+    folder = write_checkpoint(tmp_path / "model", DENSE, random_tensors(DENSE), "consolidated.safetensors")
+    params = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(params | {"lora": {"enable": True, "rank": 8, "scaling": 2.0}}))
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.args == DENSE and checkpoint.warnings == () and checkpoint.adapter is None
 
 
 # With 8 and 4 bits, and on the command line
