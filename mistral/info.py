@@ -60,9 +60,12 @@ class Info:
         if self.json:
             print(json.dumps(record))
         else:
-            for line in (*lines(found, record), *(verified_lines(verification) if verification else ())):
+            for line in (
+                *lines(found, record),
+                *(verified_lines(verification, found.problems) if verification else ()),
+            ):
                 print(line)
-        problems = (*found.problems, *(verification.problems if verification else ()))
+        problems = list(dict.fromkeys((*found.problems, *(verification.problems if verification else ()))))
         if problems:
             sys.stdout.flush()
             raise InputError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
@@ -170,14 +173,15 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name}{sizes[1:]}  {need['fits']}"
 
 
-def verified_lines(found: Verification) -> Iterator[str]:
-    """What was read, and what is wrong with it."""
+def verified_lines(found: Verification, known: Sequence[str]) -> Iterator[str]:
+    """What was read, and what is wrong with it beside what is `known` already."""
     yield f"verified      {gigabytes(found.nbytes)} in {found.tensors} tensors"
     for checked in found.checksums:
         yield f"  compared: {checked}"
     for note in found.notes:
         yield f"note: {note}"
     for problem in found.problems:
-        yield f"problem: {problem}"
+        if problem not in known:
+            yield f"problem: {problem}"
     if not found.problems:
         yield "  nothing is wrong with what was read"

@@ -260,7 +260,8 @@ def test_a_folder_that_lacks(run: CommandLine, tmp_path: Path, what: str) -> Non
     assert any(message in line for line in done.out.splitlines() if line.startswith("problem: "))
     assert ("parameters" in done.out and "memory for" in done.out) == has_args
     assert any(message in problem for problem in record(run("info", folder, "--json"), code=2)["problems"])
-    assert run("info", folder, "--verify").code == 2
+    verified = run("info", folder, "--verify")
+    assert verified.code == 2 and sum(message in line for line in verified.out.splitlines()) == 1
 
 
 def test_nothing_of_a_model_is_refused_as_everywhere(run: CommandLine, tmp_path: Path) -> None:
