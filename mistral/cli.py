@@ -16,13 +16,16 @@ import mistral
 from mistral.bench import Bench
 from mistral.demo import Demo
 from mistral.errors import InputError
+from mistral.info import Info
 from mistral.interactive import Interactive
 from mistral.mpi import launched
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
 
-Command = Demo | Interactive | Quantize | Bench
-COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize, "bench": Bench}
+Command = Demo | Interactive | Info | Quantize | Bench
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo, "interactive": Interactive, "info": Info, "quantize": Quantize, "bench": Bench,
+}  # fmt: skip
 HELP = ("-h", "--help")
 ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak
 
@@ -83,7 +86,7 @@ def run(arguments: list[str], program: str) -> int:
         print(describe(arguments[0], program, COMMANDS[arguments[0]]))
     else:
         command, launch = parse(arguments), launched()
-        if launch and launch.size > 1 and isinstance(command, Quantize | Bench):
+        if launch and launch.size > 1 and isinstance(command, Info | Quantize | Bench):
             raise InputError(f"{arguments[0]} works in one process; start it without mpirun")
         command.run()
     return 0

@@ -53,6 +53,7 @@ class Options:
     device: str = option("auto", "auto, CPU or Ascend.")
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
     bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.")
+    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged into the weights.")
     precise: bool = option(False, "Keep activations and cache in float32.")
     num_pipeline_ranks: int = option(1, "Processes that share the layers, started by mpirun -n; 1: this process alone.")
     pipeline_split: str = option("auto", "Layers of each rank, as 20,12; auto: such that no rank is much slower.")
@@ -146,7 +147,7 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
 
 def open_files(options: Options, chat: bool) -> tuple[Checkpoint, Tokenizer]:
     """Check everything that can be checked without MindSpore."""
-    checkpoint = open_checkpoint(shipped_checkpoint() if options.ckpt is None else options.ckpt)
+    checkpoint = open_checkpoint(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora)
     split_layers(checkpoint.args.n_layers, options.num_pipeline_ranks)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint)

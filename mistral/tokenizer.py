@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mistral.args import one_line, read_json
 from mistral.errors import InputError
+from mistral.tokenizer_file import SENTENCEPIECE_NAME, choice_note, tokenizer_files
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,7 +27,6 @@ CONTROL_V2 = (
 )  # fmt: skip
 CONTROL_V7 = (*CONTROL_V2, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]")
 CONTROL_TOKENS = {"v1": (), "v2": CONTROL_V2, "v3": CONTROL_V2, "v7": CONTROL_V7}  # SentencePiece versions
-SENTENCEPIECE_NAME = re.compile(r".*\.model(?:\.(v\d+)(?:m\d+)?)?")
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 ESCAPED = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")  # where surrogateescape puts the bytes of broken UTF-8
 PROBE = "a  b\t\n \u00e9\u6f22\U0001f642\U0010fffd "  # a tokenizer that does not give this back is broken
@@ -72,22 +72,15 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Tokenizer:
         """Load the tokenizer of a checkpoint folder.
 
-        tekken.json wins over tokenizer.model.vN (the highest N), that over a bare tokenizer.model, that over
-        tokenizer.json: a file that names its version says most. Raises InputError if there is none or it is damaged.
+        `tokenizer_files` says which where there are several. Raises InputError if there is none or it is damaged.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"{folder}: not a folder; give the folder that holds the checkpoint")
-        found = [path for path in folder.iterdir() if _rank(path)[0] and path.is_file()]
+        found = tokenizer_files(folder)
         if not found:
             raise InputError(f"{folder}: no tokenizer here; add the model's {OFFICIAL_FILES}")
-        best, *rest = sorted(found, key=_rank, reverse=True)
-        tokenizer = cls.from_file(best)
-        if not rest:
-            return tokenizer
-        reason = "it has the chat template" if best.name == "tokenizer.model" else "it names its version"
-        others = ", ".join(path.name for path in rest)
-        return replace(tokenizer, note=f"tokenizer: {best.name} taken, not {others} ({reason})")
+        return replace(cls.from_file(found[0]), note=choice_note(found))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -184,16 +177,6 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an incomplete character, else ""."""
         return self._utf8.decode(b"", True).translate(ESCAPED)
-
-
-def _rank(path: Path) -> tuple[int, int, str]:
-    """How well a file's name says which tokenizer it is; 0 first for other files."""
-    name = path.name
-    if name.startswith("tekken") and path.suffix == ".json":
-        return 4, name == "tekken.json", name
-    if name.startswith("tokenizer.model") and (match := SENTENCEPIECE_NAME.fullmatch(name)):
-        return (3, int(match[1][1:]), name) if match[1] else (2, 0, name)
-    return int(name == "tokenizer.json"), 0, name
 
 
 def _refuse_placeholder(path: Path) -> None:

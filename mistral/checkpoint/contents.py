@@ -28,6 +28,11 @@ _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
 
 
+def read_file(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file by their names in it. Raises InputError naming the file."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+
+
 def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
 
@@ -37,8 +42,7 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
     for file in form.files:
-        read = read_safetensors if file.suffix == ".safetensors" else read_torch_zip
-        for name, tensor in read(file).items():
+        for name, tensor in read_file(file).items():
             if name in tensors:
                 if file.suffix == ".pt" and not name.startswith("layers.") and _same_values(tensors[name], tensor):
                     continue
@@ -58,6 +62,13 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     return tensors, (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
 
 
+def require_countable(args: ModelArgs, args_file: Path) -> None:
+    """Raise InputError for a model of more tensors than there are in any: naming them all would take for ever."""
+    experts = args.moe.num_experts if args.moe else 1
+    if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
+        raise InputError(f"{args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
+
+
 def match_names(
     form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
 ) -> dict[str, StoredTensor | QuantizedTensor]:
@@ -65,9 +76,8 @@ def match_names(
 
     Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
     """
+    require_countable(args, form.args_file)
     experts = args.moe.num_experts if args.moe else 1
-    if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
-        raise InputError(f"{form.args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
     left = dict(tensors)
     found: dict[str, StoredTensor | QuantizedTensor] = {}
     for name, shape in tensor_shapes(args).items():
