@@ -14,8 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = (
     ("errors",),
     ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
-    ("device", "tokenizer"),
-    ("textstream",),
+    ("device", "messages", "strict_json"),
+    ("template", "toolfile"),
+    ("tokenizer",),
+    ("textstream", "toolcalls"),
     ("ops",),
     ("cache", "moe"),
     ("layers",),
