@@ -25,9 +25,9 @@ Template = Callable[[Sequence[Message], Sequence[Tool]], list[int]]
 class ToolTokens:
     """Ids of the control tokens around tool calls.
 
-    Up to v7 one [TOOL_CALLS] is followed by a JSON list, and `args` is None. From v11 on, each call is [TOOL_CALLS] name
-    [ARGS] arguments, in v11 with [CALL_ID] id after the name. `beside_text`: an assistant's message may have both text
-    and calls.
+    Up to v7, one [TOOL_CALLS] is followed by a JSON list, and `args` is None. From v11 on, each call is [TOOL_CALLS]
+    name [ARGS] arguments, in v11 with [CALL_ID] id after the name. `beside_text`: an assistant's message may have both
+    text and calls.
     """
 
     calls: int

@@ -13,7 +13,6 @@ from mistral.strict_json import parse_json
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what the templates allow
 MAX_BYTES = 1 << 20
-NO_PARAMETERS = {"type": "object", "properties": {}}
 REMEDY = 'give a list of {"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
 
 
@@ -70,7 +69,7 @@ def _tool(entry: Any) -> Tool:
     if not isinstance(parameters, dict | None):
         raise ValueError(f'({name}) its "parameters" is {_kind(parameters)}, not a JSON schema')
     _check_schema(name, parameters or {})
-    return Tool(name, description or "", parameters or NO_PARAMETERS)
+    return Tool(name, description or "", parameters or {})
 
 
 def _check_schema(name: str, schema: dict[str, Any]) -> None:

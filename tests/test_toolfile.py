@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mistral.errors import InputError
 from mistral.messages import Message, Tool
-from mistral.toolfile import NO_PARAMETERS, load_tools
+from mistral.toolfile import load_tools
 from tests.tool_cases import load
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
@@ -31,7 +31,7 @@ def write(folder: Path, content: Any) -> Path:
 
 def test_whole_and_bare_functions_are_taken(tmp_path: Path) -> None:
     tools = load_tools(write(tmp_path, [BARE, WHOLE, {"name": "c", "parameters": None, "description": None}]))
-    assert tools == (Tool("a", "What a does", SCHEMA), Tool("b", "", SCHEMA), Tool("c", "", NO_PARAMETERS))
+    assert tools == (Tool("a", "What a does", SCHEMA), Tool("b", "", SCHEMA), Tool("c", "", {}))
     assert load_tools(write(tmp_path, BARE)) == tools[:1]
     assert load_tools(write(tmp_path, b"\xef\xbb\xbf" + json.dumps([BARE]).encode())) == tools[:1]
     assert load("v3").encode_chat([Message("user", "x")], tools)
@@ -107,7 +107,7 @@ def test_any_json_gives_tools_that_can_be_used_or_one_line(tmp_path: Path, value
     try:
         tools = load_tools(path)
     except InputError as error:
-        assert str(error).startswith(f"{path}: ")  # noqa: PT017
+        assert str(error).startswith(f"{path}: ")
         assert "\n" not in str(error)
     else:
         assert load("v3").encode_chat([Message("user", "x")], tools)
