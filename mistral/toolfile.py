@@ -23,9 +23,11 @@ def load_tools(path: str | Path) -> tuple[Tool, ...]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # and no more of a device or a pipe
+        if len(data) > MAX_BYTES:
             raise InputError(f"{path}: larger than 1 MiB, so not a list of tools; {REMEDY}")
-        entries = parse_json(path.read_text(encoding="utf-8-sig"))
+        entries = parse_json(data.decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror}); name a JSON file of tools") from None
     except UnicodeDecodeError as error:

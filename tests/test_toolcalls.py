@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
 from mistral.errors import InputError
 from mistral.messages import Message, Tool, ToolCall
+from mistral.textstream import TextStream
+from mistral.tokenizer import Tokenizer
 from mistral.toolcalls import CALL_ID, Reply, ReplyStream, assistant_message, parse_reply
 from tests.tool_cases import CALL, LATER, OTHER, TOOLS, WITH_TOOLS, conversation, library, load
 
@@ -260,6 +263,24 @@ def test_a_call_is_held_back_and_text_is_not(kind: str) -> None:
     assert reply.calls
     shown, rest, reply = streamed(kind, text)
     assert ("".join(shown), rest, reply) == ("Grüße 🙂", "", Reply("Grüße 🙂"))
+
+
+def test_what_might_have_been_a_stop_string_is_shown_in_the_end() -> None:
+    stream, text = ReplyStream(load("v3"), TOOLS), TextStream(load("v3").stream(), ["END"])
+    ids = [*plain("v3", "Hm. EN"), *generated("v3", CALL)]
+    shown = "".join(stream.push(token_id, text.push(token_id)) for token_id in ids) + stream.push(None, text.flush())
+    rest, reply = stream.finish()
+    assert (shown, rest) == ("Hm. ", "EN")
+    assert reply == Reply("Hm. EN", (CALL,))
+
+
+def test_the_small_checkpoint_has_the_tokens_of_tools() -> None:
+    tokenizer = Tokenizer.from_folder(Path(__file__).parent.parent / "checkpoints" / "tiny")
+    question = [Message("user", "x")]
+    answered = [*question, Message("assistant", "", (CALL, OTHER)), Message.result(CALL, "1")]
+    ids = tokenizer.encode_chat(answered, TOOLS)
+    answer = ids[len(tokenizer.encode_chat(question, TOOLS)) :]
+    assert parse_reply(tokenizer, answer[: answer.index(tokenizer.eos_id)], TOOLS) == Reply("", (CALL, OTHER))
 
 
 @pytest.mark.parametrize("kind", WITH_TOOLS)

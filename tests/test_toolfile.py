@@ -79,6 +79,11 @@ def test_what_is_wrong_is_one_line_that_names_the_file(tmp_path: Path, content: 
     assert len(line) < len(str(path)) + 400
 
 
+def test_a_device_without_end_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"/dev/zero: larger than 1 MiB"):
+        load_tools("/dev/zero")
+
+
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(InputError, match="not readable") as caught:
