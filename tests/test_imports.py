@@ -14,9 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = (
     ("errors",),
     ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
-    ("device", "tokenizer_file"),
+    ("device", "messages", "strict_json", "tokenizer_file"),
+    ("template", "toolfile"),
     ("tokenizer",),
-    ("textstream",),
+    ("textstream", "toolcalls"),
     ("ops",),
     ("cache", "moe"),
     ("layers",),
