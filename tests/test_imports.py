@@ -20,7 +20,7 @@ LEVELS = (
     ("cache", "moe"),
     ("layers",),
     ("model", "checkpoint"),
-    ("quantize",),
+    ("quantize", "shards"),
     ("limits", "load", "random_checkpoint"),
     ("engine",),
     ("stage",),

@@ -23,13 +23,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoints")
     for name in ("windowed", "dense"):
         write_small(path / name, SHAPES[name])
+    write_small(path / "trained", SHAPES["windowed"], seed=1)
     return path
 
 
 @pytest.fixture
 def folder(checkpoints: Path, tmp_path: Path) -> Path:
     """The checkpoints beside a place for a job's own files."""
-    for name in ("windowed", "dense"):
+    for name in ("windowed", "dense", "trained"):
         (tmp_path / name).symlink_to(checkpoints / name)
     return tmp_path
 
@@ -89,6 +90,7 @@ def test_a_rank_that_fails_or_leaves_ends_the_job_with_one_line(folder: Path, ho
     [
         ("version", "rank 1 has mistral-mindspore 0.0.0, rank 0 "),
         ("checkpoint", "rank 1 has a checkpoint with the digest "),
+        ("weights", "rank 1 has in consolidated.safetensors weights with the digest "),
         ("missing", "missing: no such folder; name the folder of a downloaded model"),
     ],
 )
