@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12, help="tokens of each row that are timed; 4 above 64 rows")
+    parser.add_argument("--repeats", type=int, default=3, help="of cases of less than 64 rows or tokens: the median")
     parser.add_argument("--num_micro_batches", type=int)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--layer_seconds", type=float)
@@ -182,10 +183,10 @@ def main() -> None:
     folder = options.folder or Path(f"/tmp/mistral-pipeline-{'small' if options.small else '7b'}-{options.layers}")
     if options.job == 1:
         wanted = [way for case in cases for way in (reference(case, ranks), group(case, ranks, chosen))]
-        measure(folder, 1, list(dict.fromkeys(wanted)), None, options.layer_seconds)
+        measure(folder, 1, list(dict.fromkeys(wanted)), options.repeats, None, options.layer_seconds)
         return
     if options.job:
-        measure(folder, ranks, cases, chosen, options.layer_seconds)
+        measure(folder, ranks, cases, options.repeats, chosen, options.layer_seconds)
         return
     kept(folder, args, lambda work: write_random(args, work))
     one, several = (job(sys.argv[1:], count, shlex.split(options.mpirun)) for count in (1, ranks))

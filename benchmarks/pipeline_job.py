@@ -165,9 +165,14 @@ def ping(world: World) -> tuple[float, float]:
 
 
 def measure(
-    folder: Path, ranks: int, cases: list[Case], num_micro_batches: int | None, layer_seconds: float | None
+    folder: Path,
+    ranks: int,
+    cases: list[Case],
+    repeats: int,
+    num_micro_batches: int | None,
+    layer_seconds: float | None,
 ) -> None:
-    """On every rank of a job: each case. The first rank prints JSON lines: link, cases, and memory of each rank."""
+    """On every rank of a job: each case, small ones `repeats` times and then the median. The first rank prints JSON lines: link, cases, and memory of each rank."""
     model = Transformer.from_folder(folder, ranks, "native", device="CPU")
     world, meter = model.world, Meter(model, model.world, layer_seconds)
     leads = world is None or world.rank == 0
@@ -178,15 +183,19 @@ def measure(
 
     if world:
         show("link", Link(*ping(world)))
-    for number, case in enumerate([Case("prefill", 64, 1), *cases]):  # the first brings the weights into memory
+    def once(case: Case) -> Measured:
         meter.passes.clear()
         tokens, begun, ended = run(model, case, num_micro_batches) if leads else serve(model)
         within = [each for each in meter.passes if each.start >= begun - 1e-3 and each.end <= ended + 1e-3]
         everyone = gather(world, (len(model.layers), within))
-        if number:
-            layers, passes = [layers for layers, _ in everyone], [passes for _, passes in everyone]
-            parts = case.micro_batches(ranks, num_micro_batches)
-            show("case", Measured(case.figure, case.size, layers, parts, tokens, ended - begun, passes))
+        layers, passes = [layers for layers, _ in everyone], [passes for _, passes in everyone]
+        parts = case.micro_batches(ranks, num_micro_batches)
+        return Measured(case.figure, case.size, layers, parts, tokens, ended - begun, passes)
+
+    once(Case("prefill", 64, 1))  # brings the weights into memory
+    for case in cases:
+        found = [once(case) for _ in range(repeats if case.size < 64 else 1)]
+        show("case", sorted(found, key=lambda each: each.seconds)[len(found) // 2])
     for each in gather(world, memory(open_checkpoint(folder), model, cases)):
         show("memory", each)
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
-# A wait looks again after a fiftieth of the time it has lasted: it ends at most 2 % late, and a long one costs nothing.
-PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.02, 2e-5, 0.02
+# A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
+PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
 SPEAKING_ORDER = 0.3  # seconds by which a rank lets the ranks before it speak first
 
 
