@@ -32,6 +32,7 @@ T = TypeVar("T")
 COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
 # A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
 PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
+LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
 SPEAKING_ORDER = 0.3  # seconds by which a rank lets the ranks before it speak first
 
 
@@ -45,10 +46,16 @@ class Launch:
 
 def launched() -> Launch | None:
     """The rank that mpirun made of this process, read from its environment; None where it was started plainly."""
-    for rank, size in (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
+    for rank, size in LAUNCHERS:
         if rank in os.environ and size in os.environ:
             return Launch(int(os.environ[rank]), int(os.environ[size]))
     return None
+
+
+def work_alone() -> None:
+    """From now on, be like a process that was started plainly."""
+    for rank, _ in LAUNCHERS:
+        os.environ.pop(rank, None)
 
 
 def keeps_lines_back() -> bool:

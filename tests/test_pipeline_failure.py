@@ -132,11 +132,6 @@ def test_without_mpirun_several_ranks_are_refused() -> None:
     assert done.stderr == "error: --num_pipeline_ranks 2: needs as many processes; start it with mpirun -n 2\n"
 
 
-def test_a_command_for_one_process_is_refused_under_mpirun(tmp_path: Path) -> None:
-    job = Job.start(2, ["-m", "main", "quantize", str(tmp_path), "--bits=8", "--out", str(tmp_path / "out")])
-    assert "start it without mpirun" in refusal(*job.end())
-
-
 def test_help_is_shown_once() -> None:
     code, out, err = Job.start(2, ["-m", "main", "--help"]).end()
     assert (code, err, out.count("usage:")) == (0, "", 1)
