@@ -78,11 +78,13 @@ def shards(rank: int, ranks: int, folder: Path, forms: str) -> None:
 
 
 def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
-    """Rank 1 fails in one of several ways; the others go on."""
+    """One rank fails in one of several ways; the other goes on."""
+    how, failing = how.split(",")
     model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
-    if rank != 1:
+    if not rank:
         (folder / "begun").touch()
+    if rank != int(failing):
         generate([[1]], model, 10**7)
     elif how == "raise":
         model.run_blocks = lambda *_: 1 / 0  # type: ignore[method-assign]
