@@ -118,7 +118,8 @@ def predicted(case: Measured, one: Measured, link: Link, dim: int, cores: int) -
 
 def compare(one: list[Measured], several: list[Measured], link: Link, options: argparse.Namespace, dim: int) -> None:
     """Print all, those of several ranks beside one rank's and beside what is ideal and predicted."""
-    ranks, chosen, cores = options.ranks, options.num_micro_batches, len(os.sched_getaffinity(0))
+    ranks, chosen = options.ranks, options.num_micro_batches
+    cores = ranks if options.layer_seconds else len(os.sched_getaffinity(0))
     alone = {(each.figure, each.size): each for each in one}
     for each in one:
         print(json.dumps(speed(each)))

@@ -33,6 +33,9 @@ COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
 # A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
 PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
 LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+# The two waits that are MPI's own, start and end, leave the processor to others; and between machines a message goes
+# over while both ranks compute, not only when they look.
+OPEN_MPI = {"mpi_yield_when_idle": "1", "btl_tcp_progress_thread": "1"}
 SPEAKING_ORDER = 0.3  # seconds by which a rank lets the ranks before it speak first
 
 
@@ -109,7 +112,8 @@ def check_ranks(num_pipeline_ranks: int) -> None:
 def connect(num_pipeline_ranks: int) -> World:
     """Join the job. Raises InputError where this is no job of so many ranks, or there is no MPI."""
     check_ranks(num_pipeline_ranks)
-    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")  # for the two waits that are MPI's own: start and end
+    for name, value in OPEN_MPI.items():
+        os.environ.setdefault(f"OMPI_MCA_{name}", value)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library
