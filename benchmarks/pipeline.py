@@ -9,8 +9,8 @@ the ratio to one rank (8 rows to a rank are compared with 8 rows on one), the sh
 beside the ideal one, and the seconds taken beside those that `mistral/schedule.py` predicts from the one rank's times
 and the link between the ranks; and what memory each rank took beside its weights, cache and 600 MB.
 
-`--small` takes small dimensions. `--layer_seconds S` lets each layer sleep instead of computing, S for up to 24 tokens:
-four ranks on two cores then behave like four machines, and only messages and schedule are real.
+`--small` takes small dimensions. `--layer_seconds S` lets each layer sleep instead of computing, S for each 16 tokens
+and S for the chunk: four ranks on two cores then behave like four machines, and only messages and schedule are real.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pipeline_job import OWN_MEMORY, Case, Measured, Memory, Pass, measure
 from mistral.args import ModelArgs
 from mistral.random_checkpoint import kept, shape_args, write_random
-from mistral.schedule import GROUP_ROWS, Link, bubble_share, timetable
+from mistral.schedule import CHUNK_OVERHEAD, GROUP_ROWS, Link, bubble_share, timetable
 
 CASES = "prefill:4096,decode:1,decode:8,decode:16,decode:256"
 
@@ -98,7 +98,8 @@ def pass_seconds(one: Measured, parts: int) -> tuple[NDArray[np.float64], NDArra
         np.cumsum([0, *(each.tokens for each in passes)]),
         np.concatenate([[0.0], np.cumsum(layers)]),
     )
-    return np.diff(ends), np.array([0.0] * (parts - 1) + [head[-1]])
+    longer = (1 + CHUNK_OVERHEAD * parts / one.size) / (1 + CHUNK_OVERHEAD * len(passes) / one.size)
+    return np.diff(ends) * longer, np.array([0.0] * (parts - 1) + [head[-1]])
 
 
 def predicted(case: Measured, one: Measured, link: Link, dim: int, cores: int) -> tuple[float, float]:
@@ -109,9 +110,9 @@ def predicted(case: Measured, one: Measured, link: Link, dim: int, cores: int) -
     starts = timetable(seconds, moves, None if case.figure == "prefill" else case.micro_batches)
     ends = starts + seconds
     rounds = 1 if case.figure == "prefill" else case.tokens // case.size
-    # in decoding, from one group's end to the same group's end so many rounds later
-    total = float(ends[-1, -1]) if rounds == 1 else float(ends[-1, -1] - ends[-1, 0]) * rounds / (
-        rounds - 1 / case.micro_batches)  # fmt: skip
+    total = float(ends[-1, -1])
+    if rounds > 1:  # from the end of one group's step to that of the same group's so many rounds later
+        total = (total - float(ends[-1, 0])) * rounds / (rounds - 1 / case.micro_batches)
     total = max(total, float(seconds.sum()) / min(cores, ranks))
     return total, 1 - float(seconds.sum()) / (ranks * total)
 
@@ -191,7 +192,9 @@ def main() -> None:
         return
     kept(folder, args, lambda work: write_random(args, work))
     one, several = (job(sys.argv[1:], count, shlex.split(options.mpirun)) for count in (1, ranks))
-    memories = [Memory(**{k: v for k, v in line.items() if k != "kind"}) for line in several if line["kind"] == "memory"]
+    memories = [
+        Memory(**{k: v for k, v in line.items() if k != "kind"}) for line in several if line["kind"] == "memory"
+    ]
     link = next(Link(line["latency"], line["bandwidth"]) for line in several if line["kind"] == "link")
     print(json.dumps({"figure": "link", "latency_us": link.latency * 1e6, "bandwidth_gb_s": link.bandwidth / 1e9}))
     compare(measured(one), measured(several), link, options, args.dim)

@@ -89,14 +89,15 @@ class Meter:
 
     def __init__(self, model: Transformer, world: World | None, layer_seconds: float | None) -> None:
         self.passes: list[Pass] = []
-        run_blocks, head = model.run_blocks, model.head
+        run_blocks: Callable[..., Any] = model.run_blocks
+        head = model.head
 
         def timed_blocks(x: Any, *others: Any) -> Any:
             started = time.perf_counter()
             if layer_seconds is None:
                 x = run_blocks(x, *others)
             else:
-                sleep(len(model.layers), layer_seconds * max(1.0, int(x.shape[0]) / CHUNK_OVERHEAD), world)
+                sleep(len(model.layers), layer_seconds * (1 + int(x.shape[0]) / CHUNK_OVERHEAD), world)
             self.passes.append(Pass(int(x.shape[0]), started, time.perf_counter()))
             return x
 
@@ -107,7 +108,8 @@ class Meter:
             self.passes[-1] = Pass(before.tokens, before.start, now, now - started)
             return result
 
-        model.run_blocks, model.head = timed_blocks, timed_head  # type: ignore[method-assign]
+        model.run_blocks = timed_blocks  # type: ignore[method-assign,assignment]
+        model.head = timed_head  # type: ignore[method-assign]
 
 
 def sleep(layers: int, seconds: float, world: World | None) -> None:
@@ -172,7 +174,10 @@ def measure(
     num_micro_batches: int | None,
     layer_seconds: float | None,
 ) -> None:
-    """On every rank of a job: each case, small ones `repeats` times and then the median. The first rank prints JSON lines: link, cases, and memory of each rank."""
+    """On every rank of a job: each case, small ones `repeats` times and then the median.
+
+    The first rank prints JSON lines: link, cases, and memory of each rank.
+    """
     model = Transformer.from_folder(folder, ranks, "native", device="CPU")
     world, meter = model.world, Meter(model, model.world, layer_seconds)
     leads = world is None or world.rank == 0
@@ -183,6 +188,7 @@ def measure(
 
     if world:
         show("link", Link(*ping(world)))
+
     def once(case: Case) -> Measured:
         meter.passes.clear()
         tokens, begun, ended = run(model, case, num_micro_batches) if leads else serve(model)

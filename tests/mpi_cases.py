@@ -41,8 +41,8 @@ class Case:
         return generate(self.prompts, model, num_micro_batches=self.micro_batches, **self.options)
 
 
-SHORT = {"max_tokens": 6, "chunk_size": 4}
-RANDOM = {"temperature": 1.0, "seed": 5, "top_p": 0.95, "repetition_penalty": 1.1}
+SHORT: dict[str, Any] = {"max_tokens": 6, "chunk_size": 4}
+RANDOM: dict[str, Any] = {"temperature": 1.0, "seed": 5, "top_p": 0.95, "repetition_penalty": 1.1}
 CASES = [
     *(Case(shape, PROMPTS, SHORT) for shape in SHAPES),
     *(

@@ -92,7 +92,9 @@ class Checkpoint:
         return self.tensors[name].path
 
 
-def open_checkpoint(folder: str | Path, elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None) -> Checkpoint:
+def open_checkpoint(
+    folder: str | Path, elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None
+) -> Checkpoint:
     """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
 
     `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
