@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +59,15 @@ def test_groups_should_take_as_long_as_the_slowest_stage() -> None:
 def test_eight_rows_to_a_rank_are_compared_with_eight_rows() -> None:
     assert reference(Case("decode", 16, 9), 2) == Case("decode", 8, 9)
     assert reference(Case("decode", 16, 9), 4) == Case("decode", 16, 9)
+
+
+def test_the_benchmark_prints_what_it_measures_beside_what_it_predicts(tmp_path: Path) -> None:
+    options = ["--small", "--layers=2", "--cases=decode:2", "--steps=3", "--repeats=1", "--folder", str(tmp_path / "x")]
+    command = [sys.executable, "benchmarks/pipeline.py", *options, "--layer_seconds=0.02"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    link, one, two, *memories = map(json.loads, done.stdout.splitlines())
+    assert link["latency_us"] > 0 and (one["layers"], two["layers"]) == ([2], [1, 1])
+    assert 0 < two["ratio"] < 1.1 and 0.5 <= two["idle_share"] < 0.8 and two["ideal_idle_share"] == 0.5
+    assert 0 < two["predicted_seconds"] < two["seconds"] * 1.1
+    assert [memory["rank"] for memory in memories] == [0, 1] and all(m["share_of_allowed"] < 1 for m in memories)
