@@ -12,7 +12,8 @@ from typing import Any
 from mistral.errors import InputError
 
 # Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
-HARMLESS_PARAMS = frozenset({"model_type", "max_batch_size", "max_seq_len", "use_biases", "causal"})
+# `lora` says how the weights were trained: those of an adapter have names of their own, and are refused by these.
+HARMLESS_PARAMS = frozenset({"model_type", "max_batch_size", "max_seq_len", "use_biases", "causal", "lora"})
 HARMLESS_CONFIG = frozenset(
     {
         "_name_or_path", "architectures", "attention_dropout", "attn_implementation", "bos_token_id", "dtype",
@@ -26,7 +27,7 @@ UNSUPPORTED_PARAMS = frozenset(
     {
         "vision_encoder", "multimodal", "yarn", "llama_4_scaling", "q_lora_rank", "kv_lora_rank",
         "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "qk_norm", "use_qk_norm", "logit_soft_cap", "mamba",
-        "ssm", "ada_rms_norm_t_cond", "use_bias", "attention_bias", "lora",
+        "ssm", "ada_rms_norm_t_cond", "use_bias", "attention_bias",
     }
 )  # fmt: skip
 QUANTIZATION_FORM = ("mistral-mindspore", 1)  # what this program writes, and its version

@@ -16,14 +16,17 @@ import mistral
 from mistral.bench import Bench
 from mistral.demo import Demo
 from mistral.errors import InputError
+from mistral.info import Info
 from mistral.interactive import Interactive
 from mistral.mpi import launched, work_alone
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
 
-Command = Demo | Interactive | Quantize | Bench
-COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize, "bench": Bench}
-ALONE = (Quantize, Bench)  # commands that the first rank of a job does by itself
+Command = Demo | Interactive | Info | Quantize | Bench
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo, "interactive": Interactive, "info": Info, "quantize": Quantize, "bench": Bench,
+}  # fmt: skip
+ALONE = (Info, Quantize, Bench)  # commands that the first rank of a job does by itself
 HELP = ("-h", "--help")
 ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,11 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
         " and ".join(smaller) if smaller and not args.quantization else "use a machine with more, or a smaller model"
     )
     form = " in float32" if backend == "portable" else ""
+    if checkpoint.adapter:
+        here = {name for name in checkpoint.adapter.products for layers in stages if needs(name, args, layers)}
+        copied = gigabytes(sum(map(checkpoint.nbytes, here)))
+        extra = f"; merged copies take {copied}" if backend == "native" and not args.quantization else ""
+        print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
     require_memory(needed(args, backend), free, f"{checkpoint.folder}: this model{form}", remedy)
     mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed(args, backend)
     if backend == "native" and not needed(args, backend) and mapped > free:
@@ -128,19 +133,25 @@ def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_spli
     The time of a layer goes by the weights that a token meets in it; that of the head, on the last rank, too.
     Raises InputError for more ranks than layers, or a split that does not fit.
     """
-    args = checkpoint.args
-    even = split_layers(args.n_layers, num_pipeline_ranks)
+    n_layers = checkpoint.args.n_layers
     if pipeline_split != "auto":
-        return parse_split(pipeline_split, args.n_layers, num_pipeline_ranks)
+        split_layers(n_layers, num_pipeline_ranks)
+        return parse_split(pipeline_split, n_layers, num_pipeline_ranks)
+    return auto_split(checkpoint.args, {n: checkpoint.nbytes(n) for n in checkpoint.shapes}, num_pipeline_ranks)
+
+
+def auto_split(args: ModelArgs, weights: Mapping[str, int], num_pipeline_ranks: int) -> list[range]:
+    """The layers of each rank for `weights` of so many bytes. Raises InputError for more ranks than layers."""
+    even = split_layers(args.n_layers, num_pipeline_ranks)
     if num_pipeline_ranks == 1:
         return even
     costs = [0.0] * args.n_layers
     share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
-    for name in checkpoint.shapes:
+    for name, size in weights.items():
         if name.startswith("layers."):
-            costs[int(name.split(".")[1])] += checkpoint.nbytes(name) * (share if ".experts." in name else 1.0)
+            costs[int(name.split(".")[1])] += size * (share if ".experts." in name else 1.0)
     head = "tok_embeddings.weight" if args.tied_embeddings else "output.weight"
-    return balance_layers(costs, checkpoint.nbytes(head), num_pipeline_ranks)
+    return balance_layers(costs, weights[head], num_pipeline_ranks)
 
 
 def load_model(
@@ -154,18 +165,20 @@ def load_model(
     precise: bool = False,
     pipeline_split: str = "auto",
     world: World | None = None,
+    lora: str | Path | None = None,
 ) -> Transformer:
     """The model of a checkpoint, or of a folder that holds one; with several ranks, the stage of this one.
 
-    `bits` 8 or 4 quantizes the matrices while loading; `precise` keeps activations and cache float32; `world` is the
-    job, where it has been joined. Raises InputError for a folder that is no sound checkpoint, an option that is not
-    available, or too little memory; then nothing stays loaded. What cannot be on one rank is raised on all.
+    `lora` is the folder of an adapter to merge into a folder's weights. `bits` 8 or 4 quantizes the matrices while
+    loading; `precise` keeps activations and cache float32; `world` is the job, where it has been joined. Raises
+    InputError for a folder that is no sound checkpoint, an option that is not available, or too little memory; then
+    nothing stays loaded. What cannot be on one rank is raised on all.
     """
     check_options(num_pipeline_ranks, backend, bits, device)
 
     if num_pipeline_ranks > 1:
         world = world or connect(num_pipeline_ranks)
-    checkpoint = folder if isinstance(folder, Checkpoint) else open_shared(folder, world)
+    checkpoint = folder if isinstance(folder, Checkpoint) else open_shared(folder, lora, world)
 
     def planned() -> tuple[ModelArgs, list[range]]:
         return model_args(checkpoint, bits), choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
@@ -214,6 +227,8 @@ def build(
             array = checkpoint.get(source)
             if bits is not None:
                 array = quantize_array(array, bits, f"{checkpoint.file_of(source)}: tensor {source}")
+                checkpoint.release(source)
+            elif checkpoint.is_merged(source):
                 checkpoint.release(source)
         done += checkpoint.nbytes(source)
         if progress:

@@ -101,8 +101,11 @@ class Transformer:
         device: str = "auto",
         precise: bool = False,
         pipeline_split: str = "auto",
+        lora: str | Path | None = None,
     ) -> Transformer:
         """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
+
+        `lora`: the folder of an adapter that is merged into the weights.
 
         With several ranks, each of which calls this under mpirun, the stage of this rank; `pipeline_split` says how
         many layers each has, as 20,12. `precise` keeps activations and cache float32. Raises InputError for what
@@ -111,7 +114,7 @@ class Transformer:
         from mistral.load import load_model
 
         return load_model(
-            folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split
+            folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split, lora=lora
         )
 
     def new_cache(self) -> RollingCache:

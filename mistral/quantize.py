@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,7 @@ class Quantize:
     ckpt: str | None = operand("The checkpoint folder; its files stay as they are.")
     out: str | None = operand("The folder to write; it must not exist yet, or be empty.")
     bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).")
+    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.")
     output_bits: int = option(8, "Bits of the output matrix, whose errors reach every word: 8 or 4.")
 
     def check(self) -> None:
@@ -97,9 +99,11 @@ class Quantize:
     def run(self) -> None:
         """Quantize, tensor by tensor; what is not finished never has the name that was asked for."""
         assert self.ckpt is not None and self.out is not None
-        checkpoint, out = open_checkpoint(self.ckpt), Path(self.out)
+        checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
         if checkpoint.args.quantization:
             raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")
+        if checkpoint.adapter:
+            print(f"note: {checkpoint.adapter}", file=sys.stderr)
         tokenizer = Tokenizer.from_folder(checkpoint.folder)
         args = quantized_args(checkpoint.args, self.bits, self.output_bits)
         with unfinished(out) as work:

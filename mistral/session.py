@@ -54,6 +54,7 @@ class Options:
     device: str = option("auto", "auto, CPU or Ascend.")
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
     bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.")
+    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged into the weights.")
     precise: bool = option(False, "Keep activations and cache in float32.")
     num_pipeline_ranks: int = option(1, "Processes that share the layers, started by mpirun -n; 1: this process alone.")
     pipeline_split: str = option("auto", "Layers of each rank, as 20,12; auto: such that no rank is much slower.")
@@ -129,7 +130,7 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
     started = time.perf_counter()
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
 
-    checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, world)
+    checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
 
     def opened() -> Tokenizer:
         return open_tokenizer(options, checkpoint, chat)

@@ -20,18 +20,19 @@ from mistral.version import __version__
 SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # of each file
 
 
-def open_shared(folder: str | Path, world: World | None) -> Checkpoint:
+def open_shared(folder: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
     """Open a checkpoint; under several ranks, files that a rank lacks are known to it by what others say is in them.
 
-    Every rank needs the settings and the tokenizer. Raises InputError, on all ranks, for what cannot be opened on one.
+    Every rank needs the settings, the tokenizer, and all of an adapter (`lora`). Raises InputError, on all ranks, for
+    what cannot be opened on one.
     """
     if world is None:
-        return open_checkpoint(folder)
+        return open_checkpoint(folder, lora)
     folder = Path(folder)
-    everyone = world.gather(world.agreed(lambda: weight_files(folder)))
+    everyone = world.gather(world.agreed(lambda: {file.name for file in weight_files(folder)}))
     lacking = set().union(*everyone) - everyone[0].intersection(*everyone)
     if not lacking:
-        return world.agreed(lambda: open_checkpoint(folder))
+        return world.agreed(lambda: open_checkpoint(folder, lora))
     known = world.gather(world.agreed(lambda: described(folder, lacking, everyone[world.rank])))
     elsewhere = {
         name: {tensor: moved(stored, folder) for tensor, stored in tensors.items()}
@@ -39,7 +40,7 @@ def open_shared(folder: str | Path, world: World | None) -> Checkpoint:
         for name, tensors in found.items()
         if name not in everyone[world.rank]
     }
-    return world.agreed(lambda: open_checkpoint(folder, elsewhere))
+    return world.agreed(lambda: open_checkpoint(folder, lora, elsewhere))
 
 
 def described(folder: Path, lacking: set[str], here: set[str]) -> dict[str, dict[str, StoredTensor]]:
@@ -75,6 +76,8 @@ def identity(checkpoint: Checkpoint) -> dict[str, str]:
     for name in sorted(checkpoint.shapes):
         file, place = checkpoint.file_of(name), checkpoint.place(name)
         digest.update(repr((name, checkpoint.shapes[name], checkpoint.dtype(name).name, file.name, place)).encode())
+    if checkpoint.adapter:
+        digest.update(checkpoint.adapter.identity().encode())
     found = {"a checkpoint with the digest": digest.hexdigest()[:12], "mistral-mindspore": __version__}
     found |= {package: version(package) for package in ("mindspore", "numpy", "mpi4py")}
     return found | {f"in {file.name} weights with the digest": sample(checkpoint, file) for file in present(checkpoint)}

@@ -15,6 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mistral.errors import InputError
 from mistral.tokenizer import Message, Tokenizer
+from mistral.tokenizer_file import read_tokenizer_file
 
 TEXTS = [
     "This is a test",
@@ -114,6 +115,13 @@ def test_tokenizer_json_streams_any_text(
     assert parts[-1] == ""
     assert tokenizer.decode(before) + "".join(parts) == tokenizer.decode(before + generated)
     assert tokenizer.decode(before) == prompt
+
+
+def test_tokenizer_json_says_what_it_is_without_being_loaded(tmp_path: Path) -> None:
+    for make in (byte_level, byte_fallback):
+        file = hugging_face_folder(tmp_path, make()) / "tokenizer.json"
+        found, loaded = read_tokenizer_file(file), Tokenizer.from_file(file)
+        assert (found.version, found.vocab_size, found.can_chat) == (loaded.version, loaded.vocab_size, False)
 
 
 def test_tokenizer_json_has_no_chat_template_and_says_which_file_has(tmp_path: Path) -> None:

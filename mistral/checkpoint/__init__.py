@@ -11,6 +11,7 @@ import numpy as np
 from mistral.args import ModelArgs
 from mistral.checkpoint.contents import match_names, read_files
 from mistral.checkpoint.forms import find_form
+from mistral.checkpoint.lora import Adapter, open_adapter
 from mistral.checkpoint.names import neighbouring_pairs, rotary_heads, tensor_shapes
 from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.checkpoint.tensor_file import Array, StoredTensor, quoted
@@ -35,12 +36,13 @@ class Checkpoint:
     shapes: Mapping[str, tuple[int, ...]]
     tensors: Mapping[str, StoredTensor | QuantizedTensor] = field(repr=False)
     rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
+    adapter: Adapter | None = None
 
     def get(self, name: str) -> Array:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
         A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
-        and a matrix of 8 or 4 bits is widened to float32.
+        what an adapter changes is a copy, and a matrix of 8 or 4 bits is widened to float32.
         """
         array = self.tensors[name].array()
         if isinstance(array, Quantized):
@@ -49,7 +51,11 @@ class Checkpoint:
         if heads is not None:
             array = neighbouring_pairs(array, heads)
             array.flags.writeable = False
-        return array
+        return self.adapter.products[name].added_to(array) if self.adapter and self.is_merged(name) else array
+
+    def is_merged(self, name: str) -> bool:
+        """Whether an adapter changes the tensor."""
+        return self.adapter is not None and name in self.adapter.products
 
     def quantized(self, name: str) -> Quantized | None:
         """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
@@ -71,7 +77,8 @@ class Checkpoint:
     def in_place(self, name: str) -> bool:
         """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
         tensor = self.tensors[name]
-        return tensor.is_contiguous and not (self.rotary_halves and rotary_heads(name, self.args))
+        turned = self.rotary_halves and rotary_heads(name, self.args)
+        return tensor.is_contiguous and not turned and not self.is_merged(name)
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
@@ -93,10 +100,13 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    folder: str | Path, elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None
+    folder: str | Path,
+    lora: str | Path | None = None,
+    elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None,
 ) -> Checkpoint:
     """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
 
+    `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
     `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
     Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
     tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
@@ -107,6 +117,7 @@ def open_checkpoint(
     args = ModelArgs.from_file(form.args_file)
     stored, warnings = read_files(form, elsewhere)
     tensors = match_names(form, args, stored)
+    adapter = None if lora is None else open_adapter(lora, args)
     if args.ignored_keys:
         keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
         warnings = (f"{form.args_file.name}: keys not known, ignored: {keys}", *warnings)
@@ -119,4 +130,5 @@ def open_checkpoint(
         shapes={name: tensor.shape for name, tensor in tensors.items()},
         tensors=tensors,
         rotary_halves=form.hugging_face,
+        adapter=adapter,
     )

@@ -31,9 +31,9 @@ _SAMPLED_ROWS = 64
 Tensors = Mapping[str, StoredTensor]
 
 
-def read_file(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by their names in it."""
-    return read_safetensors(file) if file.suffix == ".safetensors" else read_torch_zip(file)
+def read_file(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file by their names in it. Raises InputError naming the file."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
 def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
@@ -70,6 +70,13 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
     return tensors, (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
 
 
+def require_countable(args: ModelArgs, args_file: Path) -> None:
+    """Raise InputError for a model of more tensors than there are in any: naming them all would take for ever."""
+    experts = args.moe.num_experts if args.moe else 1
+    if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
+        raise InputError(f"{args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
+
+
 def match_names(
     form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
 ) -> dict[str, StoredTensor | QuantizedTensor]:
@@ -77,9 +84,8 @@ def match_names(
 
     Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
     """
+    require_countable(args, form.args_file)
     experts = args.moe.num_experts if args.moe else 1
-    if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
-        raise InputError(f"{form.args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
     left = dict(tensors)
     found: dict[str, StoredTensor | QuantizedTensor] = {}
     for name, shape in tensor_shapes(args).items():

@@ -20,6 +20,7 @@ from mistral.errors import InputError
 
 _SHARD = re.compile(r"(?P<set>consolidated|model|pytorch_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<kind>\w+)")
 _WEIGHTS = re.compile(r"(consolidated|model|pytorch_model)\b.*\.(safetensors|pth|pt|bin)")
+_ADAPTERS = ("lora.safetensors", "adapter_model.safetensors", "adapter_model.bin")
 _NUMBERED = re.compile(r"consolidated\.(?P<number>\d\d)\.(?P<kind>pth|pt)")
 
 
@@ -42,11 +43,6 @@ class _Files:
     weight_map: Mapping[str, str] | None = None
 
 
-def weight_files(folder: Path) -> set[str]:
-    """Names of the files that may hold weights. Raises InputError for what is no folder, or empty."""
-    return {name for name in _file_names(folder) if _WEIGHTS.fullmatch(name)}
-
-
 def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
     """Choose the form; files that are `elsewhere` count as if they were here.
 
@@ -65,12 +61,19 @@ def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
         weights, needed = (official, "params.json") if official else (hugging_face, "config.json")
         assert weights
         raise InputError(f"{folder}: has {weights.name} but no {needed}; download {needed} too")
+    if not names.isdisjoint(_ADAPTERS):
+        raise InputError(f"{folder}: holds an adapter; name the model's folder, and this one with --lora")
     present = [name for name in ("params.json", "config.json") if name in names]
     beside = f" beside {present[0]}" if present else ""
     raise InputError(
         f"{folder}: no weights{beside} (consolidated.*.pth, consolidated*.safetensors, model*.safetensors or "
         "pytorch_model*.bin); download them or name another folder"
     )
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Every file that could be part of a model's weights by its name, whether the set is whole or not."""
+    return tuple(folder / name for name in sorted(_file_names(folder)) if _WEIGHTS.fullmatch(name))
 
 
 def _form(folder: Path, names: set[str], found: _Files, args_file: str) -> Form:

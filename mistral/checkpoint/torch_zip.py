@@ -48,6 +48,11 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(path, buffer, entries, root, name, record) for name, record in records.items()}
 
 
+def read_checksums(path: Path) -> list[tuple[int, int, int]]:
+    """First byte, end and CRC-32 of each member that has one: torch.save may be told to leave them out."""
+    return [(e.start, e.start + e.size, e.crc) for e in _entries(path, map_file(path)).values() if e.crc]
+
+
 def _entries(path: Path, buffer: mmap.mmap) -> dict[str, _Entry]:
     """The archive's members; each uncompressed, once, and no two sharing bytes."""
     try:

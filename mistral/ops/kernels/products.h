@@ -141,6 +141,8 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
 #endif
 }
 
+constexpr int64_t STREAM_AHEAD = 2560;  // elements; found by trial, for all types of weights
+
 struct Part {  // of every row: elements [begin, begin + depth)
   int64_t begin, depth;
 };
@@ -173,54 +175,76 @@ struct Results {  // y[t * stride + n] (+)= sum * scales[t * scale_step] * facto
   }
 };
 
-// R rows of activations (those beyond `tokens` are zeros) with weight rows as they lie, C at once
+// Adds to sums[r * C + c] a part of the product of activations r with weight row c, read as it lies; what comes `ahead`
+// elements later is fetched meanwhile
 template <class M, class Row, int R, int C>
-void few(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, Part part,
-         const Results &results, int64_t tokens) {
+inline void accumulate(const typename M::Element *x, int64_t x_stride, const Row *row, Part part, int64_t ahead,
+                       typename M::Sum *sums) {
   static_assert(R * C <= 16);
   constexpr int64_t RUN = M::AHEAD * M::STEP;
+  int64_t k = 0;
+  for (; k + RUN <= part.depth; k += RUN) {
+    typename M::Vector weights[C][M::AHEAD];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      row[c].fetch(part.begin + k + ahead, RUN);
+      M::whole(row[c], part.begin + k, weights[c]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < M::AHEAD; v++)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const auto token = M::load(x + r * x_stride + k + v * M::STEP);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) sums[r * C + c] = M::add(sums[r * C + c], weights[c][v], token);
+      }
+  }
+  for (; k < part.depth; k += M::STEP)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; c++) {
+      const auto weight = M::part(row[c], part.begin + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) sums[r * C + c] = M::add(sums[r * C + c], weight, M::load(x + r * x_stride + k));
+    }
+}
+
+// R rows of activations (those beyond `tokens` are zeros) with weight rows as they lie, two at once
+template <class M, class Row, int R>
+void few(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, Part part,
+         const Results &results, int64_t tokens) {
+  constexpr int C = 2;
   for (int64_t n = 0; n < rows; n += C) {
-    const auto row_at = [&](int64_t c) { return Row(w, first + std::min(n + c, rows - 1)); };
-    const Row row[4] = {row_at(0), row_at(1 % C), row_at(2 % C), row_at(3 % C)};
+    const Row row[C] = {Row(w, first + n), Row(w, first + std::min(n + 1, rows - 1))};
     typename M::Sum sums[R * C];
 #pragma GCC unroll 16
     for (int i = 0; i < R * C; i++) sums[i] = typename M::Sum{};
-    int64_t k = 0;
-    for (; k + RUN <= part.depth; k += RUN) {
-      typename M::Vector weights[C][M::AHEAD];
-#pragma GCC unroll 4
-      for (int c = 0; c < C; c++) {
-        row[c].fetch(part.begin + k, RUN, C);
-        M::whole(row[c], part.begin + k, weights[c]);
-      }
-#pragma GCC unroll 4
-      for (int v = 0; v < M::AHEAD; v++)
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-          const auto token = M::load(x + r * x_stride + k + v * M::STEP);
-#pragma GCC unroll 4
-          for (int c = 0; c < C; c++) sums[r * C + c] = M::add(sums[r * C + c], weights[c][v], token);
-        }
-    }
-    for (; k < part.depth; k += M::STEP)
-#pragma GCC unroll 4
-      for (int c = 0; c < C; c++) {
-        const auto weight = M::part(row[c], part.begin + k);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) sums[r * C + c] = M::add(sums[r * C + c], weight, M::load(x + r * x_stride + k));
-      }
+    accumulate<M, Row, R, C>(x, x_stride, row, part, C * row[0].pitch(), sums);
     float totals[16];
-    if constexpr (R * C > 4) {
-      Floats some[16];
+    Floats some[16];
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) some[i % 4 * 4 + i / 4] = i < R * C ? M::finish(sums[i % (R * C)]) : Floats{};
-      sum_sixteen(some, totals);
-    } else {
-#pragma GCC unroll 4
-      for (int i = 0; i < R * C; i++) totals[i] = sum(M::finish(sums[i]));
-    }
+    for (int i = 0; i < 16; i++) some[i % 4 * 4 + i / 4] = i < R * C ? M::finish(sums[i % (R * C)]) : Floats{};
+    sum_sixteen(some, totals);
     for (int r = 0; r < tokens; r++)
       for (int c = 0; c < C && n + c < rows; c++) results.put(r, n + c, totals[r * C + c]);
+  }
+}
+
+// One token with weight rows as they lie. Those that are read together are far apart, so that each is a stream which
+// goes on from row to row: that is what processors fetch well by themselves.
+template <class M, class Row>
+void one(const Activations &a, Matrix w, int64_t first, int64_t rows, const float *factors, float *y) {
+  constexpr int C = Row::AT_ONCE;
+  const auto *x = static_cast<const typename M::Element *>(a.data);
+  const int64_t apart = (rows + C - 1) / C;
+  for (int64_t n = 0; n < apart; n++) {
+    const auto row_at = [&](int64_t c) { return Row(w, first + std::min(n + c * apart, rows - 1)); };
+    const Row row[4] = {row_at(0), row_at(1 % C), row_at(2 % C), row_at(3 % C)};
+    for (int64_t k = 0; k < w.in; k += M::PART) {
+      typename M::Sum sums[C] = {};
+      accumulate<M, Row, 1, C>(x + k, 0, row, {k, std::min(M::PART, w.in - k)}, STREAM_AHEAD, sums);
+      const Results results = {y, 0, factors, a.scales + k / M::PART * (a.scale_step > 0), a.scale_step, k > 0};
+      for (int64_t c = 0; c < C && n + c * apart < rows; c++) results.put(0, n + c * apart, sum(M::finish(sums[c])));
+    }
   }
 }
 
@@ -261,7 +285,7 @@ void many(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t firs
   typename M::Element *panel = kept.get(full * stride);
   for (int64_t n = 0; n < full; n++) {
     const Row row(w, first + std::min(n, rows - 1));
-    row.fetch(part.begin, part.depth, n + 4 < rows ? 4 : 0);
+    row.fetch(part.begin + (n + 4 < rows ? 4 * row.pitch() : 0), part.depth);
     for (int64_t k = 0; k < part.depth; k += M::STEP) {
       M::store(panel + n * stride + k, M::part(row, part.begin + k));
     }
@@ -278,35 +302,29 @@ void rows_product(const Activations &a, Matrix w, int64_t first, int64_t rows, f
   using std::integral_constant;
   float factors[MOST_ROWS];
   for (int64_t n = 0; n < rows; n++) factors[n] = Row(w, first + n).factor();
-  const auto run = [&](auto tokens, auto at_once, int64_t n, int64_t count, int64_t k) {
+  if (a.tokens == 1) return one<M, Row>(a, w, first, rows, factors, y);
+  const auto run = [&](auto tokens, int64_t k) {
     const auto *x = static_cast<const typename M::Element *>(a.data) + k;
     const Part part = {k, std::min(M::PART, w.in - k)};
-    const Results results = {y + n, stride, factors + n, a.scales + k / M::PART * (a.scale_step > 0), a.scale_step, k > 0};
+    const Results results = {y, stride, factors, a.scales + k / M::PART * (a.scale_step > 0), a.scale_step, k > 0};
     if constexpr (tokens > FEW)
-      many<M, Row>(x, a.stride, w, first + n, count, part, results, a.tokens);
+      many<M, Row>(x, a.stride, w, first, rows, part, results, a.tokens);
     else
-      few<M, Row, tokens, at_once>(x, a.stride, w, first + n, count, part, results, a.tokens);
+      few<M, Row, tokens>(x, a.stride, w, first, rows, part, results, a.tokens);
   };
-  if (a.tokens == 1) {  // row by row, as they lie in memory
-    for (int64_t n = 0; n < rows; n += Row::AT_ONCE)
-      for (int64_t k = 0; k < w.in; k += M::PART)
-        run(integral_constant<int, 1>(), integral_constant<int, Row::AT_ONCE>(), n,
-            std::min<int64_t>(Row::AT_ONCE, rows - n), k);
-    return;
-  }
   // Weights of few bits meet floats so rarely that less code is better than a faster one.
   constexpr bool rare = std::is_same_v<M, FloatMath> && (std::is_same_v<Row, Row8> || std::is_same_v<Row, Row4>);
   for (int64_t k = 0; k < w.in; k += M::PART) {
     if constexpr (!rare) {
       if (a.tokens <= M::SOME) {
-        run(integral_constant<int, M::SOME>(), integral_constant<int, 2>(), 0, rows, k);
+        run(integral_constant<int, M::SOME>(), k);
         continue;
       }
       if (a.tokens <= FEW) {
-        run(integral_constant<int, FEW>(), integral_constant<int, 2>(), 0, rows, k);
+        run(integral_constant<int, FEW>(), k);
         continue;
       }
     }
-    run(integral_constant<int, 2 * FEW>(), integral_constant<int, 4>(), 0, rows, k);
+    run(integral_constant<int, 2 * FEW>(), k);
   }
 }

@@ -39,7 +39,7 @@ void lay_out(Matrix w, int64_t first, int64_t end, int64_t k, int64_t deep, uint
       continue;
     }
     const Row row(w, first + r);
-    row.fetch(32 * (k + deep), 32 * deep, 0);  // what the next panel takes of it
+    row.fetch(32 * (k + deep), 32 * deep);  // what the next panel takes of it
     for (int64_t i = 0; i < deep; i++)
       _mm512_store_si512(tiles + i * step + 32 * r, (__m512i)row.part_pairs(32 * (k + i)));
   }

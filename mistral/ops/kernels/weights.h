@@ -65,7 +65,8 @@ struct DenseRow {
 
   DenseRow(Matrix w, int64_t n) : data(static_cast<const Element *>(w.data) + n * w.in), in(w.in) {}
   float factor() const { return 1; }
-  void fetch(int64_t k, int64_t count, int64_t rows) const { prefetch(data + rows * in + k, count * sizeof(Element)); }
+  int64_t pitch() const { return in; }  // elements from a row to the next
+  void fetch(int64_t k, int64_t count) const { prefetch(data + k, count * sizeof(Element)); }
   Floats floats(int64_t k) const { return load(data + k); }
   Floats part(int64_t k) const {
     if (k + LANES <= in) return floats(k);
@@ -103,9 +104,10 @@ struct Row8 {
     scales = w.scales + n * (width / GROUP);
   }
   float factor() const { return unit_of(exponent); }
-  void fetch(int64_t k, int64_t count, int64_t rows) const {
-    prefetch(data + rows * width + k, count);
-    prefetch(scales + ((rows * width + k) >> 5), count >> 5);
+  int64_t pitch() const { return width; }
+  void fetch(int64_t k, int64_t count) const {
+    prefetch(data + k, count);
+    prefetch(scales + (k >> 5), count >> 5);
   }
   int shift(int64_t k) const { return SHIFTS[scales[k >> 5] & 7]; }
   Floats floats(int64_t k) const {
@@ -154,9 +156,10 @@ struct Row4 {
     scales = w.scales + n * (width / GROUP);
   }
   float factor() const { return unit_of(exponent); }
-  void fetch(int64_t k, int64_t count, int64_t rows) const {
-    prefetch(words + ((rows * width + k) >> 2), count >> 1);
-    prefetch(scales + ((rows * width + k) >> 5), count >> 5);
+  int64_t pitch() const { return width; }
+  void fetch(int64_t k, int64_t count) const {
+    prefetch(words + (k >> 2), count >> 1);
+    prefetch(scales + (k >> 5), count >> 5);
   }
   const uint16_t *word(int64_t k) const { return words + k / BLOCK * 32 + k % GROUP; }
   int place(int64_t k) const { return k / GROUP % 4 * 4; }  // of a nibble in its word
@@ -171,12 +174,14 @@ struct Row4 {
     return (Shorts)_mm512_permutexvar_epi16(nibbles, _mm512_load_si512(levels.shorts[scale]));
   }
   void whole_shorts(int64_t k, Shorts *w) const {
+    const __m512i upper_bytes = _mm512_set4_epi32(0x0f0f0d0d, 0x0b0b0909, 0x07070505, 0x03030101);
     const __m512i all = _mm512_loadu_si512(words + (k >> 2));
     const uint8_t *s = scales + (k >> 5);
     w[0] = find_short(all, s[0]);
     w[1] = find_short(_mm512_srli_epi16(all, 4), s[1]);
-    w[2] = find_short(_mm512_srli_epi16(all, 8), s[2]);
-    w[3] = find_short(_mm512_srli_epi16(all, 12), s[3]);
+    const __m512i upper = _mm512_shuffle_epi8(all, upper_bytes);  // a shift would take the port of the products
+    w[2] = find_short(upper, s[2]);
+    w[3] = find_short(_mm512_srli_epi16(upper, 4), s[3]);
   }
   Shorts shorts(int64_t k) const {
     const __m512i all = _mm512_loadu_si512(word(k));

@@ -1,0 +1,244 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685): W + scale * B A, for some of a model's matrices W (out, in).
+
+Two layouts are read. Mistral's own: lora.safetensors, whose tensors are called X.lora_A.weight (r, in) and
+X.lora_B.weight (out, r) for the model's X.weight, and params.json, whose `lora` holds the scale. And that of Hugging
+Face's PEFT; see `mistral/checkpoint/peft.py`. There the rows of q and k lie in Hugging Face's order, and so do those of
+B, which are put in Mistral's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.args import ModelArgs, read_json
+from mistral.checkpoint.names import hugging_face_name, neighbouring_pairs, rotary_heads, tensor_shapes
+from mistral.checkpoint.peft import PREFIX, read_scales
+from mistral.checkpoint.safetensors_map import read_safetensors
+from mistral.checkpoint.tensor_file import Array, StoredTensor, quoted
+from mistral.checkpoint.torch_zip import read_torch_zip
+from mistral.errors import InputError
+
+OFFICIAL = "lora.safetensors"
+PEFT = ("adapter_model.safetensors", "adapter_model.bin")
+PARTS = (".lora_A.weight", ".lora_B.weight")
+BASE = ".base_layer.weight"  # PEFT saves W with an adapter of the head
+AT_ONCE = 1 << 18  # weights merged at once: their float32 values stay in the processor's cache
+DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
+
+
+def widened(array: Array) -> NDArray[np.float32]:
+    """As float32. bfloat16 by its bits: NumPy shifts faster than ml_dtypes casts."""
+    if array.dtype != DTYPES[0]:
+        return array.astype(np.float32)
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def narrowed(array: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
+    """Rounded to the nearest, ties to even; the array is written over. bfloat16 by its bits, where all are finite."""
+    if dtype != DTYPES[0] or not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            return array.astype(dtype)
+    bits = array.view(np.uint32)
+    bits += (bits >> np.uint32(16) & np.uint32(1)) + np.uint32(0x7FFF)
+    return (bits >> np.uint32(16)).astype(np.uint16).view(dtype)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What is added to one matrix (out, in): scale * B A.
+
+    a (r, in) and b (out, r) as they lie in the file, under `names`; `heads` where b's rows are in Hugging Face's order;
+    `base` (out, in) where the adapter comes with a matrix that takes the place of the model's.
+    """
+
+    a: StoredTensor
+    b: StoredTensor
+    names: tuple[str, str]
+    scale: float
+    heads: int | None = None
+    base: StoredTensor | None = None
+
+    def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Copies in float32 of A (r, in) and B (out, r), B's rows in Mistral's order.
+
+        Raises InputError for NaN and infinity.
+        """
+        a, b = (tensor.array().astype(np.float32) for tensor in (self.a, self.b))
+        for tensor, name, array in zip((self.a, self.b), self.names, (a, b), strict=True):
+            if not np.isfinite(array).all():
+                raise InputError(f"{tensor.path}: tensor {quoted(name)} has values that are NaN or infinite")
+        return a, b if self.heads is None else neighbouring_pairs(b, self.heads).astype(np.float32, copy=False)
+
+    def added_to(self, weight: Array) -> Array:
+        """weight + scale * B A, computed in float32 and rounded once to the weight's own dtype. A copy.
+
+        Raises InputError for values that are not finite, or no longer are.
+        """
+        a, b = self.factors()
+        with np.errstate(over="ignore"):
+            b *= np.float32(self.scale)
+        source = weight if self.base is None else self.base.array()
+        merged, most = np.empty(weight.shape, weight.dtype), float(ml_dtypes.finfo(weight.dtype).max)
+        step = max(1, AT_ONCE // weight.shape[1])
+        for first in range(0, len(weight), step):
+            rows = slice(first, first + step)
+            before = widened(source[rows])
+            with np.errstate(over="ignore", invalid="ignore"):
+                after = b[rows] @ a
+                after += before
+                largest = max(after.max(), -after.min())
+            if not largest <= most and np.isfinite(before).all():  # no comparison holds for NaN
+                raise InputError(
+                    f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {weight.dtype}; it is"
+                    " the adapter of another model, or damaged"
+                )
+            merged[rows] = narrowed(after, weight.dtype)
+        merged.flags.writeable = False
+        return merged
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that fits the model: what it adds, by the names of the model's tensors."""
+
+    file: Path
+    products: Mapping[str, LowRank]
+
+    def identity(self) -> str:
+        """What tells it from another adapter: its settings, its headers, and the first row of each tensor."""
+        parts = ((tensor, name) for product in self.products.values() for tensor, name in
+                 zip((product.a, product.b), product.names, strict=True))  # fmt: skip
+        rows = [(name, tensor.shape, tensor.dtype.name, tensor.array()[0].tobytes()) for tensor, name in parts]
+        return repr((self.file.name, [product.scale for product in self.products.values()], rows))
+
+    def __str__(self) -> str:
+        ranks = sorted({product.a.shape[0] for product in self.products.values()})
+        rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        return f"{self.file}: adapter of rank {rank} for {len(self.products)} matrices"
+
+
+def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
+    """Read an adapter's headers and settings, and check all names and shapes against the model.
+
+    Raises InputError, one line with the file and the tensor or setting.
+    """
+    folder = Path(folder)
+    file = find_adapter(folder)
+    if args.quantization:
+        raise InputError(
+            f"--lora {folder}: the checkpoint's weights are quantized already; name the original weights, with --bits"
+            " or quantize"
+        )
+    tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_zip(file)
+    scale: Callable[[str, int], float]
+    matrices = [name for name, shape in tensor_shapes(args).items() if len(shape) == 2]
+    if file.name == OFFICIAL:
+        scale, called = official_scale(folder / "params.json"), {name: name for name in matrices}
+    else:
+        scale = read_scales(folder / "adapter_config.json")
+        called = {PREFIX + hugging_face_name(name): name for name in matrices}
+    modules = pairs(file, tensors, called)
+    if not modules:
+        raise InputError(f"{file}: holds no adapter; name another folder with --lora")
+    shapes = tensor_shapes(args)
+    products = {}
+    for module, name in modules.items():
+        names = (module + PARTS[0], module + PARTS[1])
+        a, b = (tensors[part] for part in names)
+        check_shapes(file, names, (a, b), shapes[name])
+        heads = None if file.name == OFFICIAL else rotary_heads(name, args)
+        base = tensors.get(module + BASE)
+        if base and (heads or base.shape != shapes[name] or base.dtype not in DTYPES):
+            raise InputError(f"{file}: tensor {quoted(module + BASE)} is not this model's; name its own adapter")
+        products[name] = LowRank(a, b, names, scale(module.removeprefix(PREFIX), a.shape[0]), heads, base)
+    return Adapter(file, products)
+
+
+def find_adapter(folder: Path) -> Path:
+    """The weight file of the adapter in a folder. Raises InputError unless there is just one."""
+    if not folder.is_dir():
+        what = "is a file; name the folder that holds it" if folder.exists() else "no such folder"
+        raise InputError(f"--lora {folder}: {what}")
+    found = [folder / name for name in (OFFICIAL, *PEFT) if (folder / name).exists()]
+    if len(found) == 3 or (len(found) == 2 and found[0].name == OFFICIAL):
+        raise InputError(f"{found[0]}: {found[1].name} is an adapter too; move one of them away")
+    if not found:
+        raise InputError(f"--lora {folder}: no adapter in it ({', '.join((OFFICIAL, *PEFT))})")
+    return found[0]
+
+
+def official_scale(params: Path) -> Callable[[str, int], float]:
+    """The scale that mistral-finetune has written beside its adapter, the same for every matrix of the right rank."""
+    if not params.is_file():
+        raise InputError(f"{params}: missing; it has the adapter's scale, copy it from where the adapter was trained")
+    table = read_json(params).get("lora")
+    scale = table.get("scaling") if isinstance(table, dict) else None
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not math.isfinite(scale):
+        raise InputError(f"{params}: lora.scaling must be a number; copy the file from where the adapter was trained")
+    rank = table.get("rank") if isinstance(table, dict) else None
+
+    def of(module: str, tensor_rank: int) -> float:
+        if rank not in (None, tensor_rank):
+            raise InputError(
+                f"{params}: lora.rank is {str(rank)[:40]}, and {quoted(module)} has rank {tensor_rank}; copy both files"
+                " from one place"
+            )
+        return float(scale)
+
+    return of
+
+
+def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, str]) -> dict[str, str]:
+    """Module of the adapter -> the model's tensor, for each pair of A and B.
+
+    `called`: what the layout calls the tensor. Raises InputError for any other tensor in the file.
+    """
+    found: dict[str, str] = {}
+    for name in tensors:
+        if name.endswith(BASE) and name.removesuffix(BASE) + PARTS[0] in tensors:
+            continue
+        part = next((part for part in PARTS if name.endswith(part)), None)
+        if part is None:
+            raise InputError(f"{file}: tensor {quoted(name)} is not {PARTS[0]} or {PARTS[1]} of a matrix{reason(name)}")
+        module = name.removesuffix(part)
+        other = module + PARTS[part == PARTS[0]]
+        if other not in tensors:
+            raise InputError(f"{file}: tensor {quoted(name)} is there without {quoted(other)}; the file is damaged")
+        model_name = called.get(module + ".weight")
+        if model_name is None or model_name == "tok_embeddings.weight":
+            raise InputError(f"{file}: tensor {quoted(name)} belongs to no matrix of this model; name its own adapter")
+        found[module] = model_name
+    return found
+
+
+def reason(name: str) -> str:
+    """What a tensor that is no part of a plain adapter is, where its name says so."""
+    if "magnitude" in name:
+        return ": DoRA is not supported"
+    if name.endswith(".bias"):
+        return ": biases are not supported"
+    return ": embeddings are not supported" if "embed" in name else ": it is not supported"
+
+
+def check_shapes(
+    file: Path, names: tuple[str, str], tensors: tuple[StoredTensor, StoredTensor], shape: tuple[int, ...]
+) -> None:
+    """Raise InputError unless the tensors are (r, in) and (out, r) of floating-point numbers."""
+    rank = tensors[0].shape[0] if tensors[0].shape else 0
+    for name, tensor, wanted in zip(names, tensors, ((rank, shape[1]), (shape[0], rank)), strict=True):
+        if tensor.shape != wanted or not rank:
+            raise InputError(
+                f"{file}: tensor {quoted(name)} has shape {tensor.shape} and the model, of matrices {shape}, needs"
+                f" {wanted}; it is another model's adapter"
+            )
+        if tensor.dtype not in DTYPES:
+            raise InputError(
+                f"{file}: tensor {quoted(name)} has dtype {tensor.dtype}; bfloat16, float16 and float32 do"
+            )

@@ -1,0 +1,99 @@
+"""The settings of an adapter in the layout of Hugging Face's PEFT: adapter_config.json.
+
+Its tensors have Hugging Face's names after `base_model.model.`. B A is scaled by lora_alpha / r, or by lora_alpha /
+sqrt(r) with use_rslora (arXiv:2312.03732); `alpha_pattern` gives some matrices another lora_alpha.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mistral.args import read_json
+from mistral.checkpoint.tensor_file import quoted
+from mistral.errors import InputError
+
+PREFIX = "base_model.model."
+# Settings that change the arithmetic in ways that are not done here: refused unless absent, null, false or empty.
+UNSUPPORTED = (
+    "modules_to_save", "lora_bias", "fan_in_fan_out", "trainable_token_indices", "target_parameters",
+    "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config",
+)  # fmt: skip
+# Ways to begin that change the model's own weights, which the adapter alone then does not fit.
+CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Patterns are regular expressions of a file that anyone may have written: only such as end in a bounded time.
+MOST_PATTERNS, LONGEST_PATTERN, MOST_REPEATS = 4096, 200, 2
+
+
+def read_scales(path: Path) -> Callable[[str, int], float]:
+    """(module without PREFIX, rank of its tensors) -> scale. Raises InputError for settings that are not supported."""
+    if not path.is_file():
+        raise InputError(f"{path}: missing; it has the adapter's scale, copy it from where the adapter was trained")
+    config = read_json(path)
+    refuse_unsupported(path, config)
+    default = number(path, "lora_alpha", config.get("lora_alpha"))
+    ranks = [config.get("r"), *table(path, config, "rank_pattern").values()]
+    alphas = [
+        (compiled(path, key), number(path, f"alpha_pattern {key[:40]!r}", value))
+        for key, value in table(path, config, "alpha_pattern").items()
+    ]
+    root = bool(config.get("use_rslora"))
+
+    def of(module: str, rank: int) -> float:
+        if rank not in ranks:
+            raise InputError(
+                f"{path}: neither r nor rank_pattern is {rank}, the rank of {quoted(module)}; copy both files from one"
+                " place"
+            )
+        alpha = next((value for pattern, value in alphas if pattern.match(module)), default)
+        return alpha / (math.sqrt(rank) if root else rank)
+
+    return of
+
+
+def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise InputError naming the setting."""
+    kind, bias, begin = config.get("peft_type"), config.get("bias", "none"), config.get("init_lora_weights")
+    if kind != "LORA":
+        raise InputError(f"{path}: peft_type {str(kind)[:40]!r} is not supported (LORA is)")
+    if bias not in ("none", None):
+        raise InputError(f"{path}: bias {str(bias)[:40]!r} is not supported (none is)")
+    uses = sorted(key for key in config if key.startswith("use_") and key != "use_rslora")
+    for key in (*uses, *UNSUPPORTED):
+        if config.get(key):
+            what = "DoRA" if key == "use_dora" else key[:40]
+            raise InputError(f"{path}: {key[:40]} is set, and {what} is not supported; train without it")
+    if isinstance(begin, str) and begin.startswith(CHANGES_WEIGHTS):
+        raise InputError(
+            f"{path}: init_lora_weights {begin[:40]!r} changed the model's own weights; save the adapter with PEFT's"
+            " path_initial_model_for_weight_conversion"
+        )
+
+
+def number(path: Path, name: str, value: Any) -> float:
+    """A finite number. Raises InputError with its name."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
+        raise InputError(f"{path}: {name} must be a number, not {str(value)[:40]!r}")
+    return float(value)
+
+
+def table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A table of patterns; empty where the setting is absent."""
+    found = config.get(name) or {}
+    if not isinstance(found, dict) or len(found) > MOST_PATTERNS:
+        raise InputError(f"{path}: {name} must be a table of patterns")
+    return found
+
+
+def compiled(path: Path, pattern: str) -> re.Pattern[str]:
+    """What PEFT makes of a pattern: it has to match the end of a module's name, from a dot on."""
+    repeats = len(re.findall(r"[*+?{]", pattern))
+    try:
+        if len(pattern) > LONGEST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)\s*[*+{]", pattern):
+            raise InputError(f"{path}: alpha_pattern {pattern[:40]!r} is too complex; name the modules one by one")
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, OverflowError, RecursionError):
+        raise InputError(f"{path}: alpha_pattern {pattern[:40]!r} is not a pattern") from None
