@@ -18,7 +18,7 @@ from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.info import Info
 from mistral.interactive import Interactive
-from mistral.mpi import launched
+from mistral.mpi import launched, work_alone
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
 
@@ -26,6 +26,7 @@ Command = Demo | Interactive | Info | Quantize | Bench
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo, "interactive": Interactive, "info": Info, "quantize": Quantize, "bench": Bench,
 }  # fmt: skip
+ALONE = (Info, Quantize, Bench)  # commands that the first rank of a job does by itself
 HELP = ("-h", "--help")
 ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak
 
@@ -85,10 +86,13 @@ def run(arguments: list[str], program: str) -> int:
     elif arguments[0] in COMMANDS and not set(HELP).isdisjoint(arguments):
         print(describe(arguments[0], program, COMMANDS[arguments[0]]))
     else:
-        command, launch = parse(arguments), launched()
-        if launch and launch.size > 1 and isinstance(command, Info | Quantize | Bench):
-            raise InputError(f"{arguments[0]} works in one process; start it without mpirun")
-        command.run()
+        launch = launched()
+        if launch and launch.size > 1 and COMMANDS.get(arguments[0]) in ALONE:
+            if launch.rank:
+                return 0
+            print(f"note: {arguments[0]} works in one process; the other ranks of mpirun have left", file=sys.stderr)
+            work_alone()
+        parse(arguments).run()
     return 0
 
 

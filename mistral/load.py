@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mistral.args import ModelArgs
-from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.checkpoint import Checkpoint
 from mistral.checkpoint.names import quantized_bits, tensor_shapes
 from mistral.checkpoint.tensor_file import Array
 from mistral.device import check_device, start_device
@@ -26,7 +24,7 @@ from mistral.ops import WORTH_BUILDING, Ops, check_backend, choose_backend, load
 from mistral.quantize import quantize_array, quantized_args, quantized_nbytes, source_of
 from mistral.quantized import Quantized
 from mistral.schedule import balance_layers, parse_split
-from mistral.version import __version__
+from mistral.shards import identity, open_shared, require_files, require_same
 
 if TYPE_CHECKING:
     from mistral.ops.weight import Weight
@@ -156,29 +154,6 @@ def auto_split(args: ModelArgs, weights: Mapping[str, int], num_pipeline_ranks: 
     return balance_layers(costs, weights[head], num_pipeline_ranks)
 
 
-def identity(checkpoint: Checkpoint) -> dict[str, str]:
-    """What must be the same on all ranks, each with a name to show: the files' headers and the versions."""
-    digest = hashlib.sha256(repr(checkpoint.args).encode())
-    for name in sorted(checkpoint.shapes):
-        file, place = checkpoint.file_of(name), checkpoint.place(name)
-        digest.update(repr((name, checkpoint.shapes[name], checkpoint.dtype(name).name, file.name, place)).encode())
-    if checkpoint.adapter:
-        digest.update(checkpoint.adapter.identity().encode())
-    for file in checkpoint.files:
-        digest.update(repr((file.name, file.stat().st_size)).encode())
-    found = {"a checkpoint with the digest": digest.hexdigest()[:12], "mistral-mindspore": __version__}
-    return found | {package: version(package) for package in ("mindspore", "numpy", "mpi4py")}
-
-
-def require_same(world: World, mine: dict[str, str], remedy: str) -> None:
-    """Raise InputError, on every rank, where two ranks differ in something."""
-    everyone = world.gather(mine)
-    for rank, found in enumerate(everyone):
-        for name, value in found.items():
-            if everyone[0].get(name) != value:
-                raise InputError(f"rank {rank} has {name} {value}, rank 0 {everyone[0].get(name)}: {remedy}")
-
-
 def load_model(
     folder: str | Path | Checkpoint,
     num_pipeline_ranks: int = 1,
@@ -201,20 +176,23 @@ def load_model(
     """
     check_options(num_pipeline_ranks, backend, bits, device)
 
-    def opened() -> tuple[Checkpoint, ModelArgs, list[range]]:
-        checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder, lora)
-        return checkpoint, model_args(checkpoint, bits), choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
+    if num_pipeline_ranks > 1:
+        world = world or connect(num_pipeline_ranks)
+    checkpoint = folder if isinstance(folder, Checkpoint) else open_shared(folder, lora, world)
 
-    if num_pipeline_ranks == 1:
-        checkpoint, args, layers = opened()
+    def planned() -> tuple[ModelArgs, list[range]]:
+        return model_args(checkpoint, bits), choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
+
+    if world is None:
+        args, layers = planned()
         backend = start_backend(checkpoint, args, backend, device, threads)
         check_memory(checkpoint, args, backend, layers)
         return build(checkpoint, args, load_backend(backend, precise), layers[0], progress)
-    world = world or connect(num_pipeline_ranks)
-    checkpoint, args, layers = world.agreed(opened)
+    args, layers = world.agreed(planned)
     chosen = {"--bits": str(bits), "--precise": str(precise), "--pipeline_split": str([len(part) for part in layers])}
     same = "start all ranks with the same files, versions and options"
     require_same(world, identity(checkpoint) | chosen, same)
+    world.agreed(lambda: require_files(checkpoint, layers[world.rank]))
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         threads = world.share_of_cores()
     backend = world.agreed(lambda: start_backend(checkpoint, args, backend, device, threads))

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
-# A wait looks again after a fiftieth of the time it has lasted: it ends at most 2 % late, and a long one costs nothing.
-PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.02, 2e-5, 0.02
+# A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
+PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
+LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+# The two waits that are MPI's own, start and end, leave the processor to others; and between machines a message goes
+# over while both ranks compute, not only when they look.
+OPEN_MPI = {"mpi_yield_when_idle": "1", "btl_tcp_progress_thread": "1"}
 SPEAKING_ORDER = 0.3  # seconds by which a rank lets the ranks before it speak first
 
 
@@ -45,10 +49,16 @@ class Launch:
 
 def launched() -> Launch | None:
     """The rank that mpirun made of this process, read from its environment; None where it was started plainly."""
-    for rank, size in (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
+    for rank, size in LAUNCHERS:
         if rank in os.environ and size in os.environ:
             return Launch(int(os.environ[rank]), int(os.environ[size]))
     return None
+
+
+def work_alone() -> None:
+    """From now on, be like a process that was started plainly."""
+    for rank, _ in LAUNCHERS:
+        os.environ.pop(rank, None)
 
 
 def keeps_lines_back() -> bool:
@@ -102,7 +112,8 @@ def check_ranks(num_pipeline_ranks: int) -> None:
 def connect(num_pipeline_ranks: int) -> World:
     """Join the job. Raises InputError where this is no job of so many ranks, or there is no MPI."""
     check_ranks(num_pipeline_ranks)
-    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")  # for the two waits that are MPI's own: start and end
+    for name, value in OPEN_MPI.items():
+        os.environ.setdefault(f"OMPI_MCA_{name}", value)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mistral.checkpoint import Checkpoint, open_checkpoint
+from mistral.checkpoint import Checkpoint
 from mistral.device import check_device
 from mistral.engine import Engine
 from mistral.errors import InputError
@@ -21,6 +21,7 @@ from mistral.options import operand, option
 from mistral.pipeline import PipelineEngine, drive, open_engine, serve
 from mistral.progress import Progress
 from mistral.sampling import SamplingSettings
+from mistral.shards import open_shared
 from mistral.textstream import TextStream
 from mistral.tokenizer import Tokenizer
 
@@ -129,10 +130,12 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
     started = time.perf_counter()
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
 
-    def opened() -> tuple[Checkpoint, Tokenizer]:
-        return open_files(options, chat)
+    checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
 
-    checkpoint, tokenizer = world.agreed(opened) if world else opened()
+    def opened() -> Tokenizer:
+        return open_tokenizer(options, checkpoint, chat)
+
+    tokenizer = world.agreed(opened) if world else opened()
     model = load_model(
         checkpoint, options.num_pipeline_ranks, options.backend, options.bits, options.device, options.threads,
         Progress("reading weights:", "GB", 1e9), options.precise, options.pipeline_split, world,
@@ -145,9 +148,8 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
     drive(engine, lambda: use(session))
 
 
-def open_files(options: Options, chat: bool) -> tuple[Checkpoint, Tokenizer]:
-    """Check everything that can be checked without MindSpore."""
-    checkpoint = open_checkpoint(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora)
+def open_tokenizer(options: Options, checkpoint: Checkpoint, chat: bool) -> Tokenizer:
+    """The checkpoint's tokenizer. Raises InputError where it does not serve, or the model has too few layers."""
     split_layers(checkpoint.args.n_layers, options.num_pipeline_ranks)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint)
@@ -158,7 +160,7 @@ def open_files(options: Options, chat: bool) -> tuple[Checkpoint, Tokenizer]:
         )
     for line in (*checkpoint.warnings, *([tokenizer.note] if tokenizer.note else [])):
         print(f"note: {line}", file=sys.stderr)
-    return checkpoint, tokenizer
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

@@ -41,9 +41,10 @@ class Case:
         return generate(self.prompts, model, num_micro_batches=self.micro_batches, **self.options)
 
 
-RANDOM = {"temperature": 1.0, "seed": 5, "top_p": 0.95, "repetition_penalty": 1.1}
+SHORT: dict[str, Any] = {"max_tokens": 6, "chunk_size": 4}
+RANDOM: dict[str, Any] = {"temperature": 1.0, "seed": 5, "top_p": 0.95, "repetition_penalty": 1.1}
 CASES = [
-    *(Case(shape, PROMPTS, {"max_tokens": 6, "chunk_size": 4}) for shape in SHAPES),
+    *(Case(shape, PROMPTS, SHORT) for shape in SHAPES),
     *(
         Case(shape, [*PROMPTS, LONG[:40]], {"max_tokens": 3, "prompt_logprobs": False})
         for shape in ("dense", "interleaved", "moe")

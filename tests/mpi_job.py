@@ -7,11 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-import mistral.load
+import mistral.shards
 from mistral import InputError, Prefilled, Request, Transformer, generate, generate_stream
 from mistral.mpi import launched
 from mistral.pipeline import drive, open_engine, serve
-from tests.mpi_cases import LONG, results
+from tests.generation import PROMPTS
+from tests.mpi_cases import LONG, SHORT, Case, results
 
 
 def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
@@ -48,10 +49,11 @@ def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
 
 
 def differs(rank: int, ranks: int, folder: Path, what: str) -> None:
-    """Rank 1 has another version, or another checkpoint: an InputError on every rank."""
+    """Rank 1 has another version, checkpoint, or weights: an InputError on every rank."""
     if what == "version" and rank:
-        setattr(mistral.load, "__version__", "0.0.0")  # noqa: B010  a name that is not exported
-    name = "dense" if what == "checkpoint" and rank else "missing" if what == "missing" and rank else "windowed"
+        setattr(mistral.shards, "__version__", "0.0.0")  # noqa: B010  a name that is not exported
+    others = {"checkpoint": "dense", "missing": "missing", "weights": "trained"}
+    name = others.get(what, "windowed") if rank else "windowed"
     try:
         Transformer.from_folder(folder / name, ranks, "portable", device="CPU")
     except InputError as error:
@@ -61,12 +63,28 @@ def differs(rank: int, ranks: int, folder: Path, what: str) -> None:
         raise AssertionError("not refused")
 
 
+def shards(rank: int, ranks: int, folder: Path, forms: str) -> None:
+    """Each rank has only the files that its layers are in, enough for one way to split and not for another."""
+    for form in forms.split(","):
+        mine = folder / form / str(rank)
+        model = Transformer.from_folder(mine, ranks, "portable", device="CPU", pipeline_split="2,2")
+        (folder / form / f"{rank}.json").write_text(json.dumps(Case(form, PROMPTS, SHORT).run(model)))
+        try:
+            Transformer.from_folder(mine, ranks, "portable", device="CPU", pipeline_split="3,1")
+        except InputError as error:
+            (folder / form / f"{rank}.txt").write_text(str(error))
+        else:
+            raise AssertionError("not refused")
+
+
 def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
-    """Rank 1 fails in one of several ways; the others go on."""
+    """One rank fails in one of several ways; the other goes on."""
+    how, failing = how.split(",")
     model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
-    if rank != 1:
+    if not rank:
         (folder / "begun").touch()
+    if rank != int(failing):
         generate([[1]], model, 10**7)
     elif how == "raise":
         model.run_blocks = lambda *_: 1 / 0  # type: ignore[method-assign]
@@ -84,7 +102,7 @@ def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
 if __name__ == "__main__":
     launch = launched()
     assert launch is not None
-    {"equal": equal, "long": long, "broken": broken, "differs": differs}[sys.argv[1]](
+    {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards}[sys.argv[1]](
         launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     )
     assert (launch.size == 1) == ("mpi4py" not in sys.modules)

@@ -22,7 +22,7 @@ LEVELS = (
     ("cache", "moe"),
     ("layers",),
     ("model", "checkpoint"),
-    ("quantize",),
+    ("quantize", "shards"),
     ("checksums", "limits", "load", "random_checkpoint", "survey"),
     ("engine",),
     ("stage",),

@@ -17,11 +17,12 @@ from mistral.checkpoint import open_checkpoint
 from mistral.checkpoint.lora import LowRank, narrowed, widened
 from mistral.errors import InputError
 from mistral.generate import generate
-from mistral.load import build, identity, load_model
+from mistral.load import build, load_model
 from mistral.model import Transformer
 from mistral.ops import Ops
 from mistral.quantize import quantize_array
 from mistral.sampling import log_softmax
+from mistral.shards import identity
 from tests.adapters import Factors, peft_tensors, random_factors, write_official, write_peft
 from tests.checkpoint_forms import DENSE, SPARSE, Array, random_tensors, write_checkpoint, write_safetensors
 from tests.command_line import ARGS, CommandLine, write_model

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.generation import Found, close
-from tests.mpi_cases import CASES, results, write_checkpoints
+from mistral.checkpoint import open_checkpoint
+from mistral.generate import generate
+from mistral.model import Transformer, needs
+from tests.checkpoint_forms import random_tensors, write_checkpoint
+from tests.generation import PROMPTS, Found, close
+from tests.mpi_cases import CASES, SHAPES, SHORT, results, write_checkpoints
 from tests.mpirun import Job
 
 
@@ -39,7 +43,8 @@ def test_every_rank_gives_what_one_process_gives(
     folder: Path, alone: dict[str, dict[int, Found]], ranks: int, backend: str, which: str
 ) -> None:
     program = ["-m", "tests.mpi_job", "equal", str(ranks), str(folder), f"{backend},{which}"]
-    code, _, err = Job.start(ranks, program).end()
+    network = ["--mca", "btl", "tcp,self"] if ranks == 3 else []  # as between machines
+    code, _, err = Job.start(ranks, program, flags=network).end()
     assert (code, err) == (0, "")
     for rank in range(ranks):
         found = json.loads((folder / f"{backend}-{ranks}-{rank}.json").read_text())
@@ -48,3 +53,38 @@ def test_every_rank_gives_what_one_process_gives(
             wanted = alone[backend][int(place)]
             assert tokens == wanted[0], CASES[int(place)]
             close(logprobs, wanted[1], 1e-4 if backend == "portable" else 1e-2)
+
+
+SHARDED = ("consolidated-sharded", "hf-sharded-index", "first-mixtral")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole checkpoints of several files, and beside them folders with the files that one rank needs of each."""
+    folder = tmp_path_factory.mktemp("shards")
+    for form in SHARDED:
+        args = SHAPES["moe" if form == "first-mixtral" else "windowed"]
+        whole = write_checkpoint(folder / form / "whole", args, random_tensors(args), form)
+        checkpoint, lacking = open_checkpoint(whole), 0
+        for rank, layers in enumerate((range(2), range(2, 4))):
+            needed = {checkpoint.file_of(name) for name in checkpoint.shapes if needs(name, args, layers)}
+            lacking += len(set(checkpoint.files) - needed)
+            (folder / form / str(rank)).mkdir()
+            for file in {*needed, *(file for file in whole.iterdir() if file.suffix == ".json")}:
+                (folder / form / str(rank) / file.name).symlink_to(file)
+        assert lacking
+    return folder
+
+
+def test_a_rank_needs_the_files_of_its_own_layers_only(shards: Path) -> None:
+    code, _, err = Job.start(2, ["-m", "tests.mpi_job", "shards", "2", str(shards), ",".join(SHARDED)]).end()
+    assert (code, err) == (0, "")
+    for form in SHARDED:
+        tokens, logprobs = generate(PROMPTS, Transformer.from_folder(shards / form / "whole", 1, "portable"), **SHORT)
+        lines = {(shards / form / f"{rank}.txt").read_text() for rank in range(2)}
+        for rank in range(2):
+            found = json.loads((shards / form / f"{rank}.json").read_text())
+            assert found[0] == tokens
+            close(found[1], logprobs, 1e-4)
+        assert len(lines) == 1
+        assert "rank 0 on " in (line := lines.pop()) and "is not here, and weights of this rank's layers 0 to 2" in line

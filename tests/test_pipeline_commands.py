@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mistral.checkpoint import open_checkpoint
 from mistral.interactive import STOP_HINT, TypedAhead
+from mistral.session import shipped_checkpoint
 from tests.command_line import CommandLine, write_model
 from tests.mpirun import Job
 
@@ -37,6 +39,19 @@ def test_the_demo_says_the_same_and_only_the_first_rank_speaks(run: CommandLine)
     assert (code, err) == (0, "")
     assert sorted(answers) == sorted(alone)
     assert json.loads(timings)["timings"]["prefill_tokens"] > 0
+
+
+def test_a_command_for_one_process_is_done_by_the_first_rank(tmp_path: Path) -> None:
+    """Quantizing, then measuring what came of it; the others leave."""
+    out = tmp_path / "out"
+    code, shown, err = Job.start(2, ["-m", "main", "quantize", str(shipped_checkpoint()), str(out), "--bits=8"]).end()
+    assert code == 0 and err.count("note: quantize works in one process; the other ranks of mpirun have left") == 1
+    assert open_checkpoint(out).args.quantization
+    few = ["--backend=portable", "--prefill=2", "--batches=1", "--tokens=2", "--repeats=1", "--json"]
+    code, shown, err = Job.start(2, ["-m", "main", "bench", str(shipped_checkpoint()), *few]).end()
+    assert code == 0 and "bench works in one process" in err
+    figures = [json.loads(line)["figure"] for line in shown.splitlines()]
+    assert len(figures) == len(set(figures)) > 3
 
 
 class Conversation:

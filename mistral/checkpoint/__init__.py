@@ -62,6 +62,12 @@ class Checkpoint:
         array = self.tensors[name].array()
         return array if isinstance(array, Quantized) else None
 
+    def missing(self, name: str) -> Path | None:
+        """The file that would hold the tensor if it were here."""
+        tensor = self.tensors[name]
+        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
+        return next((part.path for part in parts if part.buffer is None), None)
+
     def release(self, name: str) -> None:
         """What has been read of the tensor's file need not stay in memory."""
         tensor = self.tensors[name]
@@ -93,17 +99,23 @@ class Checkpoint:
         return self.tensors[name].path
 
 
-def open_checkpoint(folder: str | Path, lora: str | Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    folder: str | Path,
+    lora: str | Path | None = None,
+    elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None,
+) -> Checkpoint:
     """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
 
-    `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for. Raises
-    InputError, one line with the file and the tensor, for anything that does not make up one whole model. With tied
-    embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
+    `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
+    `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
+    Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
+    tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
     """
     folder = Path(folder)
-    form = find_form(folder)
+    elsewhere = elsewhere or {}
+    form = find_form(folder, elsewhere)
     args = ModelArgs.from_file(form.args_file)
-    stored, warnings = read_files(form)
+    stored, warnings = read_files(form, elsewhere)
     tensors = match_names(form, args, stored)
     adapter = None if lora is None else open_adapter(lora, args)
     if args.ignored_keys:

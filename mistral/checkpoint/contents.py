@@ -28,13 +28,18 @@ _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
 
 
+Tensors = Mapping[str, StoredTensor]
+
+
 def read_file(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file by their names in it. Raises InputError naming the file."""
     return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
-def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
+
+    `elsewhere`: what is in the files that are not here, by their names.
 
     Raises InputError if a name is there twice (tensor-parallel parts are not joined) or an index says otherwise. Only
     the first Mixtral release, whose files have four layers each, may repeat what belongs to no layer.
@@ -42,9 +47,12 @@ def read_files(form: Form) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
     for file in form.files:
-        for name, tensor in read_file(file).items():
+        known = elsewhere.get(file.name)
+        for name, tensor in (read_file(file) if known is None else known).items():
             if name in tensors:
                 if file.suffix == ".pt" and not name.startswith("layers.") and _same_values(tensors[name], tensor):
+                    if tensors[name].buffer is None:
+                        tensors[name] = tensor
                     continue
                 other = tensors[name].path.name
                 raise InputError(f"{file}: tensor {quoted(name)} is in {other} too; keep files of one model only")
@@ -155,6 +163,8 @@ def _same_values(one: StoredTensor, other: StoredTensor) -> bool:
         return False
     if (one.path, one.start, one.strides) == (other.path, other.start, other.strides):
         return True
+    if one.buffer is None or other.buffer is None:
+        return True  # as far as can be seen here; a rank that has both compares them
     rows = np.linspace(0, one.shape[0] - 1, _SAMPLED_ROWS).astype(int)
     return bool(one.array()[rows].tobytes() == other.array()[rows].tobytes())
 

@@ -10,7 +10,7 @@ first Mixtral release did, are read by that.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,12 @@ class _Files:
     weight_map: Mapping[str, str] | None = None
 
 
-def find_form(folder: Path) -> Form:
-    """Choose the form. Raises InputError if the folder holds no model or a set of files is incomplete."""
-    names = _file_names(folder)
+def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
+    """Choose the form; files that are `elsewhere` count as if they were here.
+
+    Raises InputError if the folder holds no model or a set of files is incomplete.
+    """
+    names = _file_names(folder) | set(elsewhere)
     official = _official_files(folder, names)
     if official and "params.json" in names:
         return _form(folder, names, official, "params.json")

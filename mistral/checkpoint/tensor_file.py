@@ -25,11 +25,11 @@ class StoredTensor:
     """A strided view of a mapped file: nothing is read before `array` is looked at.
 
     `start` is the byte at which element 0 lies, `strides` count elements. Whoever makes one has checked that all of it
-    lies inside the file.
+    lies inside the file. No `buffer`: another rank has the file, and has said what is in it.
     """
 
     path: Path
-    buffer: mmap.mmap
+    buffer: mmap.mmap | None
     start: int
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
@@ -48,6 +48,8 @@ class StoredTensor:
 
     def array(self) -> Array:
         """The values, read-only, without a copy (unless they lie at an odd address in the file)."""
+        if self.buffer is None:
+            raise InputError(f"{self.path}: is not on this machine; copy it there")
         size = self.dtype.itemsize
         buffer: mmap.mmap | bytes = self.buffer
         offset = self.start
@@ -56,9 +58,13 @@ class StoredTensor:
             buffer, offset = self.buffer[offset : offset + span * size], 0
         return np.ndarray(self.shape, self.dtype, buffer, offset, tuple(s * size for s in self.strides))
 
+    def described(self) -> StoredTensor:
+        """The same without the file: what another rank can be told."""
+        return replace(self, buffer=None)
+
     def release(self) -> None:
         """Let the system have the pages of the whole file back; they are read again when they are looked at."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if self.buffer is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.buffer.madvise(mmap.MADV_DONTNEED)
 
     def rows(self, first: int, last: int) -> StoredTensor:
