@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.args import ModelArgs
+from mistral.cache import Snapshot, can_rewind
 from mistral.errors import InputError
 from mistral.memory import available_memory, require_memory
 from mistral.model import Transformer
@@ -130,14 +131,54 @@ class Engine:
         assert limit is None or capacity <= limit
         if not self.cache.rows:
             self._available = available_memory()
-        # rows that have joined take their memory only as they fill, so it is counted here and not by the system
-        taken = sum(self.cache.nbytes(row.capacity) for row in self.cache.rows.values())
-        require_cache(capacity, self.cache.nbytes(capacity), self._available - taken)
+        require_cache(capacity, self.cache.nbytes(capacity), self._available - self._taken())
         row, self._next_row = self._next_row, self._next_row + 1
         self.cache.add(row, capacity)
         if sampling:
             self.samplers.join(row, sampling)
         return row
+
+    def kv_seqlen(self, row: int) -> int:
+        """Tokens of a row that the cache holds."""
+        return self.cache.kv_seqlen(row)
+
+    def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
+        """Let a row go on after its first `kv_seqlen` tokens, up to `capacity` -> how many of them it still has.
+
+        That is 0 where a rolling cache has overwritten what the next token needs. Raises InputError where memory is
+        short; nothing has changed then.
+        """
+        assert self.context_limit is None or capacity <= self.context_limit
+        held = self.cache.rows[row]
+        more = self.cache.nbytes(max(capacity, held.capacity)) - self.cache.nbytes(held.capacity)
+        require_cache(capacity, more, self._available - self._taken())
+        left = kv_seqlen if can_rewind(self.args.sliding_windows, held.written, kv_seqlen) else 0
+        self.cache.resume(row, left, capacity)
+        if sampling:
+            self.samplers.join(row, sampling)
+        return left
+
+    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
+        """What the cache holds of a row, whose tokens are `ids`."""
+        return self.cache.export(row, ids)
+
+    def restore(
+        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+    ) -> tuple[int, int]:
+        """A new row that begins with the first `kv_seqlen` tokens of a snapshot -> its number, and how many it has.
+
+        That is 0 where the snapshot does not hold what the next token needs. Raises InputError as `join` does.
+        """
+        row = self.join(capacity, sampling)
+        if not kv_seqlen or not can_rewind(self.args.sliding_windows, snapshot.written, kv_seqlen):
+            return row, 0
+        self.cache.drop(row)
+        self.cache.restore(row, capacity, snapshot, kv_seqlen)
+        return row, kv_seqlen
+
+    def _taken(self) -> int:
+        """Bytes of the rows; they take their memory only as they fill, so it is counted here, not by the system."""
+        return sum(self.cache.nbytes(row.capacity) for row in self.cache.rows.values())
 
     def leave(self, row: int) -> None:
         """Forget a row; its memory is free at once."""

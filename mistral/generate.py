@@ -18,12 +18,13 @@ from mistral.engine import Engine, Work
 from mistral.errors import InputError
 from mistral.model import Transformer
 from mistral.pipeline import PipelineEngine, drive, open_engine, serve
-from mistral.rows import FinishReason, Generated, Prefilled, Request, Row
+from mistral.rows import FinishReason, Generated, KeptRow, Prefilled, Request, Row
 from mistral.sampling import SamplingSettings
 
 __all__ = [
     "FinishReason",
     "Generated",
+    "KeptRow",
     "Prefilled",
     "Request",
     "Timings",
@@ -129,13 +130,13 @@ class _Stream:
                     if isinstance(event, Generated) and event.finish_reason:
                         row = next(row for row in self.active if row.index == event.index)
                         self.active.remove(row)
-                        self.engine.leave(row.row)
+                        row.leave(self.engine)
         finally:
             for flight in self.flying:
                 with suppress(InputError):  # of a micro-batch that nobody wants any more
                     self.engine.collect(flight.ticket)
             for row in self.active:
-                self.engine.leave(row.row)
+                row.leave(self.engine)
 
     def admit(self, waiting: deque[tuple[int, Request]], max_rows: int) -> None:
         """Give rows to requests while there are rows and memory."""
