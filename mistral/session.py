@@ -85,6 +85,7 @@ class Session:
     """A loaded model with its tokenizer; `timings` adds up what it has generated."""
 
     options: Options
+    checkpoint: Checkpoint
     tokenizer: Tokenizer
     engine: Engine | PipelineEngine
     load_seconds: float
@@ -120,16 +121,21 @@ class Session:
         )
 
 
-def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -> None:
+def with_session(
+    options: Options, chat: bool, use: Callable[[Session], None], check: Callable[[Checkpoint], object] | None = None
+) -> None:
     """Load, then `use` the session; on the other ranks of a pipeline, do their part of it instead.
 
-    `chat` wants a chat template.
+    `chat` wants a chat template; `check` may raise InputError before the model is loaded.
     """
     started = time.perf_counter()
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
 
     def opened() -> tuple[Checkpoint, Tokenizer]:
-        return open_files(options, chat)
+        checkpoint, tokenizer = open_files(options, chat)
+        if check:
+            check(checkpoint)
+        return checkpoint, tokenizer
 
     checkpoint, tokenizer = world.agreed(opened) if world else opened()
     model = load_model(
@@ -140,7 +146,7 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
         serve(model)
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
-    session = Session(options, tokenizer, engine, time.perf_counter() - started)
+    session = Session(options, checkpoint, tokenizer, engine, time.perf_counter() - started)
     drive(engine, lambda: use(session))
 
 

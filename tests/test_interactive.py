@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-import mistral.interactive
+import mistral.answer
 from mistral.engine import Engine
 from mistral.generate import Request, generate_stream
-from mistral.interactive import MARK
+from mistral.terminal import MARK
 from mistral.tokenizer import Message, Tokenizer
 from tests.command_line import ROOT, CommandLine, write_model
 
@@ -206,7 +206,7 @@ def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
                     signal.raise_signal(signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(mistral.interactive, "generate_stream", pressed)
+    monkeypatch.setattr(mistral.answer, "generate_stream", pressed)
     command = ("interactive", model, "--max_tokens=9", "--temperature=0")
     first, second = answers(run(*command, "--json", stdin=b"one\none\n").out)
     assert first["finish_reason"] == "interrupted" and 0 < len(first["ids"]) < 9

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mistral.interactive import STOP_HINT, TypedAhead
+from mistral.typed_ahead import STOP_HINT, TypedAhead
 from tests.command_line import CommandLine, write_model
 from tests.mpirun import Job
 
@@ -135,7 +135,7 @@ def test_the_line_that_comes_next_may_stop_an_answer(
     os.write(writing, text)
     stream = os.fdopen(reading, "rb")
     monkeypatch.setattr("sys.stdin", stream)
-    monkeypatch.setattr("mistral.interactive.launcher_input_ended", lambda: False)
+    monkeypatch.setattr("mistral.typed_ahead.launcher_input_ended", lambda: False)
     typed = TypedAhead()
     if ended:
         os.close(writing)

@@ -1,0 +1,162 @@
+"""A conversation, or texts that are continued one by one: what has been said, and the row that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mistral.answer import Answer
+from mistral.errors import InputError
+from mistral.generate import KeptRow, Request
+from mistral.session import Session
+from mistral.tokenizer import Message
+
+FULL, SHRUNK = (
+    1 / 4,
+    3 / 4,
+)  # shares of a context: what an answer may need at most, and what is kept when it is too long
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one answer took: tokens of its prompt, how many were held already, tokens written, seconds to the first.
+
+    `note` says why not more were held, where that needs saying.
+    """
+
+    prompt: int
+    reused: int
+    written: int
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is about to be answered: the messages, or text, that the ids come from."""
+
+    messages: tuple[Message, ...]
+    ids: tuple[int, ...]
+    goes_on: bool = False  # with the last answer
+    dropped: bool = False  # the oldest turns were
+
+
+class Conversation:
+    """Turns that share a row of the cache. Without `instruct` each prompt is a text of its own that is continued."""
+
+    def __init__(self, session: Session, instruct: bool, system: str = "") -> None:
+        self.session, self.instruct, self.system = session, instruct, system
+        self.messages: list[Message] = []
+        self.question: Message | None = None  # the last one, answered or not
+        self.sample = 0  # how often it has been asked again
+        self._answered = False
+        self.last: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # ids of the last prompt and of its answer
+        self.kept, self.turns = KeptRow(session.engine), list[Turn]()
+        self._asked: tuple[Message, ...] = ()  # with the last prompt, the system's included
+
+    def ask(self, question: Message) -> Proposal:
+        """A new question. Raises InputError where the template or the context cannot hold it."""
+        self.question, self.sample, self._answered = question, 0, False
+        return self._proposal(question)
+
+    def ask_again(self) -> Proposal:
+        """The last question, its answer forgotten; with a temperature above 0 another answer comes."""
+        if self.question is None:
+            raise InputError("nothing has been asked yet")
+        if self._answered:
+            self.undo()
+        self.sample += 1
+        return self._proposal(self.question)
+
+    def go_on(self) -> Proposal:
+        """The last answer, from where it ended."""
+        if not self.last[1]:
+            raise InputError("nothing has been answered yet")
+        return Proposal(self._asked, (*self.last[0], *self.last[1]), goes_on=True)
+
+    def undo(self) -> None:
+        """Forget the last question with its answer."""
+        if not self.messages:
+            raise InputError("nothing to take back")
+        del self.messages[self._last_question() :]
+        self.last, self._answered = ((), ()), False
+
+    def reset(self) -> None:
+        """Forget all that has been said."""
+        self.messages, self.question, self.last, self._answered = [], None, ((), ()), False
+
+    def resume(self, system: str, messages: Sequence[Message], last: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+        """Become what was saved; the row apart."""
+        self.reset()
+        self.system, self.messages, self.last = system, list(messages), last
+        if self.messages:
+            self.question, self._answered = self.messages[self._last_question()], True
+
+    def request(self, proposal: Proposal) -> Request:
+        """What the engine is asked."""
+        session = self.session
+        request = session.request(proposal.ids, text_follows=proposal.goes_on or not self.instruct)
+        if proposal.goes_on and self.instruct:  # the answer began a text of its own
+            assert request.text
+            request.text.decoder = session.tokenizer.stream(self.last[1])
+        return replace(request, settings=replace(request.settings, sample=self.sample), kept=self.kept)
+
+    def accept(self, proposal: Proposal, answer: Answer, held: Sequence[int]) -> Turn:
+        """Take an answer into the conversation; an empty one leaves it, with its question.
+
+        `held`: the ids that the cache held before.
+        """
+        note = self._note(proposal, held)
+        turn = Turn(len(proposal.ids), self.kept.reused, len(answer.ids), answer.seconds, note)
+        self.turns.append(turn)
+        if proposal.goes_on:
+            self.last = self.last[0], self.last[1] + answer.ids
+            if self.messages:
+                self.messages[-1] = replace(self.messages[-1], content=self.messages[-1].content + answer.text)
+            return turn
+        self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
+        if answer.text.strip():
+            system = bool(self.system) and self.instruct
+            self.messages = [*proposal.messages[system:], Message("assistant", answer.text)]
+            self._answered = True
+        return turn
+
+    def _last_question(self) -> int:
+        return max(place for place, message in enumerate(self.messages) if message.role == "user")
+
+    def _proposal(self, question: Message) -> Proposal:
+        """The conversation with a new question.
+
+        Where it leaves too little of the context for an answer, its oldest questions go, with their answers.
+        """
+        tokenizer, limit = self.session.tokenizer, self.session.engine.context_limit
+        if not self.instruct:
+            return Proposal((*self.messages, question), tuple(tokenizer.encode(question.content)))
+        system = [Message("system", self.system)] if self.system else []
+        messages, dropped = [*self.messages, question], False
+        while True:
+            ids = tokenizer.encode_chat([*system, *messages])
+            if limit is None or len(messages) == 1:
+                break
+            room = min(self.session.options.max_tokens, int(limit * FULL))
+            if len(ids) + room <= limit and not (dropped and len(ids) > limit * SHRUNK):
+                break
+            roles = [message.role for message in messages]
+            messages, dropped = messages[roles.index("user", 1) :], True
+        return Proposal((*system, *messages), tuple(ids), dropped=dropped)
+
+    def _note(self, proposal: Proposal, held: Sequence[int]) -> str:
+        """Why not all of what was held was of use."""
+        shared, reused, asked = self.kept.shared, self.kept.reused, self._asked
+        if reused < shared:
+            return f"{shared} tokens were the same, but the rolling cache has overwritten what the next one sees"
+        if not held or shared >= min(len(held), len(proposal.ids) - 1) or not self.instruct:
+            return ""
+        if proposal.dropped:
+            return "the oldest turns were left out"
+        if asked and proposal.messages[: len(asked)] == asked:
+            if shared < len(self.last[0]):
+                version = self.session.tokenizer.version
+                return f"the {version} template moves the system prompt or the tools into the last question"
+            return "the answer's text reads back as other tokens"
+        return ""
