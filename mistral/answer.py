@@ -12,13 +12,14 @@ from types import FrameType
 from mistral.generate import Prefilled, Request, generate_stream
 from mistral.progress import Progress
 from mistral.session import Session
+from mistral.toolcalls import Reply, ReplyStream
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of one prompt. finish_reason is "stop", "length" or "interrupted"; seconds until the first token."""
 
-    text: str
+    reply: Reply
     ids: tuple[int, ...]
     finish_reason: str
     seconds: float
@@ -48,12 +49,15 @@ class Interruption:
             signal.signal(signal.SIGINT, before)
 
 
-def write_answer(session: Session, request: Request, asked_to_stop: Callable[[], bool]) -> Answer:
+def write_answer(
+    session: Session, request: Request, replies: ReplyStream | None, asked_to_stop: Callable[[], bool]
+) -> Answer:
     """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program.
 
-    So does `asked_to_stop`, which is looked at after every step.
+    So does `asked_to_stop`, which is looked at after every step. `replies` keeps tool calls out of what is shown.
     """
     progress = Progress("reading the prompt:", "tokens")
+    show = _nothing if session.options.json else _print
     text, ids, reason = "", list[int](), "interrupted"
     started, first = time.perf_counter(), None
     with Interruption.watching() as interruption, suppress(KeyboardInterrupt):
@@ -68,11 +72,20 @@ def write_answer(session: Session, request: Request, asked_to_stop: Callable[[],
                     text += event.text
                     ids.extend(() if event.id is None else (event.id,))
                     reason = event.finish_reason or reason
-                    if not session.options.json:
-                        print(event.text, end="", flush=True)
+                    show(replies.push(event.id, event.text) if replies else event.text)
                 if interruption.pressed or asked_to_stop():
                     break
         finally:
             progress.clear()
             events.close()
-    return Answer(text, tuple(ids), reason, (first or time.perf_counter()) - started)
+    rest, reply = replies.finish() if replies else ("", Reply(text))
+    show(rest)
+    return Answer(reply, tuple(ids), reason, (first or time.perf_counter()) - started)
+
+
+def _print(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _nothing(text: str) -> None:
+    pass

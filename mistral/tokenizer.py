@@ -10,15 +10,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mistral.args import one_line, read_json
 from mistral.errors import InputError
+from mistral.messages import Message, Tool
+from mistral.template import Template, ToolTokens, official_template, tool_tokens
 
 if TYPE_CHECKING:
     import tokenizers
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
     from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
+
+__all__ = ["Message", "StreamDecoder", "Tokenizer"]
 
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 CONTROL_V2 = (
@@ -31,14 +35,6 @@ BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 ESCAPED = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")  # where surrogateescape puts the bytes of broken UTF-8
 PROBE = "a  b\t\n \u00e9\u6f22\U0001f642\U0010fffd "  # a tokenizer that does not give this back is broken
 OFFICIAL_FILES = "tekken.json, tokenizer.model.v3 or tokenizer.model"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,9 @@ class Tokenizer:
     bos_id: int
     eos_id: int
     codec: _Codec
-    template: Callable[[Sequence[Message]], list[int]] | None = None
+    template: Template | None = None
     note: str | None = None
+    tool_tokens: ToolTokens | None = None  # None: this tokenizer has no tools
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -120,22 +117,29 @@ class Tokenizer:
         _check_unicode(text)
         return [self.bos_id] * bos + self.codec.encode(text) + [self.eos_id] * eos
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Token ids of a conversation, in the checkpoint's own template, up to where the assistant's answer begins.
 
-        Raises InputError where the template cannot hold the conversation: it must end with a user's message, and no
-        assistant's message may be empty.
+        `tools` are those that the model may call in its answer. Raises InputError where the template cannot hold the
+        conversation: it must end with a user's message or a tool's result, and no assistant's message may be empty.
         """
         if self.template is None:
             where = self.file.parent
             raise InputError(f"{self.file}: has no chat template; add the model's {OFFICIAL_FILES} to {where}")
-        if not messages or messages[-1].role != "user":
+        if not messages or messages[-1].role not in ("user", "tool"):
             raise InputError("the conversation must end with a user's message; add one")
+        if tools or any(message.calls or message.role == "tool" for message in messages):
+            self.check_tools()
         for number, message in enumerate(messages, 1):
             _check_unicode(message.content)
-            if message.role == "assistant" and not message.content:
+            if message.role == "assistant" and not (message.content or message.calls):
                 raise InputError(f"message {number}: an assistant's message is empty; leave it out with its question")
-        return self.template(messages)
+        return self.template(messages, tools)
+
+    def check_tools(self) -> None:
+        """Raise InputError if a conversation in this tokenizer's template cannot have tools."""
+        if self.tool_tokens is None:
+            raise InputError(f"{self.file}: a {self.version} tokenizer has no tools; v2 and later ones have")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without control tokens; broken UTF-8 becomes U+FFFD. Raises InputError for unknown ids."""
@@ -233,7 +237,7 @@ def _load_sentencepiece(path: Path) -> Tokenizer:
             raise InputError(f"{path}: has no control token {name}, as {version} needs; add the model's own tokenizer")
     if min(raw.bos_id, raw.eos_id) < 0:
         raise InputError(f"{path}: has no <s> or </s>; add the model's own tokenizer")
-    unknown, unknown_text = raw.unk_id, raw.decode([raw.unk_id]).encode()
+    mistral, unknown, unknown_text = _mistral_tokenizer(raw), raw.unk_id, raw.decode([raw.unk_id]).encode()
 
     def piece(token_id: int) -> str | bytes | None:
         if raw.is_special(token_id):
@@ -246,7 +250,7 @@ def _load_sentencepiece(path: Path) -> Tokenizer:
             lambda text: raw.encode(text, bos=False, eos=False), piece,
             adds_space=raw.id_to_piece(raw.encode("a", bos=False, eos=False)[0]).startswith(SPACE), mark_each_byte=True,
         ),
-        _official_template(_mistral_tokenizer(raw)),
+        official_template(mistral), tool_tokens=tool_tokens(mistral),
     )  # fmt: skip
 
 
@@ -274,25 +278,8 @@ def _load_tekken(path: Path) -> Tokenizer:
             lambda text: raw.encode(text, bos=False, eos=False),
             lambda token_id: raw.id_to_byte_piece(token_id) if token_id >= raw.num_special_tokens else None,
         ),
-        _official_template(mistral),
+        official_template(mistral), tool_tokens=tool_tokens(mistral),
     )  # fmt: skip
-
-
-def _official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> Callable[[Sequence[Message]], list[int]]:
-    from mistral_common.exceptions import MistralCommonException
-    from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
-    from mistral_common.protocol.instruct.request import ChatCompletionRequest
-
-    roles = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
-
-    def template(messages: Sequence[Message]) -> list[int]:
-        try:
-            turns = [roles[message.role](content=message.content) for message in messages]
-            return list(mistral.encode_chat_completion(ChatCompletionRequest(messages=turns)).tokens)
-        except (MistralCommonException, ValueError) as error:
-            raise InputError(f"the conversation does not fit the chat template: {one_line(error)}") from None
-
-    return template
 
 
 def _load_huggingface(path: Path) -> Tokenizer:
