@@ -12,7 +12,6 @@ from mistral.conversation import Conversation, Proposal
 from mistral.errors import InputError
 from mistral.options import converted, read_text
 from mistral.saved_conversation import SETTINGS, load, save
-from mistral.tokenizer import Message
 
 HELP = {
     "/help": "this list",
@@ -21,6 +20,7 @@ HELP = {
     "/undo": "forget the last question and its answer",
     "/retry": "answer the last question again, with another draw",
     "/more": "go on with the last answer",
+    "/result TEXT": "what came of the call that the model waits for, or @FILE; a plain line is taken for it, too",
     "/set NAME VALUE": f"change {', '.join(SETTINGS)}; without VALUE, show them",
     "/save FILE": "write conversation, settings and cache into a file",
     "/load FILE": "go on from such a file",
@@ -28,8 +28,8 @@ HELP = {
     "/exit": "leave, as /quit and Ctrl-D do",
 }
 HINTS = (
-    "A first // stands for one slash. At a terminal, Alt-Enter begins a new line of the same prompt, as Enter after a \\"
-    " does. Ctrl-C stops an answer; at the prompt it empties the line, and leaves where it is empty."
+    "A first // stands for one slash. At a terminal, Alt-Enter begins a new line of the same prompt, as Enter",
+    "does after a \\. Ctrl-C stops an answer; at the prompt it empties the line, and leaves where it is empty.",
 )
 
 
@@ -46,7 +46,8 @@ class Commands:
     def __call__(self, line: str) -> Proposal | None:
         """What is to be answered, if anything. Raises InputError for a command that cannot be, and `Leave`."""
         if not line.startswith("/") or line.startswith("//"):
-            return self.conversation.ask(Message("user", line[1:] if line.startswith("//") else line))
+            text = line[1:] if line.startswith("//") else line
+            return self.conversation.give_result(text) if self.conversation.pending else self.conversation.ask(text)
         name, *rest = line[1:].split(maxsplit=1)
         text = rest[0].strip() if rest else ""
         known = {usage.split()[0][1:] for usage in HELP} | {"quit"}
@@ -60,7 +61,7 @@ class Commands:
 
     def _help(self, _: str) -> None:
         width = max(map(len, HELP)) + 2
-        say(*(f"{usage:{width}}{text}" for usage, text in HELP.items()), HINTS)
+        say(*(f"{usage:{width}}{text}" for usage, text in HELP.items()), *HINTS)
 
     def _system(self, text: str) -> None:
         if not self.conversation.instruct:
@@ -81,6 +82,9 @@ class Commands:
 
     def _more(self, _: str) -> Proposal:
         return self.conversation.go_on()
+
+    def _result(self, text: str) -> Proposal | None:
+        return self.conversation.give_result(read_text("result", text))
 
     def _set(self, text: str) -> None:
         session = self.conversation.session

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from mistral.answer import Answer
 from mistral.errors import InputError
 from mistral.generate import KeptRow, Request
+from mistral.messages import Message, Tool, ToolCall
 from mistral.session import Session
-from mistral.tokenizer import Message
+from mistral.toolcalls import ReplyStream, assistant_message
 
 FULL, SHRUNK = (
     1 / 4,
@@ -44,20 +45,37 @@ class Proposal:
 class Conversation:
     """Turns that share a row of the cache. Without `instruct` each prompt is a text of its own that is continued."""
 
-    def __init__(self, session: Session, instruct: bool, system: str = "") -> None:
-        self.session, self.instruct, self.system = session, instruct, system
+    def __init__(self, session: Session, instruct: bool, system: str = "", tools: Sequence[Tool] = ()) -> None:
+        self.session, self.instruct, self.system, self.tools = session, instruct, system, tuple(tools)
         self.messages: list[Message] = []
         self.question: Message | None = None  # the last one, answered or not
         self.sample = 0  # how often it has been asked again
         self._answered = False
+        self._results: list[Message] = []  # of the last answer's calls
         self.last: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # ids of the last prompt and of its answer
         self.kept, self.turns = KeptRow(session.engine), list[Turn]()
         self._asked: tuple[Message, ...] = ()  # with the last prompt, the system's included
 
-    def ask(self, question: Message) -> Proposal:
+    @property
+    def pending(self) -> tuple[ToolCall, ...]:
+        """The calls whose results the model waits for; those that have come are not among them."""
+        calls = self.messages[-1].calls if self.messages else ()
+        return calls[len(self._results) :]
+
+    def ask(self, text: str) -> Proposal:
         """A new question. Raises InputError where the template or the context cannot hold it."""
-        self.question, self.sample, self._answered = question, 0, False
-        return self._proposal(question)
+        self.question, self.sample, self._answered = Message("user", text), 0, False
+        return self._proposal([self.question])
+
+    def give_result(self, text: str) -> Proposal | None:
+        """What came of the first pending call; the model is asked again when no call is pending any more."""
+        if not self.pending:
+            raise InputError("no call is waiting for a result")
+        self._results.append(Message.result(self.pending[0], text))
+        if self.pending:
+            return None
+        results, self._results = self._results, []
+        return self._proposal(results)
 
     def ask_again(self) -> Proposal:
         """The last question, its answer forgotten; with a temperature above 0 another answer comes."""
@@ -66,12 +84,14 @@ class Conversation:
         if self._answered:
             self.undo()
         self.sample += 1
-        return self._proposal(self.question)
+        return self._proposal([self.question])
 
     def go_on(self) -> Proposal:
         """The last answer, from where it ended."""
         if not self.last[1]:
             raise InputError("nothing has been answered yet")
+        if self.pending:
+            raise InputError("the answer ended in a call; give its result")
         return Proposal(self._asked, (*self.last[0], *self.last[1]), goes_on=True)
 
     def undo(self) -> None:
@@ -79,16 +99,22 @@ class Conversation:
         if not self.messages:
             raise InputError("nothing to take back")
         del self.messages[self._last_question() :]
-        self.last, self._answered = ((), ()), False
+        self.last, self._answered, self._results = ((), ()), False, []
 
     def reset(self) -> None:
         """Forget all that has been said."""
-        self.messages, self.question, self.last, self._answered = [], None, ((), ()), False
+        self.messages, self.question, self.last, self._answered, self._results = [], None, ((), ()), False, []
 
-    def resume(self, system: str, messages: Sequence[Message], last: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    def resume(
+        self,
+        system: str,
+        tools: Sequence[Tool],
+        messages: Sequence[Message],
+        last: tuple[tuple[int, ...], tuple[int, ...]],
+    ) -> None:
         """Become what was saved; the row apart."""
         self.reset()
-        self.system, self.messages, self.last = system, list(messages), last
+        self.system, self.tools, self.messages, self.last = system, tuple(tools), list(messages), last
         if self.messages:
             self.question, self._answered = self.messages[self._last_question()], True
 
@@ -101,6 +127,11 @@ class Conversation:
             request.text.decoder = session.tokenizer.stream(self.last[1])
         return replace(request, settings=replace(request.settings, sample=self.sample), kept=self.kept)
 
+    def replies(self) -> ReplyStream | None:
+        """What takes calls out of an answer, where there are tools."""
+        taken = {call.id for message in self.messages for call in message.calls}
+        return ReplyStream(self.session.tokenizer, self.tools, taken) if self.tools else None
+
     def accept(self, proposal: Proposal, answer: Answer, held: Sequence[int]) -> Turn:
         """Take an answer into the conversation; an empty one leaves it, with its question.
 
@@ -112,36 +143,36 @@ class Conversation:
         if proposal.goes_on:
             self.last = self.last[0], self.last[1] + answer.ids
             if self.messages:
-                self.messages[-1] = replace(self.messages[-1], content=self.messages[-1].content + answer.text)
+                self.messages[-1] = replace(self.messages[-1], content=self.messages[-1].content + answer.reply.text)
             return turn
         self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
-        if answer.text.strip():
+        if answer.reply.text.strip() or answer.reply.calls:
             system = bool(self.system) and self.instruct
-            self.messages = [*proposal.messages[system:], Message("assistant", answer.text)]
+            self.messages = [*proposal.messages[system:], assistant_message(self.session.tokenizer, answer.reply)]
             self._answered = True
         return turn
 
     def _last_question(self) -> int:
         return max(place for place, message in enumerate(self.messages) if message.role == "user")
 
-    def _proposal(self, question: Message) -> Proposal:
-        """The conversation with a new question.
+    def _proposal(self, new: Sequence[Message]) -> Proposal:
+        """The conversation with a new question, or the results of calls.
 
         Where it leaves too little of the context for an answer, its oldest questions go, with their answers.
         """
         tokenizer, limit = self.session.tokenizer, self.session.engine.context_limit
         if not self.instruct:
-            return Proposal((*self.messages, question), tuple(tokenizer.encode(question.content)))
+            return Proposal((*self.messages, *new), tuple(tokenizer.encode(new[0].content)))
         system = [Message("system", self.system)] if self.system else []
-        messages, dropped = [*self.messages, question], False
+        messages, dropped = [*self.messages, *new], False
         while True:
-            ids = tokenizer.encode_chat([*system, *messages])
-            if limit is None or len(messages) == 1:
+            ids = tokenizer.encode_chat([*system, *messages], self.tools)
+            roles = [message.role for message in messages]
+            if limit is None or "user" not in roles[1:]:
                 break
             room = min(self.session.options.max_tokens, int(limit * FULL))
             if len(ids) + room <= limit and not (dropped and len(ids) > limit * SHRUNK):
                 break
-            roles = [message.role for message in messages]
             messages, dropped = messages[roles.index("user", 1) :], True
         return Proposal((*system, *messages), tuple(ids), dropped=dropped)
 

@@ -52,13 +52,13 @@ class Demo(Options):
     def run(self) -> None:
         """Load, complete, report."""
         texts = self.prompts or PROMPTS
-        with_session(
-            self, False, lambda session: complete(session, texts, self.opened(session.checkpoint)), self.opened
-        )
+        caches: list[PromptCache] = []
 
-    def opened(self, checkpoint: Checkpoint) -> PromptCache | None:
-        """The file of --prompt_cache. Raises InputError where it is something else."""
-        return PromptCache.open(self.prompt_cache, checkpoint, self.bits) if self.prompt_cache else None
+        def prepare(checkpoint: Checkpoint, _: Tokenizer) -> None:
+            if self.prompt_cache:
+                caches.append(PromptCache.open(self.prompt_cache, checkpoint, self.bits))
+
+        with_session(self, False, lambda session: complete(session, texts, *caches), prepare)
 
 
 def complete(session: Session, texts: Sequence[str], cache: PromptCache | None = None) -> None:

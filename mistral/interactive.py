@@ -7,13 +7,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mistral.answer import write_answer
+from mistral.answer import Answer, write_answer
+from mistral.checkpoint import Checkpoint
 from mistral.commands import HELP, Commands, Leave
 from mistral.conversation import Conversation, Proposal
 from mistral.errors import InputError
 from mistral.options import option, read_text
-from mistral.session import Options, with_session
+from mistral.session import Options, Session, with_session
 from mistral.terminal import typed_lines
+from mistral.tokenizer import Tokenizer
+from mistral.toolfile import load_tools
 from mistral.typed_ahead import TypedAhead
 
 NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
@@ -33,17 +36,27 @@ class Interactive(Options):
     temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
     instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
     system: str = option("", "What the model is told before everything else, or @FILE; with --instruct.")
+    tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.")
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""
         super().check()
-        if self.system and not self.instruct:
-            raise InputError("--system: only a conversation has a system prompt; add --instruct")
+        for name in ("system", "tools"):
+            if getattr(self, name) and not self.instruct:
+                raise InputError(f"--{name}: only a conversation has that; add --instruct")
 
     def run(self) -> None:
         """Load, then answer."""
-        system = read_text("system", self.system)
-        with_session(self, self.instruct, lambda session: converse(Conversation(session, self.instruct, system)))
+        system, tools = read_text("system", self.system), load_tools(self.tools) if self.tools else ()
+
+        def prepare(_: Checkpoint, tokenizer: Tokenizer) -> None:
+            if tools:
+                tokenizer.check_tools()
+
+        def use(session: Session) -> None:
+            converse(Conversation(session, self.instruct, system, tools))
+
+        with_session(self, self.instruct, use, prepare)
 
 
 def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
@@ -75,6 +88,8 @@ def converse(conversation: Conversation) -> None:
                 proposal = commands(line)
                 if proposal:
                     answer(conversation, proposal, line, typed)
+                if conversation.pending:
+                    print(f"note: the next line is the result of {conversation.pending[0].name}", file=sys.stderr)
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr)
     except Leave:
@@ -88,12 +103,25 @@ def answer(conversation: Conversation, proposal: Proposal, line: str, typed: Typ
     limit = session.engine.context_limit
     if proposal.dropped:
         print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
-    given = write_answer(session, conversation.request(proposal), typed.stop if typed else lambda: False)
+    stop, replies = typed.stop if typed else lambda: False, conversation.replies()
+    given = write_answer(session, conversation.request(proposal), replies, stop)
     conversation.accept(proposal, given, held)
-    if session.options.json:
-        record = {"prompt": line, "text": given.text, "ids": given.ids, "finish_reason": given.finish_reason}
-        print(json.dumps(record), flush=True)
-    else:
-        print(" [stopped]" if given.finish_reason == "interrupted" else "", flush=True)
+    show_end(given, line, session.options.json)
+    if given.reply.warning:
+        print(f"warning: {given.reply.warning}", file=sys.stderr)
     if given.finish_reason == "length" and len(given.ids) < session.options.max_tokens:
         print(f"note: the answer ends at the context limit of {limit} tokens", file=sys.stderr)
+
+
+def show_end(given: Answer, line: str, as_json: bool) -> None:
+    """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
+    text, calls = given.reply.text, given.reply.calls
+    if as_json:
+        record = {"prompt": line, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
+        print(json.dumps(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})), flush=True)
+        return
+    stopped = given.finish_reason == "interrupted"
+    if text or not calls or stopped:
+        print(" [stopped]" if stopped else "", flush=True)
+    for call in calls:
+        print(f"[call {call.id}] {call.name} {call.arguments}", flush=True)

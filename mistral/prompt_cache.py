@@ -52,8 +52,7 @@ class PromptCache:
         try:
             rest = [replace(request, start=start) for request in requests[1:]]
             for event in generate_stream(engine, [*first, *rest], chunk_size, timings=timings):
-                read = isinstance(event, Prefilled) and event.index == 0 and event.done == event.total
-                if read and kept.reused < event.total - 1:
+                if isinstance(event, Prefilled) and event.index == 0 and event.done == event.total > kept.reused + 1:
                     write_saved(self.path, Saved("", kept.export()), self.checkpoint)
                 yield event
         finally:

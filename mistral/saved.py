@@ -24,6 +24,7 @@ import numpy as np
 from mistral.args import ModelArgs
 from mistral.cache import Snapshot, Stored, can_rewind
 from mistral.checkpoint import Checkpoint
+from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.checkpoint.safetensors_map import read_metadata, read_safetensors
 from mistral.checkpoint.tensor_file import StoredTensor
 from mistral.errors import InputError
@@ -51,9 +52,9 @@ def fingerprint(checkpoint: Checkpoint, args: ModelArgs) -> str:
     for name in sorted(checkpoint.shapes):
         tensor = checkpoint.tensors[name]
         digest.update(repr((name, tensor.shape, tensor.dtype.name)).encode())
-        for part in getattr(tensor, "parts", (tensor,)):
+        for part in tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,):
             middle = part.start + part.nbytes // 2
-            digest.update(part.buffer[middle : middle + SAMPLE])
+            digest.update(part.buffer[middle : middle + SAMPLE] if part.buffer else b"")
     return digest.hexdigest()
 
 

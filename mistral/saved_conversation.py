@@ -10,11 +10,11 @@ from typing import Any
 from mistral.conversation import Conversation
 from mistral.errors import InputError
 from mistral.load import model_args
+from mistral.messages import Message, Tool, ToolCall
 from mistral.saved import Saved, fingerprint, read_saved, write_saved
-from mistral.tokenizer import Message
 
 SETTINGS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
-ROLES = ("user", "assistant")
+ROLES = ("user", "assistant", "tool")
 
 
 def save(conversation: Conversation, path: Path) -> None:
@@ -23,6 +23,7 @@ def save(conversation: Conversation, path: Path) -> None:
     state = {
         "instruct": conversation.instruct,
         "system": conversation.system,
+        "tools": [asdict(tool) for tool in conversation.tools],
         "messages": [asdict(message) for message in conversation.messages],
         "last": conversation.last,
         "settings": {name: getattr(options, name) for name in SETTINGS},
@@ -39,6 +40,7 @@ def load(conversation: Conversation, path: Path) -> None:
         state = json.loads(saved.text)
         instruct, system, last = bool(state["instruct"]), str(state["system"]), state["last"]
         messages = [_message(found) for found in state["messages"]]
+        tools = [_tool(found) for found in state["tools"]]
         prompt, written = (tuple(map(int, ids)) for ids in last)
         settings = {name: state["settings"][name] for name in SETTINGS}
         settings["stop"] = tuple(map(str, settings["stop"]))
@@ -59,7 +61,7 @@ def load(conversation: Conversation, path: Path) -> None:
     else:
         conversation.kept.leave()
     conversation.session.options = options
-    conversation.resume(system, messages, (prompt, written))
+    conversation.resume(system, tools, messages, (prompt, written))
 
 
 def key(conversation: Conversation) -> str:
@@ -69,7 +71,13 @@ def key(conversation: Conversation) -> str:
 
 
 def _message(found: Any) -> Message:
-    role, content = found["role"], found["content"]
-    if role not in ROLES or not isinstance(content, str):
+    role, content, call_id, name = (found[key] for key in ("role", "content", "call_id", "name"))
+    texts = isinstance(content, str) and isinstance(call_id, str | None) and isinstance(name, str | None)
+    if role not in ROLES or not texts:
         raise ValueError
-    return Message(role, content)
+    calls = [ToolCall(str(call["name"]), str(call["arguments"]), str(call["id"])) for call in found["calls"]]
+    return Message(role, content, tuple(calls), call_id, name)
+
+
+def _tool(found: Any) -> Tool:
+    return Tool(str(found["name"]), str(found["description"]), dict(found["parameters"]))
