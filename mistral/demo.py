@@ -12,6 +12,7 @@ from mistral.options import option
 from mistral.progress import Progress
 from mistral.prompt_cache import PromptCache
 from mistral.session import Options, Session, with_session
+from mistral.tokenizer import Tokenizer
 
 PROMPTS = (
     "This is a test",

@@ -46,7 +46,8 @@ def load(conversation: Conversation, path: Path) -> None:
         settings["stop"] = tuple(map(str, settings["stop"]))
         options = replace(conversation.session.options, **settings)
         options.check()
-        if not all(0 <= token < engine.args.vocab_size for token in (*prompt, *written)):
+        starts_well = not messages or messages[0].role == "user"
+        if not starts_well or not all(0 <= token < engine.args.vocab_size for token in (*prompt, *written)):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError, InputError):
         raise InputError(f"{path}: holds no conversation, or a damaged one; name another file") from None

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +13,10 @@ import pytest
 import mistral.answer
 from mistral.engine import Engine
 from mistral.generate import Request, generate_stream
-from mistral.terminal import MARK
+from mistral.messages import Tool
 from mistral.tokenizer import Message, Tokenizer
-from tests.command_line import ROOT, CommandLine, write_model
+from mistral.typed_ahead import MARK
+from tests.command_line import CommandLine, write_model
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +35,9 @@ def conversations(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]]
     seen: list[list[tuple[str, str]]] = []
     encode_chat = Tokenizer.encode_chat
 
-    def spy(self: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    def spy(self: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         seen.append([(message.role, message.content) for message in messages])
-        return encode_chat(self, messages)
+        return encode_chat(self, messages, tools)
 
     monkeypatch.setattr(Tokenizer, "encode_chat", spy)
     return seen
@@ -214,106 +208,3 @@ def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     engines.clear()
     assert " [stopped]\n" in run(*command, stdin=b"one\n").out
-
-
-# At a terminal
-
-CONTROLLING = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
-)
-
-
-class Terminal:
-    """The program at a terminal of its own, so that Ctrl-C comes from there."""
-
-    def __init__(self, *arguments: object, redirect: Path | None = None) -> None:
-        command = [sys.executable, "-m", "main", *map(str, arguments)]
-        self.master, slave = pty.openpty()
-        out = redirect.open("wb") if redirect else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CONTROLLING, *command],
-            stdin=slave, stdout=out or slave, stderr=slave, cwd=ROOT, start_new_session=True,
-            env=os.environ | {"TERM": "dumb"},
-        )  # fmt: skip
-        os.close(slave)
-        if out:
-            out.close()
-        self.seen = ""
-
-    def wait_for(self, text: str, seconds: float = 60) -> str:
-        """Everything shown up to and with `text`, from where the last call ended."""
-        self.read_while(lambda: text not in self.seen, seconds)
-        shown, _, self.seen = self.seen.partition(text)
-        return shown + text
-
-    def read_while(self, more_needed: Callable[[], bool], seconds: float = 60) -> None:
-        """Read what is shown until it is enough."""
-        deadline = time.monotonic() + seconds
-        while more_needed():
-            left = deadline - time.monotonic()
-            assert left > 0 and select.select([self.master], [], [], left)[0], f"only {self.seen!r}"
-            self.seen += os.read(self.master, 4096).decode(errors="replace")
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def press_until_it_ends(self) -> None:
-        """Ctrl-C at the prompt. Python loses a press in the moment between the mark and the wait for a key."""
-        deadline = time.monotonic() + 60
-        while self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.3)
-            self.type("\x03")
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=5)
-
-    def rest(self) -> str:
-        """Wait for the end -> what was still shown."""
-        self.process.wait(timeout=60)
-        try:
-            while select.select([self.master], [], [], 0)[0] and (data := os.read(self.master, 4096)):
-                self.seen += data.decode(errors="replace")
-        except OSError:  # how Linux says that nobody is left at the other end
-            pass
-        assert "Traceback" not in self.seen
-        return self.seen
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
-    yield opened
-    for terminal in opened:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.master)
-
-
-def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt(model: Path, terminals: list[Terminal]) -> None:
-    terminal = Terminal("interactive", model, f"--max_tokens={10**9}", "--temperature=0")
-    terminals.append(terminal)
-    terminal.wait_for(MARK)
-    for question in ("one", "two"):
-        terminal.type(f"{question}\n")
-        terminal.wait_for(question)
-        terminal.read_while(lambda: len(terminal.seen) < 30)  # into the answer
-        terminal.type("\x03")
-        terminal.wait_for(" [stopped]")
-        terminal.wait_for(MARK)
-    terminal.press_until_it_ends()
-    assert terminal.rest().replace("\r", "").splitlines()[-1] == "interrupted"
-    assert terminal.process.returncode == 130
-
-
-def test_ctrl_d_leaves_with_the_timings_and_results_alone_go_to_a_file(
-    model: Path, terminals: list[Terminal], tmp_path: Path
-) -> None:
-    file = tmp_path / "answers"
-    terminal = Terminal("interactive", model, "--max_tokens=3", "--json", redirect=file)
-    terminals.append(terminal)
-    terminal.wait_for(MARK)
-    terminal.type("one\n")
-    terminal.wait_for(MARK)
-    terminal.type("\x04")
-    terminal.rest()
-    assert terminal.process.returncode == 0
-    assert [answer["prompt"] for answer in answers(file.read_text())] == ["one"]
