@@ -117,6 +117,7 @@ class Conversation:
         self.system, self.tools, self.messages, self.last = system, tuple(tools), list(messages), last
         if self.messages:
             self.question, self._answered = self.messages[self._last_question()], True
+            self._asked = (*self._told(), *self.messages[:-1])
 
     def request(self, proposal: Proposal) -> Request:
         """What the engine is asked."""
@@ -147,10 +148,14 @@ class Conversation:
             return turn
         self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
         if answer.reply.text.strip() or answer.reply.calls:
-            system = bool(self.system) and self.instruct
-            self.messages = [*proposal.messages[system:], assistant_message(self.session.tokenizer, answer.reply)]
+            said = proposal.messages[len(self._told()) :]
+            self.messages = [*said, assistant_message(self.session.tokenizer, answer.reply)]
             self._answered = True
         return turn
+
+    def _told(self) -> tuple[Message, ...]:
+        """What comes before all that is said."""
+        return (Message("system", self.system),) if self.system and self.instruct else ()
 
     def _last_question(self) -> int:
         return max(place for place, message in enumerate(self.messages) if message.role == "user")
@@ -163,7 +168,7 @@ class Conversation:
         tokenizer, limit = self.session.tokenizer, self.session.engine.context_limit
         if not self.instruct:
             return Proposal((*self.messages, *new), tuple(tokenizer.encode(new[0].content)))
-        system = [Message("system", self.system)] if self.system else []
+        system = self._told()
         messages, dropped = [*self.messages, *new], False
         while True:
             ids = tokenizer.encode_chat([*system, *messages], self.tools)

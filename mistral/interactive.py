@@ -87,7 +87,7 @@ def converse(conversation: Conversation) -> None:
             try:
                 proposal = commands(line)
                 if proposal:
-                    answer(conversation, proposal, line, typed)
+                    answer(conversation, proposal, typed)
                 if conversation.pending:
                     print(f"note: the next line is the result of {conversation.pending[0].name}", file=sys.stderr)
             except InputError as error:
@@ -97,7 +97,7 @@ def converse(conversation: Conversation) -> None:
     session.report()
 
 
-def answer(conversation: Conversation, proposal: Proposal, line: str, typed: TypedAhead | None) -> None:
+def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | None) -> None:
     """Answer, and take the answer into the conversation."""
     session, held = conversation.session, list(conversation.kept.held())
     limit = session.engine.context_limit
@@ -106,18 +106,18 @@ def answer(conversation: Conversation, proposal: Proposal, line: str, typed: Typ
     stop, replies = typed.stop if typed else lambda: False, conversation.replies()
     given = write_answer(session, conversation.request(proposal), replies, stop)
     conversation.accept(proposal, given, held)
-    show_end(given, line, session.options.json)
+    show_end(given, proposal.messages[-1].content if proposal.messages else "", session.options.json)
     if given.reply.warning:
         print(f"warning: {given.reply.warning}", file=sys.stderr)
     if given.finish_reason == "length" and len(given.ids) < session.options.max_tokens:
         print(f"note: the answer ends at the context limit of {limit} tokens", file=sys.stderr)
 
 
-def show_end(given: Answer, line: str, as_json: bool) -> None:
+def show_end(given: Answer, prompt: str, as_json: bool) -> None:
     """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
     text, calls = given.reply.text, given.reply.calls
     if as_json:
-        record = {"prompt": line, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
+        record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
         print(json.dumps(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})), flush=True)
         return
     stopped = given.finish_reason == "interrupted"

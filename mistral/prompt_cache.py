@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ class PromptCache:
         Needs no model, so that a wrong file is refused before one is loaded.
         """
         found = cls(Path(path), fingerprint(checkpoint, model_args(checkpoint, bits)))
-        if found.path.exists():
+        if os.path.exists(found.path):
             open_saved(found.path, found.checkpoint)
         return found
 
@@ -44,7 +45,7 @@ class PromptCache:
         The file is written when the first prompt has been read, unless it held all of that.
         """
         kept, start = KeptRow(engine), None
-        if self.path.exists():
+        if os.path.exists(self.path):
             start = read_saved(self.path, self.checkpoint, engine.args, engine.model.ops.SLOT_BYTES).snapshot
         if start:
             kept.restore(start)

@@ -66,7 +66,7 @@ def write_saved(path: Path, saved: Saved, checkpoint: str) -> None:
     if "\0" in str(path):
         raise InputError(f"{path}: such a name cannot be; name another file")
     path = Path(os.path.realpath(path))
-    if path.exists() and not is_saved(path):
+    if os.path.exists(path) and not is_saved(path):
         raise InputError(f"{path}: is there already and is no saved cache; name another file")
     tensors: dict[str, Stored] = {"text": np.frombuffer(saved.text.encode(), np.uint8)}
     written = 0

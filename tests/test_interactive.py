@@ -12,7 +12,7 @@ import pytest
 
 import mistral.answer
 from mistral.engine import Engine
-from mistral.generate import Request, generate_stream
+from mistral.generate import Generated, Request, generate_stream
 from mistral.messages import Tool
 from mistral.tokenizer import Message, Tokenizer
 from mistral.typed_ahead import MARK
@@ -47,7 +47,7 @@ def answers(out: str) -> list[dict[str, Any]]:
     """The lines of --json without the timings at their end."""
     lines = [json.loads(line) for line in out.splitlines()]
     assert list(lines.pop()) == ["timings"]
-    assert all(list(line) == ["prompt", "text", "ids", "finish_reason"] for line in lines)
+    assert all(list(line)[:4] == ["prompt", "text", "ids", "finish_reason"] for line in lines)
     return lines
 
 
@@ -180,6 +180,108 @@ def test_a_tokenizer_without_a_chat_template_says_what_to_add(run: CommandLine, 
     error = run("interactive", folder, "--instruct", stdin=b"hi\n").error
     assert str(folder / "tokenizer.json") in error and "tokenizer.model.v3 or tekken.json" in error
     assert run("interactive", folder, "--max_tokens=1", stdin=b"hi\n").code == 0, "it can complete text"
+
+
+# Commands and tools
+
+
+def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
+    stdin = b"//usr/bin\n/retry\n/more\n/set max_tokens 3\n/retry\n/set\n/stats\n/help\n/exit\nnever\n"
+    outcome = run("interactive", model, "--max_tokens=2", "--json", stdin=stdin)
+    found = answers(outcome.out)
+    assert [answer["prompt"] for answer in found] == ["/usr/bin"] * 4
+    assert [len(answer["ids"]) for answer in found] == [2, 2, 2, 3]
+    assert found[0]["ids"] != found[1]["ids"], "another draw"
+    assert all(f"\n{text}" in outcome.err for text in ("max_tokens 3\n", " turn  prompt", "/load FILE ", "    4 "))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/nothing", "/nothing: no such command"), ("/", "/: no such command"), ("/undo", "/undo: nothing to take back"),
+        ("/retry", "/retry: nothing has been asked"), ("/more", "/more: nothing has been answered"),
+        ("/result 5", "/result: no call is waiting"), ("/set seed x", "/set: --seed x: must be a whole number"),
+        ("/set seed -1", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
+        ("/set max_tokens -5", "/set: --max_tokens -5"), ("/system Be brief.", "start with --instruct"),
+        ("/load \0", "/load: "), ("/__class__", "no such command"), ("/set stop @/none", "/set: --stop @/none"),
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_is_one_line(run: CommandLine, model: Path, line: str, message: str) -> None:
+    outcome = run("interactive", model, "--max_tokens=1", stdin=f"{line}\n".encode())
+    error, timings = outcome.err.splitlines()
+    assert (outcome.code, outcome.out) == (0, "") and error.startswith("error: ") and message in error
+    assert timings.startswith("load ")
+
+
+def test_the_system_prompt_can_be_given_changed_and_taken_away(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "told").write_text("From a file.\n")
+    stdin = f"one\n/system Changed.\n/reset\ntwo\n/system @{tmp_path / 'told'}\n/undo\nthree\n/system\n/reset\nfour\n"
+    options = ("interactive", model, "--instruct", "--max_tokens=4", "--temperature=0")
+    assert run(*options, "--system=First.", stdin=stdin.encode()).code == 0
+    assert [found[0] for found in conversations] == [
+        ("system", "First."), ("system", "Changed."), ("system", "From a file."), ("user", "four")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--system=x"], "--system: "), (["--tools=x"], "--tools: "), (["--instruct", "--system=@/none"], "--system @/none"),
+        (["--instruct", "--tools=/none"], "/none: not readable"),
+    ],
+)  # fmt: skip
+def test_what_no_conversation_can_have_is_refused_before_loading(
+    run: CommandLine, model: Path, options: list[str], message: str
+) -> None:
+    assert message in run("interactive", model, *options).error
+
+
+CALLS = '[{"name": "get_weather", "arguments": {"city": "Rome"}}, {"name": "now", "arguments": {}, "id": "abcDEF123"}]'
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Answers that the model gives, one after the other, as ids; the prompts it is given are taken away from none."""
+    script: list[list[int]] = []
+
+    def written(_: Engine, requests: Sequence[Request], *more: Any, **named: Any) -> Iterator[Any]:
+        ids, text = script.pop(0), requests[0].text
+        assert text
+        for token in ids:
+            yield Generated(0, token, 0.0, text.push(token), None)
+        yield Generated(0, None, None, text.flush(), "stop")
+
+    monkeypatch.setattr(mistral.answer, "generate_stream", written)
+    return script
+
+
+def test_calls_are_shown_and_their_results_go_back(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]], scripted: list[list[int]], tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.from_folder(model)
+    assert tokenizer.tool_tokens
+    called = [tokenizer.tool_tokens.calls, *tokenizer.encode(CALLS, bos=False)]
+    good, bad = tokenizer.encode("It is hot.", bos=False), [*called[:-1]]
+    (tmp_path / "tools.json").write_text(json.dumps([{"name": "get_weather"}, {"name": "now"}]))
+    (tmp_path / "result").write_text("noon")
+    options = ("interactive", model, "--instruct", f"--tools={tmp_path / 'tools.json'}")
+    stdin = f"Weather?\nsunny\n/result @{tmp_path / 'result'}\nAgain?\n/stats\n"
+    scripted += [called, good, bad] * 2
+    plain, lines = run(*options, stdin=stdin.encode()), run(*options, "--json", stdin=stdin.encode())
+    first, second, third = plain.out.splitlines()[:3], plain.out.splitlines()[2], plain.out.splitlines()[3]
+    assert first[0].endswith('] get_weather {"city": "Rome"}') and first[1] == "[call abcDEF123] now {}"
+    assert second == "It is hot." and third.startswith("[TOOL_CALLS]")
+    assert "note: the next line is the result of get_weather\nnote: the next line is the result of now\n" in plain.err
+    assert "warning: malformed tool call" in plain.err
+    found = answers(lines.out)
+    assert [call["function"]["name"] for call in found[0]["tool_calls"]] == ["get_weather", "now"]
+    assert [answer["prompt"] for answer in found] == ["Weather?", "noon", "Again?"]
+    roles = ["user", "assistant", "tool", "tool"]
+    assert [role for role, _ in conversations[1]] == roles
+    assert [text for _, text in conversations[1]] == ["Weather?", "", "sunny", "noon"]
+    assert [role for role, _ in conversations[2]] == [*roles, "assistant", "user"]
 
 
 # Ctrl-C

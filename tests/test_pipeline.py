@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mistral.engine import Engine
+from mistral.generate import Generated, KeptRow, Request, generate, generate_stream
+from mistral.model import Transformer
+from mistral.saved import read_saved
 from tests.generation import Found, close
 from tests.mpi_cases import CASES, results, write_checkpoints
 from tests.mpirun import Job
@@ -48,3 +52,21 @@ def test_every_rank_gives_what_one_process_gives(
             wanted = alone[backend][int(place)]
             assert tokens == wanted[0], CASES[int(place)]
             close(logprobs, wanted[1], 1e-4 if backend == "portable" else 1e-2)
+
+
+def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None:
+    """It is rewound or read again on every rank alike, and its file is that of one process."""
+    shape = "interleaved"
+    code, out, err = Job.start(2, ["-m", "tests.mpi_job", "kept", "2", str(folder), shape]).end()
+    assert (code, out, err) == (0, "", "")
+    said = json.loads((folder / f"kept-{shape}").read_text())
+    model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
+    assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
+    assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 0)]
+    snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+    assert snapshot
+    kept = KeptRow(Engine(model))
+    kept.restore(snapshot)
+    events = generate_stream(kept.engine, [Request(said[2]["prompt"], 3, kept=kept)])
+    assert [event.id for event in events if isinstance(event, Generated)] == said[2]["ids"]
+    assert kept.reused == 24

@@ -16,8 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from mistral.args import ModelArgs
-from mistral.cache import Snapshot
+from mistral.cache import Snapshot, Stored
 from mistral.checkpoint import open_checkpoint
+from mistral.checkpoint.safetensors_map import read_metadata
 from mistral.errors import InputError
 from mistral.saved import FORMAT, Saved, fingerprint, is_saved, open_saved, read_saved, write_saved
 from tests.checkpoint_forms import DENSE, random_tensors, write_checkpoint
@@ -29,7 +30,7 @@ KEY = "0123"
 def snapshot(tokens: int = 6, written: int | None = None, dtype: type = np.float32, args: ModelArgs = ARGS) -> Snapshot:
     written = tokens if written is None else written
     random = np.random.default_rng(1)
-    layers = {}
+    layers = dict[int, tuple[Stored, Stored]]()
     for layer, window in enumerate(args.sliding_windows):
         shape = (args.n_kv_heads, written if window is None else min(written, window), args.head_dim)
         layers[layer] = (random.integers(0, 99, shape).astype(dtype), random.integers(0, 99, shape).astype(dtype))
@@ -112,7 +113,7 @@ def test_every_changed_byte_is_found(file: Path) -> None:
 
 def rewrite(file: Path, change: Callable[[dict[str, Any], dict[str, str]], None]) -> None:
     """The same file with other contents, and a checksum that is right."""
-    from mistral.saved import checksum, read_metadata, write_header
+    from mistral.saved import checksum, write_header
 
     tensors, metadata = dict[str, Any](load_file(str(file))), read_metadata(file)
     change(tensors, metadata)

@@ -63,7 +63,7 @@ def test_a_file_that_is_something_else_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr("mistral.session.load_model", lambda *_: pytest.fail("loaded"))
     (tmp_path / "note").write_text("mine")
     write_saved(tmp_path / "other", Saved("", None), "another")
-    for name, message in (("note", "not a safetensors file"), ("other", "another checkpoint")):
+    for name, message in (("note", "name another file"), ("other", "another checkpoint")):
         error = run("demo", model, f"--prompt_cache={tmp_path / name}").error
         assert error.startswith(str(tmp_path / name)) and message in error
     assert (tmp_path / "note").read_text() == "mine"
@@ -86,7 +86,7 @@ def test_a_conversation_goes_on_in_another_process(model: Path, run: CommandLine
 
 
 def test_a_loaded_conversation_computes_only_what_is_new(model: Path, run: CommandLine, tmp_path: Path) -> None:
-    options, file = ("interactive", model, "--instruct", "--temperature=0"), tmp_path / "talk"
+    options, file = ("interactive", model, "--instruct", "--max_tokens=30", "--temperature=0"), tmp_path / "talk"
     saved = run(
         *options,
         stdin=f"{LONG}\n/save {file}\n".encode(),
@@ -109,7 +109,7 @@ def test_text_that_is_continued_can_be_saved_too(model: Path, run: CommandLine, 
 
 def test_what_cannot_be_loaded_changes_nothing(model: Path, run: CommandLine, tmp_path: Path) -> None:
     text, other = tmp_path / "text", tmp_path / "other"
-    run("interactive", model, stdin=f"one\n/save {text}\n".encode())
+    run("interactive", model, "--max_tokens=2", stdin=f"one\n/save {text}\n".encode())
     write_saved(other, Saved("{}", None), "another")
     (tmp_path / "note").write_text("mine")
     names = [f"/load {name}" for name in (text, other, tmp_path / "note", "", tmp_path / "none")]
@@ -121,7 +121,7 @@ def test_what_cannot_be_loaded_changes_nothing(model: Path, run: CommandLine, tm
     wanted = [
         "without --instruct",
         "another checkpoint",
-        "not a safetensors",
+        "4 bytes are no",
         "name a file",
         "no such",
         "is there already",
@@ -133,7 +133,7 @@ SETTINGS = {
     "max_tokens": 5, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0,
     "stop": [],
 }  # fmt: skip
-KING = {"role": "king", "content": "x", "calls": [], "call_id": None, "name": None}
+KING: dict[str, Any] = {"role": "king", "content": "x", "calls": [], "call_id": None, "name": None}
 STATE = {"instruct": False, "system": "", "tools": [], "messages": [], "last": [[], []], "settings": SETTINGS}
 
 
@@ -142,8 +142,8 @@ STATE = {"instruct": False, "system": "", "tools": [], "messages": [], "last": [
     [
         {"messages": None}, {"messages": [{"role": "user"}]}, {"messages": [KING]}, {"messages": [["user"]]},
         {"messages": [KING | {"role": "assistant"}]}, {"messages": [KING | {"role": "user", "calls": [{}]}]},
-        {"last": [[]]}, {"last": [[10**9], [1]]}, {"last": [["x"], []]}, {"settings": {}}, {"tools": [{}]}, {"tools": 1},
-        {"settings": SETTINGS | {"max_tokens": -1}}, {"settings": SETTINGS | {"temperature": "hot"}},
+        {"last": [[]]}, {"last": [[10**9], [1]]}, {"last": [["x"], []]}, {"settings": {}}, {"tools": 1},
+        {"tools": [{}]}, {"settings": SETTINGS | {"max_tokens": -1}}, {"settings": SETTINGS | {"temperature": "hot"}},
         {"settings": SETTINGS | {"stop": 5}}, {"settings": SETTINGS | {"max_tokens": "many"}},
     ],
     ids=str,
