@@ -198,7 +198,7 @@ def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/nothing", "/nothing: no such command"), ("/", "/: no such command"), ("/undo", "/undo: nothing to take back"),
+        ("/nothing", "/nothing: no such command"), ("/", "/: no such command"), ("/undo", "nothing to take back"),
         ("/retry", "/retry: nothing has been asked"), ("/more", "/more: nothing has been answered"),
         ("/result 5", "/result: no call is waiting"), ("/set seed x", "/set: --seed x: must be a whole number"),
         ("/set seed -1", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
@@ -228,7 +228,8 @@ def test_the_system_prompt_can_be_given_changed_and_taken_away(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--system=x"], "--system: "), (["--tools=x"], "--tools: "), (["--instruct", "--system=@/none"], "--system @/none"),
+        (["--system=x"], "--system: "), (["--tools=x"], "--tools: "), 
+        (["--instruct", "--system=@/none"], "--system @/none"),
         (["--instruct", "--tools=/none"], "/none: not readable"),
     ],
 )  # fmt: skip
