@@ -141,15 +141,15 @@ class Conversation:
         note = self._note(proposal, held)
         turn = Turn(len(proposal.ids), self.kept.reused, len(answer.ids), answer.seconds, note)
         self.turns.append(turn)
+        reply, said = answer.reply, proposal.messages[len(self._told()) :]
         if proposal.goes_on:
             self.last = self.last[0], self.last[1] + answer.ids
-            if self.messages:
-                self.messages[-1] = replace(self.messages[-1], content=self.messages[-1].content + answer.reply.text)
-            return turn
-        self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
-        if answer.reply.text.strip() or answer.reply.calls:
-            said = proposal.messages[len(self._told()) :]
-            self.messages = [*said, assistant_message(self.session.tokenizer, answer.reply)]
+        else:
+            self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
+        if proposal.goes_on and self._answered:
+            reply = replace(reply, text=self.messages[-1].content + reply.text)
+        if reply.text.strip() or reply.calls:
+            self.messages = [*said, assistant_message(self.session.tokenizer, reply)]
             self._answered = True
         return turn
 
