@@ -48,7 +48,7 @@ class Commands:
         if not line.startswith("/") or line.startswith("//"):
             text = line[1:] if line.startswith("//") else line
             return self.conversation.give_result(text) if self.conversation.pending else self.conversation.ask(text)
-        name, *rest = line[1:].split(maxsplit=1)
+        name, *rest = line[1:].split(maxsplit=1) or [""]
         text = rest[0].strip() if rest else ""
         known = {usage.split()[0][1:] for usage in HELP} | {"quit"}
         if name not in known:

@@ -192,7 +192,9 @@ def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
     assert [answer["prompt"] for answer in found] == ["/usr/bin"] * 4
     assert [len(answer["ids"]) for answer in found] == [2, 2, 2, 3]
     assert found[0]["ids"] != found[1]["ids"], "another draw"
-    assert all(f"\n{text}" in outcome.err for text in ("max_tokens 3\n", " turn  prompt", "/load FILE ", "    4 "))
+    assert all(
+        f"\n{text}" in f"\n{outcome.err}" for text in ("max_tokens 3\n", " turn  prompt", "/load FILE ", "    4 ")
+    )
 
 
 @pytest.mark.parametrize(
