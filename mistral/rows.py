@@ -17,7 +17,11 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and what to make of it. `text` turns its ids into text and knows its stop strings."""
+    """One prompt and what to make of it. `text` turns its ids into text and knows its stop strings.
+
+    prompt_logprobs: whether those of prompt ids from `scored_from` on are wanted; top: of how many of the likeliest ids
+    with each token of the answer.
+    """
 
     prompt: Sequence[int]
     max_tokens: int = 35
@@ -25,11 +29,16 @@ class Request:
     eos_id: int | None = None
     text: TextStream | None = None
     prompt_logprobs: bool = False
+    scored_from: int = 1
+    top: int = 0
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """`done` of `total` prompt tokens of request `index` are read; logprobs of these, but for the prompt's first."""
+    """`done` of `total` prompt tokens of request `index` are read, and what `logprobs` of prompt ids came of that.
+
+    The last of them is that of prompt id min(done, total - 1).
+    """
 
     index: int
     done: int
@@ -42,7 +51,7 @@ class Generated:
     """One step of the answer to request `index`.
 
     id is None where the answer ends without a token: at the end-of-sequence id, which is not shown, or at once when no
-    token was asked for. logprob is that of the raw logits, in nats.
+    token was asked for. logprob is that of the raw logits, in nats; top: the likeliest ids in its place, with theirs.
     """
 
     index: int
@@ -50,6 +59,7 @@ class Generated:
     logprob: float | None
     text: str
     finish_reason: FinishReason | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Row:
@@ -59,7 +69,8 @@ class Row:
         self.index, self.request = index, request
         limit, used = engine.context_limit, len(request.prompt)
         self.max_tokens = request.max_tokens if limit is None else min(request.max_tokens, limit - used)
-        self.row = engine.join(used + self.max_tokens, Sampling(request.settings, request.prompt, request.eos_id))
+        sampling = Sampling(request.settings, request.prompt, request.eos_id, request.top)
+        self.row = engine.join(used + self.max_tokens, sampling)
         self.sent, self.read, self.written, self.last_id = 0, 0, 0, -1
         self.waits = False  # for the token that follows what has been sent
 
@@ -76,7 +87,8 @@ class Row:
             return Work(self.row, [self.last_id], sample=True)
         self.sent += tokens
         self.waits = self.sent == len(prompt)
-        targets = prompt[start + 1 : self.sent + 1] if self.request.prompt_logprobs else ()
+        scored = self.request.prompt_logprobs and self.sent >= self.request.scored_from
+        targets = prompt[start + 1 : self.sent + 1] if scored else ()
         sample = self.waits and self.max_tokens > 0
         return Work(self.row, prompt[start : self.sent], _wanted(targets, sample), targets, sample)
 
@@ -99,7 +111,7 @@ class Row:
             reason = "stop"
         elif text and reason:
             shown += text.flush()
-        return Generated(self.index, outcome.id, outcome.logprob, shown, reason)
+        return Generated(self.index, outcome.id, outcome.logprob, shown, reason, outcome.top)
 
 
 def _wanted(targets: Sequence[int], sample: bool) -> Literal["none", "last", "all"]:

@@ -120,16 +120,24 @@ class Session:
         )
 
 
-def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -> None:
+def with_session(
+    options: Options,
+    chat: bool,
+    use: Callable[[Session], None],
+    prepare: Callable[[Checkpoint, Tokenizer], None] | None = None,
+) -> None:
     """Load, then `use` the session; on the other ranks of a pipeline, do their part of it instead.
 
-    `chat` wants a chat template.
+    `chat` wants a chat template. `prepare` is called first, on the first rank, before anything is loaded.
     """
     started = time.perf_counter()
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
 
     def opened() -> tuple[Checkpoint, Tokenizer]:
-        return open_files(options, chat)
+        found = open_files(options, chat)
+        if prepare and not (world and world.rank):
+            prepare(*found)
+        return found
 
     checkpoint, tokenizer = world.agreed(opened) if world else opened()
     model = load_model(

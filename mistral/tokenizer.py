@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mistral.args import one_line, read_json
 from mistral.errors import InputError
+from mistral.fim import official_fim
+from mistral.textfile import check_unicode
 
 if TYPE_CHECKING:
     import tokenizers
@@ -67,6 +69,7 @@ class Tokenizer:
     codec: _Codec
     template: Callable[[Sequence[Message]], list[int]] | None = None
     note: str | None = None
+    fim: Callable[[str, str], list[int]] | None = None  # called by mistral/fim.py
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -117,7 +120,7 @@ class Tokenizer:
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
         """Token ids of `text`. No text becomes a control token: "[INST]" and "</s>" are plain characters."""
-        _check_unicode(text)
+        check_unicode(text)
         return [self.bos_id] * bos + self.codec.encode(text) + [self.eos_id] * eos
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
@@ -132,7 +135,7 @@ class Tokenizer:
         if not messages or messages[-1].role != "user":
             raise InputError("the conversation must end with a user's message; add one")
         for number, message in enumerate(messages, 1):
-            _check_unicode(message.content)
+            check_unicode(message.content)
             if message.role == "assistant" and not message.content:
                 raise InputError(f"message {number}: an assistant's message is empty; leave it out with its question")
         return self.template(messages)
@@ -208,13 +211,6 @@ def _refuse_placeholder(path: Path) -> None:
         raise InputError(f"{path}: a Git LFS pointer, not the file itself; run git lfs pull or download it again")
 
 
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"the text is not valid Unicode at character {error.start}; give it as UTF-8") from None
-
-
 def _load_sentencepiece(path: Path) -> Tokenizer:
     from mistral_common.tokens.tokenizers.base import TokenizerVersion
     from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -233,7 +229,7 @@ def _load_sentencepiece(path: Path) -> Tokenizer:
             raise InputError(f"{path}: has no control token {name}, as {version} needs; add the model's own tokenizer")
     if min(raw.bos_id, raw.eos_id) < 0:
         raise InputError(f"{path}: has no <s> or </s>; add the model's own tokenizer")
-    unknown, unknown_text = raw.unk_id, raw.decode([raw.unk_id]).encode()
+    mistral, unknown, unknown_text = _mistral_tokenizer(raw), raw.unk_id, raw.decode([raw.unk_id]).encode()
 
     def piece(token_id: int) -> str | bytes | None:
         if raw.is_special(token_id):
@@ -246,7 +242,7 @@ def _load_sentencepiece(path: Path) -> Tokenizer:
             lambda text: raw.encode(text, bos=False, eos=False), piece,
             adds_space=raw.id_to_piece(raw.encode("a", bos=False, eos=False)[0]).startswith(SPACE), mark_each_byte=True,
         ),
-        _official_template(_mistral_tokenizer(raw)),
+        _official_template(mistral), fim=official_fim(mistral),
     )  # fmt: skip
 
 
@@ -274,7 +270,7 @@ def _load_tekken(path: Path) -> Tokenizer:
             lambda text: raw.encode(text, bos=False, eos=False),
             lambda token_id: raw.id_to_byte_piece(token_id) if token_id >= raw.num_special_tokens else None,
         ),
-        _official_template(mistral),
+        _official_template(mistral), fim=official_fim(mistral),
     )  # fmt: skip
 
 

@@ -14,8 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = (
     ("errors",),
     ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
-    ("device", "tokenizer"),
-    ("textstream",),
+    ("device", "results", "textfile"),
+    ("fim",),
+    ("tokenizer",),
+    ("prompts", "textstream"),
     ("ops",),
     ("cache", "moe"),
     ("layers",),
@@ -29,6 +31,7 @@ LEVELS = (
     ("generate",),
     ("measure", "session"),
     ("bench", "demo", "interactive"),
+    ("complete",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
