@@ -21,10 +21,12 @@ from mistral.interactive import Interactive
 from mistral.mpi import launched
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
+from mistral.score import Score
 
-Command = Demo | Interactive | Complete | Quantize | Bench
+Command = Demo | Interactive | Complete | Score | Quantize | Bench
 COMMANDS: dict[str, type[Command]] = {
-    "demo": Demo, "interactive": Interactive, "complete": Complete, "quantize": Quantize, "bench": Bench,
+    "demo": Demo, "interactive": Interactive, "complete": Complete, "score": Score,
+    "quantize": Quantize, "bench": Bench,
 }  # fmt: skip
 HELP = ("-h", "--help")
 ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mistral.answers import Answer, token_line, token_record
 from mistral.checkpoint import Checkpoint
 from mistral.demo import Board
 from mistral.engine import context_limit
 from mistral.errors import InputError
-from mistral.generate import MAX_ROWS, FinishReason, Generated, Prefilled, Request, check_prompt, generate_stream
+from mistral.generate import MAX_ROWS, Prefilled, Request, check_prompt, generate_stream
 from mistral.mpi import launched
-from mistral.options import Text, option
+from mistral.options import option, text_option
 from mistral.progress import Progress
 from mistral.prompts import Prompt, read_prompt, read_prompts
 from mistral.results import ResultFile
@@ -38,14 +38,14 @@ class Complete(Options):
     interrupted goes on where it stopped when the same command is given again.
     """
 
-    prompt: Text | None = option(None, "The text to continue, or @FILE; standard input when left out.")
+    prompt: str | None = text_option("The text to continue, or @FILE; standard input when left out.")
     fim: tuple[str, str] | None = option(
         None, "Fill in between a prefix and a suffix, each a text or @FILE; for models made for it, such as Codestral."
     )
     input: str | None = option(None, "Prompts from this JSONL file, or from standard input for -.")
     out: str | None = option(None, "Write results to this JSONL file, and go on where it ends.")
     instruct: bool = option(False, "Each prompt is a question, put in the checkpoint's own chat template.")
-    system: Text | None = option(None, "With --instruct: what the model is told before, or @FILE.")
+    system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
     n: int = option(1, "Samples for each prompt.")
     logprobs: int | None = option(
         None, "With each token its logprob, and those of so many of the likeliest ones in its place."
@@ -150,22 +150,6 @@ def fingerprint(checkpoint: Checkpoint, options: Options) -> str:
     return hashlib.sha256(settings.encode() + norm).hexdigest()
 
 
-@dataclass
-class Answer:
-    """What an item has so far."""
-
-    text: str = ""
-    steps: list[Generated] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    def add(self, step: Generated) -> None:
-        """One more step."""
-        self.text += step.text
-        self.finish_reason = step.finish_reason
-        if step.id is not None:
-            self.steps.append(step)
-
-
 class Run:
     """Items on their way to their results."""
 
@@ -260,34 +244,3 @@ def record(item: Item, answer: Answer, tokenizer: Tokenizer) -> dict[str, Any]:
     if item.options.logprobs is not None:
         result["logprobs"] = [token_record(step, tokenizer) for step in answer.steps]
     return {**result, "key": item.key}
-
-
-def token_record(step: Generated, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A token with its logprob, and the likeliest ones in its place with theirs. None stands for minus infinity."""
-    assert step.id is not None and step.logprob is not None
-    top = [
-        {"id": token, "text": piece_text(tokenizer, token), "logprob": finite(logprob)} for token, logprob in step.top
-    ]
-    return {"id": step.id, "text": piece_text(tokenizer, step.id), "logprob": finite(step.logprob), "top": top}
-
-
-def token_line(step: Generated, tokenizer: Tokenizer) -> str:
-    """The same as a line for people; nothing for an end without a token."""
-    if step.id is None or step.logprob is None:
-        return ""
-    top = "".join(f"  {logprob:.3f} {piece_text(tokenizer, token)!r}" for token, logprob in step.top)
-    line = f"{step.logprob:9.4f} {piece_text(tokenizer, step.id)!r:16}{top}"
-    return line + ("" if step.finish_reason else "\n")
-
-
-def piece_text(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""The text of one token; bytes that are no whole character as \xNN, and nothing for a control token."""
-    piece = tokenizer.piece(token_id)
-    if piece is None:
-        return ""
-    return piece.decode(errors="backslashreplace") if isinstance(piece, bytes) else piece.replace("\u2581", " ")
-
-
-def finite(logprob: float) -> float | None:
-    """To six decimal places; JSON has no infinity."""
-    return round(logprob, 6) if math.isfinite(logprob) else None

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from mistral.errors import InputError
 
 Command = TypeVar("Command")
-Text = str  # a field's text, or @FILE with it
-TEXT = "Text | None"
 TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON list of texts, or @FILE
 PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the other, each of which may be @FILE
 MAX_TEXT = 1 << 24  # characters of a file
@@ -23,6 +21,11 @@ MAX_TEXT = 1 << 24  # characters of a file
 def option(default: Any, text: str) -> Any:
     """A field of a command: its default and the line that help shows."""
     return field(default=default, metadata={"help": text}, kw_only=True)
+
+
+def text_option(text: str) -> Any:
+    """A field that takes one text, or @FILE with it."""
+    return field(default=None, metadata={"help": text, "text": True}, kw_only=True)
 
 
 def operand(text: str) -> Any:
@@ -93,15 +96,18 @@ def converted(command: Command) -> Command:
 
     Raises InputError naming the option.
     """
-    values = {f.name: _convert(f.name, getattr(command, f.name), str(f.type)) for f in fields(command)}  # type: ignore[arg-type]
+    values = {f.name: _convert(f, getattr(command, f.name)) for f in fields(command)}  # type: ignore[arg-type]
     return replace(command, **values)  # type: ignore[type-var]
 
 
-def _convert(name: str, value: Any, kind: str) -> Any:
-    if not isinstance(value, str) or kind.startswith("str"):
+def _convert(option: Field[Any], value: Any) -> Any:
+    name, kind = option.name, str(option.type)
+    if not isinstance(value, str):
         return value
-    if kind == TEXT:
+    if option.metadata.get("text"):
         return read_text(name, value)
+    if kind.startswith("str"):
+        return value
     if kind == PAIR:
         return read_pair(name, value)
     if kind == TEXTS:

@@ -67,9 +67,8 @@ class ResultFile:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
-            raise InputError(
-                f"--out {self.path}: {error.strerror}; the results before this one are kept, and the same command goes on"
-            ) from None
+            kept = "results before this one are kept, and the same command goes on"
+            raise InputError(f"--out {self.path}: {error.strerror}; {kept}") from None
 
     def close(self) -> None:
         """Nothing more is written."""

@@ -28,10 +28,10 @@ LEVELS = (
     ("stage",),
     ("pipeline",),
     ("rows",),
-    ("generate",),
+    ("answers", "generate"),
     ("measure", "session"),
     ("bench", "demo", "interactive"),
-    ("complete",),
+    ("complete", "score"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
