@@ -163,14 +163,14 @@ class Run:
         """Check all prompts, and leave out those whose results are there already."""
         self.items = plan(self.options, prompts, checkpoint, tokenizer)
         self.total = len(self.items)
-        if any(item.options.n > 1 and item.options.temperature == 0 for item in self.items):
-            print("note: with --temperature 0, all samples of a prompt are the same", file=sys.stderr)
         if self.options.out is not None:
             self.out = ResultFile(self.options.out, {(item.index, item.sample): item.key for item in self.items})
             self.items = [item for item in self.items if (item.index, item.sample) not in self.out.done]
             if self.out.done:
                 held = len(self.out.done)
                 print(f"note: {self.options.out} has {held} of {self.total} results already", file=sys.stderr)
+        if any(item.options.n > 1 and item.options.temperature == 0 for item in self.items):
+            print("note: with --temperature 0, all samples of a prompt are the same", file=sys.stderr)
 
     def complete(self, session: Session) -> None:
         """Complete what is left. Ctrl-C keeps the results so far."""
