@@ -214,7 +214,7 @@ class Run:
     def _finish(self, item: Item, answer: Answer, tokenizer: Tokenizer) -> None:
         result = record(item, answer, tokenizer)
         if self.out:
-            self.out.write(result)
+            self.out.write({**result, "key": item.key})
             self.out.done.add((item.index, item.sample))
         else:
             print(json.dumps(result), flush=True)
@@ -243,4 +243,4 @@ def record(item: Item, answer: Answer, tokenizer: Tokenizer) -> dict[str, Any]:
     }
     if item.options.logprobs is not None:
         result["logprobs"] = [token_record(step, tokenizer) for step in answer.steps]
-    return {**result, "key": item.key}
+    return result

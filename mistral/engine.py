@@ -173,5 +173,5 @@ class Engine:
 
 def require_cache(capacity: int, needed: int, available: int) -> None:
     """Raise InputError where a row's cache of `needed` bytes is more than what is available."""
-    purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens, or shorten the prompt"
+    purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens or --max_context, or shorten the text"
     require_memory(needed, available, purpose, remedy)

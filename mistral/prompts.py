@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +149,7 @@ def _options(found: Mapping[str, Any], where: str) -> dict[str, Any]:
     return options
 
 
-def _texts(value: str | Sequence[Any], where: str) -> tuple[str, ...]:
+def _texts(value: Any, where: str) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else tuple(value)
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{where}: stop must be a text or a list of texts")

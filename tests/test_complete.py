@@ -19,7 +19,7 @@ from mistral import Message, Tokenizer, Transformer, generate
 from mistral.sampling import log_softmax
 from tests.command_line import ROOT, CommandLine, run_program, write_model
 
-RAGGED = 240
+RAGGED = 200
 QUICK = ("--threads=1", "--backend=portable", "--device=CPU")
 
 
