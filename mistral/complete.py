@@ -71,6 +71,11 @@ class Complete(Options):
         if self.batch_size < 1:
             raise InputError(f"--batch_size {self.batch_size}: must be at least 1")
 
+    @property
+    def shows_text(self) -> bool:
+        """Whether answers are shown for people to read, and not as JSON."""
+        return not (self.json or self.input or self.out)
+
     def prompts(self) -> list[Prompt]:
         """What is to be completed."""
         if self.input is not None:
@@ -177,6 +182,8 @@ class Run:
         try:
             self._complete(session)
         except KeyboardInterrupt:
+            if self.options.shows_text:
+                print(flush=True)  # below an answer that was cut off
             if self.out is None:
                 raise
             kept = f"{len(self.out.done)} of {self.total} results are in {self.options.out}"
@@ -188,7 +195,7 @@ class Run:
 
     def _complete(self, session: Session) -> None:
         options, answers = self.options, dict[int, Answer]()
-        show = shower(len(self.items)) if not (options.json or options.input or options.out) else None
+        show = shower(len(self.items)) if options.shows_text else None
         reading, finishing = Progress("reading prompts:", "tokens"), Progress("completing:", "results")
         total = sum(len(item.request.prompt) for item in self.items)
         requests = [item.request for item in self.items]
