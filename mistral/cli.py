@@ -14,15 +14,20 @@ from fire.decorators import SetParseFn
 
 import mistral
 from mistral.bench import Bench
+from mistral.complete import Complete
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
 from mistral.mpi import launched
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
+from mistral.score import Score
 
-Command = Demo | Interactive | Quantize | Bench
-COMMANDS: dict[str, type[Command]] = {"demo": Demo, "interactive": Interactive, "quantize": Quantize, "bench": Bench}
+Command = Demo | Interactive | Complete | Score | Quantize | Bench
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo, "interactive": Interactive, "complete": Complete, "score": Score,
+    "quantize": Quantize, "bench": Bench,
+}  # fmt: skip
 HELP = ("-h", "--help")
 ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak
 
@@ -109,8 +114,8 @@ def guarded(arguments: list[str], program: str) -> int:
         message = str(error)
     except MemoryError:
         message = "out of memory; use a smaller model, or lower --max_tokens"
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left
         discard_output()

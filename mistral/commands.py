@@ -12,6 +12,7 @@ from mistral.conversation import Conversation, Proposal
 from mistral.errors import InputError
 from mistral.options import converted, read_text
 from mistral.saved_conversation import SETTINGS, load, save
+from mistral.session import Options
 
 HELP = {
     "/help": "this list",
@@ -92,8 +93,9 @@ class Commands:
         if name and name not in SETTINGS:
             raise InputError(f"{name[:40]}: cannot be set; {', '.join(SETTINGS)} can")
         if rest:
-            changed: Any = {name: rest[0]}
-            options = converted(replace(session.options, **changed))
+            typed: Any = {name: rest[0]}
+            changed: Any = {name: getattr(converted(Options(**typed)), name)}
+            options = replace(session.options, **changed)
             options.check()
             session.options = options
         else:

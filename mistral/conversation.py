@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mistral.answer import Answer
 from mistral.errors import InputError
+from mistral.exchange import Exchange
 from mistral.generate import KeptRow, Request
 from mistral.messages import Message, Tool, ToolCall
 from mistral.session import Session
@@ -133,7 +133,7 @@ class Conversation:
         taken = {call.id for message in self.messages for call in message.calls}
         return ReplyStream(self.session.tokenizer, self.tools, taken) if self.tools else None
 
-    def accept(self, proposal: Proposal, answer: Answer, held: Sequence[int]) -> Turn:
+    def accept(self, proposal: Proposal, answer: Exchange, held: Sequence[int]) -> Turn:
         """Take an answer into the conversation; an empty one leaves it, with its question.
 
         `held`: the ids that the cache held before.

@@ -14,16 +14,20 @@ from mistral.cache import Snapshot, can_rewind
 from mistral.errors import InputError
 from mistral.memory import available_memory, require_memory
 from mistral.model import Transformer
-from mistral.sampling import SamplingRow, SamplingSettings, log_softmax, sampler
+from mistral.sampling import SamplingRow, SamplingSettings, likeliest, sampler, target_logprob
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of a row are chosen; `eos_id` ends it. The ids of `prompt` count for a repetition penalty."""
+    """How the tokens of a row are chosen; `eos_id` ends it. The ids of `prompt` count for a repetition penalty.
+
+    With each token, the logprobs of the `top` likeliest are wanted.
+    """
 
     settings: SamplingSettings
     prompt: Sequence[int]
     eos_id: int | None = None
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,14 @@ class Work:
 class Outcome:
     """What came of one piece of work: logprobs of its targets; the id chosen, its logprob, and whether it ends the row.
 
-    Logprobs are those of the raw logits, in nats.
+    top: the likeliest ids in its place and their logprobs. Logprobs are those of the raw logits, in nats.
     """
 
     logprobs: tuple[float, ...] = ()
     id: int | None = None
     logprob: float | None = None
     finished: bool = False
+    top: tuple[tuple[int, float], ...] = ()
 
 
 def context_limit(args: ModelArgs, max_context: int | None) -> int | None:
@@ -73,11 +78,11 @@ class Samplers:
     """Chooses tokens for the rows that have joined with a `Sampling`."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[SamplingRow, int | None]] = {}
+        self._rows: dict[int, tuple[SamplingRow, Sampling]] = {}
 
     def join(self, row: int, sampling: Sampling) -> None:
         """A new row."""
-        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt), sampling.eos_id
+        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt), sampling
 
     def leave(self, row: int) -> None:
         """Forget a row, if it is known."""
@@ -91,19 +96,17 @@ class Samplers:
         if places:
             rows = [self._rows[work[place].row] for place in places]
             ids, logprobs = sampler(np.stack([logits[place][-1] for place in places]), [row for row, _ in rows])
-            for place, (row, eos_id), token, logprob in zip(places, rows, ids.tolist(), logprobs.tolist(), strict=True):
-                finished = token == eos_id
+            for place, (row, wanted), token, logprob in zip(places, rows, ids.tolist(), logprobs.tolist(), strict=True):
+                finished = token == wanted.eos_id
                 if not finished:
                     row.append(token)
-                outcomes[place] = Outcome(scored[place], token, logprob, finished)
+                top = likeliest(logits[place][-1], wanted.top)
+                outcomes[place] = Outcome(scored[place], token, logprob, finished, top)
         return outcomes
 
 
 def _scores(targets: Sequence[int], logits: NDArray[np.float32]) -> tuple[float, ...]:
-    if not len(targets):
-        return ()
-    scores = log_softmax(logits[: len(targets)])
-    return tuple(float(scores[i, target]) for i, target in enumerate(targets))
+    return tuple(target_logprob(logits[i], target) for i, target in enumerate(targets))
 
 
 class Engine:
@@ -211,5 +214,5 @@ class Engine:
 
 def require_cache(capacity: int, needed: int, available: int) -> None:
     """Raise InputError where a row's cache of `needed` bytes is more than what is available."""
-    purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens, or shorten the prompt"
+    purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens or --max_context, or shorten the text"
     require_memory(needed, available, purpose, remedy)

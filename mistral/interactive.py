@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mistral.answer import Answer, write_answer
 from mistral.checkpoint import Checkpoint
 from mistral.commands import HELP, Commands, Leave
 from mistral.conversation import Conversation, Proposal
 from mistral.errors import InputError
-from mistral.options import option, read_text
+from mistral.exchange import Exchange, write_answer
+from mistral.options import option, text_option
 from mistral.session import Options, Session, with_session
 from mistral.terminal import typed_lines
 from mistral.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ class Interactive(Options):
     max_tokens: int = option(256, "New tokens for each answer, at most.")
     temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
     instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
-    system: str = option("", "What the model is told before everything else, or @FILE; with --instruct.")
+    system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
     tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.")
 
     def check(self) -> None:
@@ -47,14 +47,14 @@ class Interactive(Options):
 
     def run(self) -> None:
         """Load, then answer."""
-        system, tools = read_text("system", self.system), load_tools(self.tools) if self.tools else ()
+        tools = load_tools(self.tools) if self.tools else ()
 
         def prepare(_: Checkpoint, tokenizer: Tokenizer) -> None:
             if tools:
                 tokenizer.check_tools()
 
         def use(session: Session) -> None:
-            converse(Conversation(session, self.instruct, system, tools))
+            converse(Conversation(session, self.instruct, self.system or "", tools))
 
         with_session(self, self.instruct, use, prepare)
 
@@ -98,7 +98,7 @@ def converse(conversation: Conversation) -> None:
 
 
 def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | None) -> None:
-    """Answer, and take the answer into the conversation."""
+    """Exchange, and take the answer into the conversation."""
     session, held = conversation.session, list(conversation.kept.held())
     limit = session.engine.context_limit
     if proposal.dropped:
@@ -113,7 +113,7 @@ def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | N
         print(f"note: the answer ends at the context limit of {limit} tokens", file=sys.stderr)
 
 
-def show_end(given: Answer, prompt: str, as_json: bool) -> None:
+def show_end(given: Exchange, prompt: str, as_json: bool) -> None:
     """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
     text, calls = given.reply.text, given.reply.calls
     if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mistral.checkpoint import Checkpoint
 from mistral.engine import Engine
-from mistral.generate import Generated, KeptRow, Prefilled, Request, Timings, generate_stream
+from mistral.generate import MAX_ROWS, Generated, KeptRow, Prefilled, Request, Timings, generate_stream
 from mistral.load import model_args
 from mistral.pipeline import PipelineEngine
 from mistral.saved import Saved, fingerprint, open_saved, read_saved, write_saved
@@ -38,6 +38,7 @@ class PromptCache:
         engine: Engine | PipelineEngine,
         requests: Sequence[Request],
         chunk_size: int | None = None,
+        max_rows: int = MAX_ROWS,
         timings: Timings | None = None,
     ) -> Generator[Prefilled | Generated]:
         """As `generate_stream`, but every prompt begins with what it has in common with the file's.
@@ -52,7 +53,7 @@ class PromptCache:
         first = [replace(request, kept=kept) for request in requests[:1]]
         try:
             rest = [replace(request, start=start) for request in requests[1:]]
-            for event in generate_stream(engine, [*first, *rest], chunk_size, timings=timings):
+            for event in generate_stream(engine, [*first, *rest], chunk_size, max_rows, timings):
                 if isinstance(event, Prefilled) and event.index == 0 and event.done == event.total > kept.reused + 1:
                     write_saved(self.path, Saved("", kept.export()), self.checkpoint)
                 yield event

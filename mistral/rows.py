@@ -69,7 +69,9 @@ class KeptRow:
 class Request:
     """One prompt and what to make of it. `text` turns its ids into text and knows its stop strings.
 
-    What need not be computed comes from `kept`, whose row then serves this request, or is copied from `start`.
+    prompt_logprobs: whether those of prompt ids from `scored_from` on are wanted; top: of how many of the likeliest ids
+    with each token of the answer. What need not be computed comes from `kept`, whose row then serves this request, or
+    is copied from `start`; there are no logprobs of that.
     """
 
     prompt: Sequence[int]
@@ -80,11 +82,16 @@ class Request:
     prompt_logprobs: bool = False
     kept: KeptRow | None = None
     start: Snapshot | None = None
+    scored_from: int = 1
+    top: int = 0
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """`done` of `total` prompt tokens of request `index` are read; logprobs of these, but for the prompt's first."""
+    """`done` of `total` prompt tokens of request `index` are read, and what `logprobs` of prompt ids came of that.
+
+    The last of them is that of prompt id min(done, total - 1).
+    """
 
     index: int
     done: int
@@ -97,7 +104,7 @@ class Generated:
     """One step of the answer to request `index`.
 
     id is None where the answer ends without a token: at the end-of-sequence id, which is not shown, or at once when no
-    token was asked for. logprob is that of the raw logits, in nats.
+    token was asked for. logprob is that of the raw logits, in nats; top: the likeliest ids in its place, with theirs.
     """
 
     index: int
@@ -105,6 +112,7 @@ class Generated:
     logprob: float | None
     text: str
     finish_reason: FinishReason | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Row:
@@ -121,7 +129,7 @@ class Row:
     def _begin(self, engine: Engine | PipelineEngine, capacity: int) -> tuple[int, int]:
         """A row of the engine -> its number, and how many tokens of the prompt it has already."""
         request = self.request
-        sampling = Sampling(request.settings, request.prompt, request.eos_id)
+        sampling = Sampling(request.settings, request.prompt, request.eos_id, request.top)
         if request.kept:
             request.kept.begin(request.prompt, capacity, sampling)
             return request.kept.row, request.kept.reused
@@ -149,7 +157,8 @@ class Row:
         else:
             self.sent += tokens
             self.waits = self.sent == len(prompt)
-            targets = prompt[start + 1 : self.sent + 1] if self.request.prompt_logprobs else ()
+            scored = self.request.prompt_logprobs and self.sent >= self.request.scored_from
+            targets = prompt[start + 1 : self.sent + 1] if scored else ()
             sample = self.waits and self.max_tokens > 0
             work = Work(self.row, prompt[start : self.sent], _wanted(targets, sample), targets, sample)
         if self.request.kept:
@@ -175,7 +184,7 @@ class Row:
             reason = "stop"
         elif text and reason:
             shown += text.flush()
-        return Generated(self.index, outcome.id, outcome.logprob, shown, reason)
+        return Generated(self.index, outcome.id, outcome.logprob, shown, reason, outcome.top)
 
 
 def _wanted(targets: Sequence[int], sample: bool) -> Literal["none", "last", "all"]:

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from mistral.answer import Answer
 from mistral.conversation import Conversation, Turn
 from mistral.errors import InputError
+from mistral.exchange import Exchange
 from mistral.messages import Message
 from mistral.session import Options, Session
 from mistral.toolcalls import Reply
@@ -43,14 +43,14 @@ def conversation(kind: str, limit: int | None = None, **more: Any) -> Conversati
 
 
 def feed(talk: Conversation, proposal: Any, reply: Reply, ids: list[int] | None = None) -> Turn:
-    """Answer with `reply`, as if a model had written its text's own ids."""
+    """Exchange with `reply`, as if a model had written its text's own ids."""
     tokenizer, held = talk.session.tokenizer, list(talk.kept.held())
     request = talk.request(proposal)
     talk.kept.begin(request.prompt, 0, None)
     ids = tokenizer.encode(reply.text, bos=False) if ids is None else ids
     talk.kept.ids = [*request.prompt, *ids]
     talk.session.engine.tokens = len(talk.kept.ids)  # type: ignore[union-attr]
-    return talk.accept(proposal, Answer(reply, tuple(ids), "stop", 0.0), held)
+    return talk.accept(proposal, Exchange(reply, tuple(ids), "stop", 0.0), held)
 
 
 def say(talk: Conversation, question: str, answer: str) -> Turn:

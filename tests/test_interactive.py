@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import mistral.answer
+import mistral.exchange
 from mistral.engine import Engine
 from mistral.generate import Generated, Request, generate_stream
 from mistral.messages import Tool
@@ -256,7 +256,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
             yield Generated(0, token, 0.0, text.push(token), None)
         yield Generated(0, None, None, text.flush(), "stop")
 
-    monkeypatch.setattr(mistral.answer, "generate_stream", written)
+    monkeypatch.setattr(mistral.exchange, "generate_stream", written)
     return script
 
 
@@ -305,7 +305,7 @@ def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
                     signal.raise_signal(signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(mistral.answer, "generate_stream", pressed)
+    monkeypatch.setattr(mistral.exchange, "generate_stream", pressed)
     command = ("interactive", model, "--max_tokens=9", "--temperature=0")
     first, second = answers(run(*command, "--json", stdin=b"one\none\n").out)
     assert first["finish_reason"] == "interrupted" and 0 < len(first["ids"]) < 9

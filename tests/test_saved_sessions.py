@@ -57,6 +57,17 @@ def test_a_prompt_is_read_once(run: CommandLine, model: Path, tmp_path: Path) ->
     ] == 1  # fmt: skip
 
 
+def test_the_lines_of_a_file_begin_with_one_cache(run: CommandLine, model: Path, tmp_path: Path) -> None:
+    prompts = [{"prompt": f"{LONG}{end}", "max_tokens": 3} for end in ("", " nine", " ten", " and so on", "")]
+    (tmp_path / "in").write_text("\n".join(map(json.dumps, prompts)))
+    command = ("complete", model, "--json", f"--input={tmp_path / 'in'}", "--batch_size=2")
+    plain = lines(run(*command).out)
+    for _ in range(2):
+        found = lines(run(*command, f"--prompt_cache={tmp_path / 'cache'}").out)
+        assert found[0] == plain[0]
+    assert found[1]["prefill_tokens"] < plain[1]["prefill_tokens"] / 2
+
+
 def test_a_file_that_is_something_else_is_refused_before_the_model_is_loaded(
     run: CommandLine, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from mistral.toolcalls import Reply, ReplyStream
 
 
 @dataclass(frozen=True)
-class Answer:
+class Exchange:
     """What came of one prompt. finish_reason is "stop", "length" or "interrupted"; seconds until the first token."""
 
     reply: Reply
@@ -51,7 +51,7 @@ class Interruption:
 
 def write_answer(
     session: Session, request: Request, replies: ReplyStream | None, asked_to_stop: Callable[[], bool]
-) -> Answer:
+) -> Exchange:
     """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program.
 
     So does `asked_to_stop`, which is looked at after every step. `replies` keeps tool calls out of what is shown.
@@ -80,7 +80,7 @@ def write_answer(
             events.close()
     rest, reply = replies.finish() if replies else ("", Reply(text))
     show(rest)
-    return Answer(reply, tuple(ids), reason, (first or time.perf_counter()) - started)
+    return Exchange(reply, tuple(ids), reason, (first or time.perf_counter()) - started)
 
 
 def _print(text: str) -> None:
