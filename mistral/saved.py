@@ -55,6 +55,9 @@ def fingerprint(checkpoint: Checkpoint, args: ModelArgs) -> str:
         for part in tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,):
             middle = part.start + part.nbytes // 2
             digest.update(part.buffer[middle : middle + SAMPLE] if part.buffer else b"")
+    adapter = getattr(checkpoint, "adapter", None)  # merged into the weights, it makes another model
+    if adapter:
+        digest.update(adapter.identity().encode())
     return digest.hexdigest()
 
 
