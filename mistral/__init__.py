@@ -4,7 +4,7 @@ from mistral.args import ModelArgs, MoeArgs
 from mistral.checkpoint import Checkpoint, open_checkpoint
 from mistral.engine import Engine, Work
 from mistral.errors import InputError
-from mistral.generate import Generated, Prefilled, Request, Timings, generate, generate_stream
+from mistral.generate import Generated, KeptRow, Prefilled, Request, Timings, generate, generate_stream
 from mistral.messages import Message, Tool, ToolCall
 from mistral.model import Transformer
 from mistral.pipeline import PipelineEngine, drive, open_engine, serve
@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "Generated",
     "InputError",
+    "KeptRow",
     "Message",
     "ModelArgs",
     "MoeArgs",

@@ -12,9 +12,9 @@ Only after the scores are taken are the new keys written, to slots 5 % 3 = 2 and
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from mistral.ops import Ops
 if TYPE_CHECKING:
     from mindspore import Tensor
 
+Stored = NDArray[Any]  # float32, or the bits of bfloat16 as uint16
 QUERY_BLOCK = 512  # queries scored at once, at most, so that a long chunk never makes a square score matrix
 SCORES = 1 << 21  # scores of one head at once, at most, as long as that allows one query
 
@@ -45,6 +46,32 @@ def visible(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | N
 def slots_needed(tokens: int, window: int | None) -> int:
     """Slots a layer keeps for a row of at most `tokens` tokens."""
     return tokens if window is None else min(window, tokens)
+
+
+def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> bool:
+    """Whether a row of `written` tokens can go back to its first `kv_seqlen`.
+
+    It cannot where the ring of a layer has overwritten a key that the next token would see: once full, a ring of W
+    slots lets its row go back by one token, or to nothing.
+    """
+    for window in set(windows) - {None}:
+        assert window is not None
+        oldest_needed = max(0, kv_seqlen - window + 1)
+        if kv_seqlen > oldest_needed and written - window > oldest_needed:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the cache holds of one row, on the host: keys and values (KV, n, d) by layer, and the ids they are of.
+
+    `written` is that of `CacheRow`; n is `written`, or the layer's window where that is less.
+    """
+
+    ids: tuple[int, ...]
+    written: int
+    layers: Mapping[int, tuple[Stored, Stored]]
 
 
 @dataclass(frozen=True)
@@ -160,14 +187,48 @@ class RollingCache:
         """
         held = self.rows[row]
         assert 0 <= kv_seqlen <= held.kv_seqlen
-        for layer, (keys, _) in held.layers.items():
-            window = self.args.sliding_windows[layer]
-            oldest_needed = 0 if window is None else max(0, kv_seqlen - window + 1)
-            if kv_seqlen > oldest_needed and held.written - keys.shape[1] > oldest_needed:
-                return False
+        if not can_rewind([self.args.sliding_windows[layer] for layer in self.layers], held.written, kv_seqlen):
+            return False
         held.kv_seqlen = kv_seqlen
         held.written = held.written if kv_seqlen else 0
         return True
+
+    def resume(self, row: int, kv_seqlen: int, capacity: int) -> None:
+        """Forget all but the first `kv_seqlen` tokens, which must be possible, and let the row grow to `capacity`."""
+        possible = self.truncate(row, kv_seqlen)
+        assert possible
+        self.reserve(row, capacity)
+
+    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
+        """What a row holds; `ids` are those of its tokens."""
+        held, windows = self.rows[row], self.args.sliding_windows
+        assert len(ids) == held.kv_seqlen
+        wrapped = any(held.written > window for window in windows if window is not None)
+        written = held.written if wrapped else held.kv_seqlen
+        layers = {
+            layer: (keys.asnumpy()[:, :written], values.asnumpy()[:, :written])
+            for layer, (keys, values) in held.layers.items()
+        }
+        return Snapshot(tuple(ids), written, layers)
+
+    def restore(self, row: int, capacity: int, snapshot: Snapshot, kv_seqlen: int) -> None:
+        """A new row with the first `kv_seqlen` tokens of a snapshot, which `can_rewind` must allow."""
+        assert row not in self.rows and 0 < kv_seqlen <= min(capacity, len(snapshot.ids))
+        self.rows[row] = held = CacheRow(capacity, {}, kv_seqlen, kv_seqlen)
+        for layer in self.layers:
+            window = self.args.sliding_windows[layer]
+            filled = kv_seqlen
+            if window is not None and snapshot.written > window:
+                filled, held.written = window, snapshot.written
+            keys, values = (self._filled(layer, capacity, part[:, :filled]) for part in snapshot.layers[layer])
+            held.layers[layer] = keys, values
+
+    def _filled(self, layer: int, capacity: int, part: Stored) -> Tensor:
+        slots = np.zeros(
+            (part.shape[0], slots_needed(capacity, self.args.sliding_windows[layer]), part.shape[2]), part.dtype
+        )
+        slots[:, : part.shape[1]] = part
+        return self.ops.tensor(slots)
 
     def kv_seqlen(self, row: int) -> int:
         """Tokens that a row has seen."""
@@ -176,9 +237,7 @@ class RollingCache:
     def advance(self, metadata: CacheMetadata) -> None:
         """Count a step's tokens, after every layer has written them."""
         for row, seqlen in zip(metadata.rows, metadata.seqlens, strict=True):
-            held = self.rows[row]
-            held.kv_seqlen += seqlen
-            held.written = max(held.written, held.kv_seqlen)
+            self.rows[row].kv_seqlen += seqlen
 
     def _slots(self, layer: int, capacity: int) -> tuple[Tensor, Tensor]:
         slots = slots_needed(capacity, self.args.sliding_windows[layer])
@@ -203,7 +262,9 @@ class CacheMetadata:
         before = tuple(cache.kv_seqlen(row) for row in rows) if cache else (0,) * len(seqlens)
         if cache:
             for row, seen, new in zip(rows, before, seqlens, strict=True):
-                assert seen + new <= cache.rows[row].capacity, f"row {row}: {seen + new} tokens exceed its capacity"
+                held = cache.rows[row]
+                assert seen + new <= held.capacity, f"row {row}: {seen + new} tokens exceed its capacity"
+                held.written = max(held.written, seen + new)  # now: a step that is interrupted may have overwritten
         return cls(tuple(seqlens), before, tuple(rows), ops)
 
     @property

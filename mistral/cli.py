@@ -14,6 +14,7 @@ from fire.decorators import SetParseFn
 
 import mistral
 from mistral.bench import Bench
+from mistral.complete import Complete
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.info import Info
@@ -21,10 +22,12 @@ from mistral.interactive import Interactive
 from mistral.mpi import launched, work_alone
 from mistral.options import checked_arguments, converted, describe
 from mistral.quantize import Quantize
+from mistral.score import Score
 
-Command = Demo | Interactive | Info | Quantize | Bench
+Command = Demo | Interactive | Complete | Score | Info | Quantize | Bench
 COMMANDS: dict[str, type[Command]] = {
-    "demo": Demo, "interactive": Interactive, "info": Info, "quantize": Quantize, "bench": Bench,
+    "demo": Demo, "interactive": Interactive, "complete": Complete, "score": Score,
+    "info": Info, "quantize": Quantize, "bench": Bench,
 }  # fmt: skip
 ALONE = (Info, Quantize, Bench)  # commands that the first rank of a job does by itself
 HELP = ("-h", "--help")
@@ -116,8 +119,8 @@ def guarded(arguments: list[str], program: str) -> int:
         message = str(error)
     except MemoryError:
         message = "out of memory; use a smaller model, or lower --max_tokens"
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left
         discard_output()

@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mistral.checkpoint import Checkpoint
 from mistral.generate import Generated, Prefilled, generate_stream
 from mistral.options import option
 from mistral.progress import Progress
+from mistral.prompt_cache import PromptCache
 from mistral.session import Options, Session, with_session
+from mistral.tokenizer import Tokenizer
 
 PROMPTS = (
     "This is a test",
@@ -43,25 +46,31 @@ class Demo(Options):
     """Complete three prompts, or your own, and say how long it took."""
 
     prompts: tuple[str, ...] = option((), "A prompt, a JSON list of prompts, or @FILE with either.")
+    prompt_cache: str | None = option(
+        None, "A file that keeps what was computed of the first prompt; what prompts share with it is not read again."
+    )
 
     def run(self) -> None:
         """Load, complete, report."""
-        run_demo(self, self.prompts or PROMPTS)
+        texts = self.prompts or PROMPTS
+        caches: list[PromptCache] = []
+
+        def prepare(checkpoint: Checkpoint, _: Tokenizer) -> None:
+            if self.prompt_cache:
+                caches.append(PromptCache.open(self.prompt_cache, checkpoint, self.bits))
+
+        with_session(self, False, lambda session: complete(session, texts, *caches), prepare)
 
 
-def run_demo(options: Options, texts: Sequence[str]) -> None:
+def complete(session: Session, texts: Sequence[str], cache: PromptCache | None = None) -> None:
     """Complete the texts all at once; show them in order, or each as a JSON line when it is finished."""
-    with_session(options, False, lambda session: complete(session, texts))
-
-
-def complete(session: Session, texts: Sequence[str]) -> None:
-    """The same with a session that is open."""
     options = session.options
     requests = [session.request(session.tokenizer.encode(text), text_follows=True) for text in texts]
     board = Board(["" if options.json else text for text in texts])
     answers, ids = [""] * len(texts), [list[int]() for _ in texts]
     progress, total = Progress("reading prompts:", "tokens"), sum(len(request.prompt) for request in requests)
-    for event in generate_stream(session.engine, requests, options.chunk_size, timings=session.timings):
+    stream = cache.stream if cache else generate_stream
+    for event in stream(session.engine, requests, options.chunk_size, timings=session.timings):
         if isinstance(event, Prefilled):
             progress(session.timings.prefill_tokens, total)
             continue

@@ -10,19 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.args import ModelArgs
+from mistral.cache import Snapshot, can_rewind
 from mistral.errors import InputError
 from mistral.memory import available_memory, require_memory
 from mistral.model import Transformer
-from mistral.sampling import SamplingRow, SamplingSettings, log_softmax, sampler
+from mistral.sampling import SamplingRow, SamplingSettings, likeliest, sampler, target_logprob
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of a row are chosen; `eos_id` ends it. The ids of `prompt` count for a repetition penalty."""
+    """How the tokens of a row are chosen; `eos_id` ends it. The ids of `prompt` count for a repetition penalty.
+
+    With each token, the logprobs of the `top` likeliest are wanted.
+    """
 
     settings: SamplingSettings
     prompt: Sequence[int]
     eos_id: int | None = None
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,14 @@ class Work:
 class Outcome:
     """What came of one piece of work: logprobs of its targets; the id chosen, its logprob, and whether it ends the row.
 
-    Logprobs are those of the raw logits, in nats.
+    top: the likeliest ids in its place and their logprobs. Logprobs are those of the raw logits, in nats.
     """
 
     logprobs: tuple[float, ...] = ()
     id: int | None = None
     logprob: float | None = None
     finished: bool = False
+    top: tuple[tuple[int, float], ...] = ()
 
 
 def context_limit(args: ModelArgs, max_context: int | None) -> int | None:
@@ -72,11 +78,11 @@ class Samplers:
     """Chooses tokens for the rows that have joined with a `Sampling`."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[SamplingRow, int | None]] = {}
+        self._rows: dict[int, tuple[SamplingRow, Sampling]] = {}
 
     def join(self, row: int, sampling: Sampling) -> None:
         """A new row."""
-        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt), sampling.eos_id
+        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt), sampling
 
     def leave(self, row: int) -> None:
         """Forget a row, if it is known."""
@@ -90,19 +96,17 @@ class Samplers:
         if places:
             rows = [self._rows[work[place].row] for place in places]
             ids, logprobs = sampler(np.stack([logits[place][-1] for place in places]), [row for row, _ in rows])
-            for place, (row, eos_id), token, logprob in zip(places, rows, ids.tolist(), logprobs.tolist(), strict=True):
-                finished = token == eos_id
+            for place, (row, wanted), token, logprob in zip(places, rows, ids.tolist(), logprobs.tolist(), strict=True):
+                finished = token == wanted.eos_id
                 if not finished:
                     row.append(token)
-                outcomes[place] = Outcome(scored[place], token, logprob, finished)
+                top = likeliest(logits[place][-1], wanted.top)
+                outcomes[place] = Outcome(scored[place], token, logprob, finished, top)
         return outcomes
 
 
 def _scores(targets: Sequence[int], logits: NDArray[np.float32]) -> tuple[float, ...]:
-    if not len(targets):
-        return ()
-    scores = log_softmax(logits[: len(targets)])
-    return tuple(float(scores[i, target]) for i, target in enumerate(targets))
+    return tuple(target_logprob(logits[i], target) for i, target in enumerate(targets))
 
 
 class Engine:
@@ -130,14 +134,54 @@ class Engine:
         assert limit is None or capacity <= limit
         if not self.cache.rows:
             self._available = available_memory()
-        # rows that have joined take their memory only as they fill, so it is counted here and not by the system
-        taken = sum(self.cache.nbytes(row.capacity) for row in self.cache.rows.values())
-        require_cache(capacity, self.cache.nbytes(capacity), self._available - taken)
+        require_cache(capacity, self.cache.nbytes(capacity), self._available - self._taken())
         row, self._next_row = self._next_row, self._next_row + 1
         self.cache.add(row, capacity)
         if sampling:
             self.samplers.join(row, sampling)
         return row
+
+    def kv_seqlen(self, row: int) -> int:
+        """Tokens of a row that the cache holds."""
+        return self.cache.kv_seqlen(row)
+
+    def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
+        """Let a row go on after its first `kv_seqlen` tokens, up to `capacity` -> how many of them it still has.
+
+        That is 0 where a rolling cache has overwritten what the next token needs. Raises InputError where memory is
+        short; nothing has changed then.
+        """
+        assert self.context_limit is None or capacity <= self.context_limit
+        held = self.cache.rows[row]
+        more = self.cache.nbytes(max(capacity, held.capacity)) - self.cache.nbytes(held.capacity)
+        require_cache(capacity, more, self._available - self._taken())
+        left = kv_seqlen if can_rewind(self.args.sliding_windows, held.written, kv_seqlen) else 0
+        self.cache.resume(row, left, capacity)
+        if sampling:
+            self.samplers.join(row, sampling)
+        return left
+
+    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
+        """What the cache holds of a row, whose tokens are `ids`."""
+        return self.cache.export(row, ids)
+
+    def restore(
+        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+    ) -> tuple[int, int]:
+        """A new row that begins with the first `kv_seqlen` tokens of a snapshot -> its number, and how many it has.
+
+        That is 0 where the snapshot does not hold what the next token needs. Raises InputError as `join` does.
+        """
+        row = self.join(capacity, sampling)
+        if not kv_seqlen or not can_rewind(self.args.sliding_windows, snapshot.written, kv_seqlen):
+            return row, 0
+        self.cache.drop(row)
+        self.cache.restore(row, capacity, snapshot, kv_seqlen)
+        return row, kv_seqlen
+
+    def _taken(self) -> int:
+        """Bytes of the rows; they take their memory only as they fill, so it is counted here, not by the system."""
+        return sum(self.cache.nbytes(row.capacity) for row in self.cache.rows.values())
 
     def leave(self, row: int) -> None:
         """Forget a row; its memory is free at once."""
@@ -170,5 +214,5 @@ class Engine:
 
 def require_cache(capacity: int, needed: int, available: int) -> None:
     """Raise InputError where a row's cache of `needed` bytes is more than what is available."""
-    purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens, or shorten the prompt"
+    purpose, remedy = f"the cache of {capacity} tokens", "lower --max_tokens or --max_context, or shorten the text"
     require_memory(needed, available, purpose, remedy)

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 from typing import cast
 
 from mistral import schedule
+from mistral.args import ModelArgs
 from mistral.engine import Engine, Work
 from mistral.errors import InputError
 from mistral.model import Transformer
 from mistral.pipeline import PipelineEngine, drive, open_engine, serve
-from mistral.rows import FinishReason, Generated, Prefilled, Request, Row
+from mistral.rows import FinishReason, Generated, KeptRow, Prefilled, Request, Row
 from mistral.sampling import SamplingSettings
 
 __all__ = [
     "FinishReason",
     "Generated",
+    "KeptRow",
     "Prefilled",
     "Request",
     "Timings",
+    "check_prompt",
     "check_request",
     "default_chunk_size",
     "generate",
@@ -66,18 +69,20 @@ def default_chunk_size(model: Transformer, num_pipeline_ranks: int = 1, tokens: 
 
 def check_request(index: int, request: Request, engine: Engine | PipelineEngine) -> None:
     """Raise InputError for a prompt that cannot be generated for."""
-    vocab_size, limit = engine.args.vocab_size, engine.context_limit
-    length = len(request.prompt)
+    check_prompt(f"prompt {index}", request, engine.args, engine.context_limit)
+
+
+def check_prompt(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
+    """The same without an engine, for a context of `limit` tokens."""
+    vocab_size, length = args.vocab_size, len(request.prompt)
     if length == 0:
-        raise InputError(f"prompt {index} is empty: give it at least the id that begins a sequence")
+        raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
     if not all(0 <= token < vocab_size for token in request.prompt):
-        raise InputError(
-            f"prompt {index} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?"
-        )
+        raise InputError(f"{name} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?")
     if request.max_tokens < 0:
         raise InputError(f"--max_tokens {request.max_tokens}: must be 0 or more")
     if limit is not None and length + min(request.max_tokens, 1) > limit:
-        raise InputError(f"prompt {index} has {length} tokens and the context limit is {limit}: shorten the prompt")
+        raise InputError(f"{name} has {length} tokens and the context limit is {limit}: shorten the prompt")
 
 
 def generate_stream(
@@ -129,13 +134,13 @@ class _Stream:
                     if isinstance(event, Generated) and event.finish_reason:
                         row = next(row for row in self.active if row.index == event.index)
                         self.active.remove(row)
-                        self.engine.leave(row.row)
+                        row.leave(self.engine)
         finally:
             for flight in self.flying:
                 with suppress(InputError):  # of a micro-batch that nobody wants any more
                     self.engine.collect(flight.ticket)
             for row in self.active:
-                self.engine.leave(row.row)
+                row.leave(self.engine)
 
     def admit(self, waiting: deque[tuple[int, Request]], max_rows: int) -> None:
         """Give rows to requests while there are rows and memory."""

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import select
-import signal
 import sys
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import FrameType
 
+from mistral.checkpoint import Checkpoint
+from mistral.commands import HELP, Commands, Leave
+from mistral.conversation import Conversation, Proposal
 from mistral.errors import InputError
-from mistral.generate import Prefilled, generate_stream
-from mistral.mpi import keeps_lines_back, launcher_input_ended
-from mistral.options import option
-from mistral.progress import Progress
+from mistral.exchange import Exchange, write_answer
+from mistral.options import option, text_option
 from mistral.session import Options, Session, with_session
-from mistral.tokenizer import Message
+from mistral.terminal import typed_lines
+from mistral.tokenizer import Tokenizer
+from mistral.toolfile import load_tools
+from mistral.typed_ahead import TypedAhead
 
-MARK = "> "
-STOP, QUIT = b"/stop", b"/quit"
-MOMENT = 0.2  # seconds
-STOP_HINT = "An empty line, or /stop, stops an answer; /quit leaves."
-STREAM_HINT = "note: mpirun shows whole lines only; started with --stream-buffering 0, it shows each word at once"
 NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 
 
@@ -34,137 +26,37 @@ NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 class Interactive(Options):
     """Read prompts, one a line, and answer each until the input ends.
 
-    Ctrl-C stops an answer; at the prompt it leaves, as Ctrl-D does. Under mpirun,
-    Ctrl-C ends the whole job, an empty line or /stop stops an answer, and
-    /quit leaves.
+    A line such as /help is a command. Without --instruct each prompt is a text
+    of its own that the model goes on with. Ctrl-C stops an answer; at an empty
+    prompt it leaves, as Ctrl-D does. Under mpirun, Ctrl-C ends the whole job,
+    and an empty line or /stop stops an answer.
     """
 
     max_tokens: int = option(256, "New tokens for each answer, at most.")
     temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
     instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
+    system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
+    tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.")
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        super().check()
+        for name in ("system", "tools"):
+            if getattr(self, name) and not self.instruct:
+                raise InputError(f"--{name}: only a conversation has that; add --instruct")
 
     def run(self) -> None:
         """Load, then answer."""
-        run_interactive(self, self.instruct)
+        tools = load_tools(self.tools) if self.tools else ()
 
+        def prepare(_: Checkpoint, tokenizer: Tokenizer) -> None:
+            if tools:
+                tokenizer.check_tools()
 
-@dataclass(frozen=True)
-class Answer:
-    """What came of one prompt. finish_reason is "stop", "length" or "interrupted"."""
+        def use(session: Session) -> None:
+            converse(Conversation(session, self.instruct, self.system or "", tools))
 
-    text: str
-    ids: tuple[int, ...]
-    finish_reason: str
-
-
-class Interruption:
-    """Whether Ctrl-C has been pressed since answering began."""
-
-    def __init__(self) -> None:
-        self.pressed = False
-
-    def press(self, signal_number: int, frame: FrameType | None) -> None:
-        """The first press lets the step at hand end; a second one does not wait for it."""
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
-
-    @classmethod
-    @contextmanager
-    def watching(cls) -> Iterator[Interruption]:
-        """Ctrl-C sets `pressed` in here instead of ending the program."""
-        interruption = cls()
-        before = signal.signal(signal.SIGINT, interruption.press)
-        try:
-            yield interruption
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-class TypedAhead:
-    """Lines of standard input, read while an answer is written: one of them may stop it.
-
-    For mpirun, whose processes get neither a terminal nor Ctrl-C. An empty line stops an answer only as long as more
-    input may come: where all of it is there at once, nobody is typing.
-    """
-
-    def __init__(self) -> None:
-        self._lines: deque[bytes] = deque()
-        self._ended, self._changed = False, threading.Condition()
-        threading.Thread(target=self._read, args=(sys.stdin.fileno(),), daemon=True).start()
-
-    def _read(self, file: int) -> None:
-        rest, quiet = b"", 0
-        while quiet < 2:  # what mpirun has read and not passed on yet comes within a moment
-            if not select.select([file], [], [], MOMENT)[0]:
-                quiet = quiet + 1 if launcher_input_ended() else 0
-                continue
-            data, quiet = os.read(file, 1 << 16), 0  # not through sys.stdin, which a thread would hold locked at exit
-            if not data:
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            with self._changed:
-                self._lines.extend(lines)
-                self._changed.notify()
-        with self._changed:
-            self._lines.extend([rest] if rest else [])
-            self._ended = True
-            self._changed.notify()
-
-    def stop(self) -> bool:
-        """Whether the next line asks to stop; then it is used up, unless it asks to leave."""
-        with self._changed:
-            line = self._lines[0].strip() if self._lines else None
-            asked = line == STOP or (line == b"" and not (self._ended or launcher_input_ended()))
-            if asked:
-                self._lines.popleft()
-            return asked or line == QUIT
-
-    def lines(self) -> Iterator[bytes]:
-        """Each line, with a mark on standard error where one is waited for."""
-        print(STOP_HINT, file=sys.stderr)
-        if keeps_lines_back():
-            print(STREAM_HINT, file=sys.stderr)
-        while True:
-            print(MARK, end="\n" if keeps_lines_back() else "", file=sys.stderr, flush=True)
-            line = b""
-            while line.strip() in (b"", STOP):
-                with self._changed:
-                    self._changed.wait_for(lambda: self._lines or self._ended)
-                    line = self._lines.popleft() if self._lines else QUIT
-                if line.strip() == QUIT:
-                    print(file=sys.stderr)
-                    return
-            yield line
-
-
-def answer(session: Session, prompt: Sequence[int], text_follows: bool, typed: TypedAhead | None = None) -> Answer:
-    """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program.
-
-    So does a line of `typed` that asks for it.
-    """
-    request = session.request(prompt, text_follows)
-    progress = Progress("reading the prompt:", "tokens")
-    text, ids, reason = "", list[int](), "interrupted"
-    with Interruption.watching() as interruption, suppress(KeyboardInterrupt):
-        events = generate_stream(session.engine, [request], session.options.chunk_size, timings=session.timings)
-        try:
-            for event in events:
-                if isinstance(event, Prefilled):
-                    progress(event.done, event.total)
-                else:
-                    progress.clear()
-                    text += event.text
-                    ids.extend(() if event.id is None else (event.id,))
-                    reason = event.finish_reason or reason
-                    if not session.options.json:
-                        print(event.text, end="", flush=True)
-                if interruption.pressed or (typed and typed.stop()):
-                    break
-        finally:
-            progress.clear()
-            events.close()
-    return Answer(text, tuple(ids), reason)
+        with_session(self, self.instruct, use, prepare)
 
 
 def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
@@ -172,28 +64,9 @@ def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
     if typed:
         lines = decoded_lines(typed.lines())
     else:
-        lines = typed_lines() if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
+        commands = [usage.split()[0] for usage in HELP]
+        lines = typed_lines(commands) if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
     return (line for line in lines if line.strip())
-
-
-def typed_lines() -> Iterator[str]:
-    """Lines that a person types, with line editing and a mark in front, on standard error if output goes to a file."""
-    with suppress(ImportError):
-        import readline  # noqa: F401  line editing and history for input()
-    while True:
-        mark = MARK if sys.stdout.isatty() else ""
-        try:
-            if not mark:
-                print(MARK, end="", file=sys.stderr, flush=True)
-            yield input(mark)
-        except UnicodeDecodeError:
-            print(NOT_UTF8, file=sys.stderr)
-        except EOFError:
-            print(file=sys.stderr)
-            return
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-            raise
 
 
 def decoded_lines(lines: Iterable[bytes]) -> Iterator[str]:
@@ -205,44 +78,50 @@ def decoded_lines(lines: Iterable[bytes]) -> Iterator[str]:
             print(NOT_UTF8, file=sys.stderr)
 
 
-def next_turn(session: Session, history: list[Message], prompt: str) -> tuple[list[Message], list[int]]:
-    """The conversation with a new question, and its ids.
-
-    Where it leaves too little of the context for an answer, its oldest questions go, with their answers.
-    """
-    limit, dropped = session.engine.context_limit, 0
-    while True:
-        turn = [*history[dropped:], Message("user", prompt)]
-        ids = session.tokenizer.encode_chat(turn)
-        if limit is None or len(turn) == 1 or len(ids) + min(session.options.max_tokens, limit // 4) <= limit:
-            break
-        dropped += 2
-    if dropped:
-        print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
-    return turn, ids
-
-
-def run_interactive(options: Options, instruct: bool) -> None:
-    """Answer prompts until they end. With `instruct`, as a conversation in the checkpoint's own chat template."""
-    with_session(options, instruct, lambda session: converse(session, instruct))
-
-
-def converse(session: Session, instruct: bool) -> None:
-    """The same with a session that is open."""
-    options, history = session.options, list[Message]()
+def converse(conversation: Conversation) -> None:
+    """Do what each line asks for, until they end."""
+    session, commands = conversation.session, Commands(conversation)
     typed = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None
-    for prompt in read_prompts(typed):
-        try:
-            turn, ids = next_turn(session, history, prompt) if instruct else ([], session.tokenizer.encode(prompt))
-            given = answer(session, ids, not instruct, typed)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        if turn and given.text.strip():  # an empty answer leaves the conversation together with its question
-            history = [*turn, Message("assistant", given.text)]
-        if options.json:
-            record = {"prompt": prompt, "text": given.text, "ids": given.ids, "finish_reason": given.finish_reason}
-            print(json.dumps(record), flush=True)
-        else:
-            print(" [stopped]" if given.finish_reason == "interrupted" else "", flush=True)
+    try:
+        for line in read_prompts(typed):
+            try:
+                proposal = commands(line)
+                if proposal:
+                    answer(conversation, proposal, typed)
+                if conversation.pending:
+                    print(f"note: the next line is the result of {conversation.pending[0].name}", file=sys.stderr)
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+    except Leave:
+        pass
     session.report()
+
+
+def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | None) -> None:
+    """Exchange, and take the answer into the conversation."""
+    session, held = conversation.session, list(conversation.kept.held())
+    limit = session.engine.context_limit
+    if proposal.dropped:
+        print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
+    stop, replies = typed.stop if typed else lambda: False, conversation.replies()
+    given = write_answer(session, conversation.request(proposal), replies, stop)
+    conversation.accept(proposal, given, held)
+    show_end(given, proposal.messages[-1].content if proposal.messages else "", session.options.json)
+    if given.reply.warning:
+        print(f"warning: {given.reply.warning}", file=sys.stderr)
+    if given.finish_reason == "length" and len(given.ids) < session.options.max_tokens:
+        print(f"note: the answer ends at the context limit of {limit} tokens", file=sys.stderr)
+
+
+def show_end(given: Exchange, prompt: str, as_json: bool) -> None:
+    """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
+    text, calls = given.reply.text, given.reply.calls
+    if as_json:
+        record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
+        print(json.dumps(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})), flush=True)
+        return
+    stopped = given.finish_reason == "interrupted"
+    if text or not calls or stopped:
+        print(" [stopped]" if stopped else "", flush=True)
+    for call in calls:
+        print(f"[call {call.id}] {call.name} {call.arguments}", flush=True)

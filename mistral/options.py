@@ -14,6 +14,7 @@ from mistral.errors import InputError
 
 Command = TypeVar("Command")
 TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON list of texts, or @FILE
+PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the other, each of which may be @FILE
 MAX_TEXT = 1 << 24  # characters of a file
 
 
@@ -22,9 +23,24 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text}, kw_only=True)
 
 
+def text_option(text: str) -> Any:
+    """A field that takes one text, or @FILE with it."""
+    return field(default=None, metadata={"help": text, "text": True}, kw_only=True)
+
+
 def operand(text: str) -> Any:
     """A field that is given by its place, without a flag, or left out."""
     return field(default=None, metadata={"help": text}, kw_only=False)
+
+
+def fixed(default: Any) -> Any:
+    """A field that a command inherits and does not take."""
+    return field(default=default, kw_only=True)
+
+
+def taken(command: type) -> list[Field[Any]]:
+    """The fields that a command line may give."""
+    return [f for f in fields(command) if "help" in f.metadata]
 
 
 def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
@@ -33,15 +49,21 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
     Refuses unknown, repeated and valueless flags and too many words; that parser would run the whole command first.
     Raises InputError naming the argument.
     """
-    known: dict[str, Field[Any]] = {f.name: f for f in fields(command)}
+    known: dict[str, Field[Any]] = {f.name: f for f in taken(command)}
     operands = [f.name for f in known.values() if not f.kw_only]
     values: dict[str, str] = {}
     flag = name = ""  # a flag whose value comes next
+    pair: list[str] = []  # the first of its two values
     for argument in arguments:
         if flag:
+            two = known[name].type == PAIR
             if argument.startswith("--"):
-                raise InputError(f"{flag}: needs a value; for a text that begins with --, write {flag}={argument}")
-            values[name], flag = argument, ""
+                written = '["...", "..."]' if two else argument
+                raise InputError(f"{flag}: needs a value; for a text that begins with --, write {flag}={written}")
+            if two and not pair:
+                pair.append(argument)
+                continue
+            values[name], flag = json.dumps([*pair, argument]) if two else argument, ""
         elif argument.startswith("--") or (argument.startswith("-") and argument[1:2].isalpha()):
             flag, equals, value = argument.partition("=")
             name = _known_name(flag, command)
@@ -56,12 +78,12 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
         else:
             values[operands.pop(0)] = argument
     if flag:
-        raise InputError(f"{flag}: needs a value")
+        raise InputError(f"{flag}: needs {'two values' if known[name].type == PAIR else 'a value'}")
     return [f"--{name}={value}" for name, value in values.items()]
 
 
 def _known_name(flag: str, command: type) -> str:
-    name, known = flag.lstrip("-").replace("-", "_"), [f.name for f in fields(command)]
+    name, known = flag.lstrip("-").replace("-", "_"), [f.name for f in taken(command)]
     if flag.startswith("--") and name in known:
         return name
     close = difflib.get_close_matches(name, known, n=1)
@@ -74,13 +96,20 @@ def converted(command: Command) -> Command:
 
     Raises InputError naming the option.
     """
-    values = {f.name: _convert(f.name, getattr(command, f.name), str(f.type)) for f in fields(command)}  # type: ignore[arg-type]
+    values = {f.name: _convert(f, getattr(command, f.name)) for f in fields(command)}  # type: ignore[arg-type]
     return replace(command, **values)  # type: ignore[type-var]
 
 
-def _convert(name: str, value: Any, kind: str) -> Any:
-    if not isinstance(value, str) or kind.startswith("str"):
+def _convert(option: Field[Any], value: Any) -> Any:
+    name, kind = option.name, str(option.type)
+    if not isinstance(value, str):
         return value
+    if option.metadata.get("text"):
+        return read_text(name, value)
+    if kind.startswith("str"):
+        return value
+    if kind == PAIR:
+        return read_pair(name, value)
     if kind == TEXTS:
         return read_texts(name, value)
     if kind == "bool":
@@ -96,11 +125,13 @@ def _convert(name: str, value: Any, kind: str) -> Any:
 
 def describe(name: str, program: str, command: type) -> str:
     """The help text of a command: usage, what it does, and a line or two for each option."""
-    operands = " ".join(f"[{f.name.upper()}]" for f in fields(command) if not f.kw_only)
+    operands = " ".join(f"[{f.name.upper()}]" for f in taken(command) if not f.kw_only)
     lines = [f"usage: {program} {name} {operands} [options]", "", inspect.getdoc(command) or "", ""]
-    for f in fields(command):
+    for f in taken(command):
         flag = f"--{f.name}" if f.kw_only else f.name.upper()
-        if f.kw_only and f.type != "bool":
+        if f.type == PAIR:
+            flag += " TEXT TEXT"
+        elif f.kw_only and f.type != "bool":
             flag += f" {f.name.rpartition('_')[2].upper()}"
         shown = "" if f.default in (None, ()) or f.type == "bool" else f" [{f.default}]"
         wrapped = textwrap.wrap(f.metadata["help"] + shown, 78)
@@ -140,3 +171,14 @@ def read_texts(name: str, text: str) -> tuple[str, ...]:
     if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
         return tuple(read_text(name, item) for item in items)
     return (text,)
+
+
+def read_pair(name: str, text: str) -> tuple[str, str]:
+    """The texts of a JSON list of two; each may be @FILE."""
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        items = None
+    if isinstance(items, list) and len(items) == 2 and all(isinstance(item, str) for item in items):
+        return read_text(name, items[0]), read_text(name, items[1])
+    raise InputError(f"--{name} {text[:40]}: needs two texts; give them one after the other, or as a JSON list of two")

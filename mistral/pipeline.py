@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from mistral.args import ModelArgs
-from mistral.cache import RollingCache
+from mistral.cache import RollingCache, Snapshot, can_rewind
 from mistral.engine import Engine, Outcome, Sampling, Work, context_limit, require_cache
 from mistral.errors import InputError
 from mistral.memory import available_memory
 from mistral.model import Transformer
 from mistral.mpi import COMMAND, REPLY
-from mistral.stage import Close, Command, Follower, Join, Leave, Open, Room, Stage, Step
+from mistral.stage import Close, Command, Export, Follower, Join, Leave, Open, Restore, Resume, Room, Stage, Step
 
 T = TypeVar("T")
 
@@ -64,17 +65,73 @@ class PipelineEngine:
     def join(self, capacity: int, sampling: Sampling | None = None) -> int:
         """A new row on every stage -> its number. Raises InputError where the memory of a machine is short."""
         assert self.context_limit is None or capacity <= self.context_limit
+        self._require(capacity, 0)
+        command = Join(self._new_row(capacity), capacity, sampling)
+        self._tell(command)
+        self.stage.join(command)
+        return command.row
+
+    def _require(self, capacity: int, before: int) -> None:
+        """Raise InputError where a machine has no memory for a row of `capacity` that has had `before`."""
         for host in {room.host for room, _ in self.rooms}:
             here = [(room.available, cache) for room, cache in self.rooms if room.host == host]
             taken = sum(cache.nbytes(held) for _, cache in here for held in self._capacities.values())
-            needed = sum(cache.nbytes(capacity) for _, cache in here)
+            needed = sum(
+                cache.nbytes(max(capacity, before)) - (cache.nbytes(before) if before else 0) for _, cache in here
+            )
             require_cache(capacity, needed, min(available for available, _ in here) - taken)
+
+    def _new_row(self, capacity: int) -> int:
         row, self._next_row = self._next_row, self._next_row + 1
         self._capacities[row] = capacity
-        command = Join(row, capacity, sampling)
-        self._tell(command)
-        self.stage.join(command)
         return row
+
+    def kv_seqlen(self, row: int) -> int:
+        """Tokens of a row that the cache holds."""
+        return self.stage.cache.kv_seqlen(row)
+
+    def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
+        """Let a row go on, as `Engine.resume` does, on every stage."""
+        assert self.context_limit is None or capacity <= self.context_limit
+        held = self._capacities[row]
+        self._require(capacity, held)
+        self._capacities[row] = max(capacity, held)
+        written = self.stage.cache.rows[row].written
+        left = kv_seqlen if can_rewind(self.args.sliding_windows, written, kv_seqlen) else 0
+        command = Resume(row, left, capacity, sampling)
+        self._tell(command)
+        self.stage.resume(command)
+        return left
+
+    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
+        """What the caches of all stages hold of a row, whose tokens are `ids`."""
+        self._settle()
+        self._tell(Export(row, tuple(ids)))
+        found = self.stage.cache.export(row, ids)
+        parts = [found, *(self.world.receive(rank, REPLY) for rank in range(1, self.world.size))]
+        return replace(found, layers={layer: held for part in parts for layer, held in part.layers.items()})
+
+    def restore(
+        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+    ) -> tuple[int, int]:
+        """A new row that begins with tokens of a snapshot, as `Engine.restore` makes it, on every stage."""
+        if not kv_seqlen or not can_rewind(self.args.sliding_windows, snapshot.written, kv_seqlen):
+            return self.join(capacity, sampling), 0
+        self._require(capacity, 0)
+        row = self._new_row(capacity)
+        for rank, (room, _) in enumerate(self.rooms):
+            part = replace(snapshot, layers={layer: snapshot.layers[layer] for layer in room.layers})
+            command = Restore(row, kv_seqlen, capacity, sampling, part)
+            if rank:
+                self.world.send(command, rank, COMMAND)
+            else:
+                self.stage.restore(command)
+        return row, kv_seqlen
+
+    def _settle(self) -> None:
+        """Wait for all micro-batches that are under way."""
+        while self._flying:
+            self._outcomes[self._flying.popleft()] = self.world.receive(self.world.size - 1, REPLY)
 
     def leave(self, row: int) -> None:
         """Forget a row on every stage."""

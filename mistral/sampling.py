@@ -105,6 +105,28 @@ def log_softmax(logits: npt.NDArray[np.floating[Any]]) -> Float32s:
     return result.reshape(logits.shape)
 
 
+def target_logprob(logits: npt.NDArray[np.floating[Any]], target: int) -> float:
+    """The log-probability of one id, from its logits (V,). Raises InputError as `log_softmax` does."""
+    raw = logits.astype(np.float64)
+    top, log_sum = _normaliser(raw)
+    with np.errstate(over="ignore"):
+        return float(np.float32(raw[target] - top - log_sum))
+
+
+def likeliest(logits: npt.NDArray[np.floating[Any]], count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest ids of logits (V,) with their log-probabilities, the lowest ids first among equals."""
+    if not count:
+        return ()
+    raw = logits.astype(np.float64)
+    top, log_sum = _normaliser(raw)
+    count = min(count, len(raw))
+    candidates = np.flatnonzero(raw >= np.partition(raw, -count)[-count])
+    ids = candidates[np.argsort(-raw[candidates], kind="stable")][:count]
+    with np.errstate(over="ignore"):
+        logprobs = (raw[ids] - top - log_sum).astype(np.float32)
+    return tuple(zip(ids.tolist(), logprobs.tolist(), strict=True))
+
+
 def _normaliser(raw: Float64s) -> tuple[float, float]:
     """The largest logit, and log(sum(exp(raw - largest))): apart, so that huge logits keep their differences."""
     top = float(raw.max())  # NaN if any is

@@ -87,6 +87,7 @@ class Session:
     """A loaded model with its tokenizer; `timings` adds up what it has generated."""
 
     options: Options
+    checkpoint: Checkpoint
     tokenizer: Tokenizer
     engine: Engine | PipelineEngine
     load_seconds: float
@@ -122,10 +123,15 @@ class Session:
         )
 
 
-def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -> None:
+def with_session(
+    options: Options,
+    chat: bool,
+    use: Callable[[Session], None],
+    prepare: Callable[[Checkpoint, Tokenizer], None] | None = None,
+) -> None:
     """Load, then `use` the session; on the other ranks of a pipeline, do their part of it instead.
 
-    `chat` wants a chat template.
+    `chat` wants a chat template. `prepare` is called first, on the first rank, before anything is loaded.
     """
     started = time.perf_counter()
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
@@ -133,7 +139,10 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
 
     def opened() -> Tokenizer:
-        return open_tokenizer(options, checkpoint, chat)
+        found = open_tokenizer(options, checkpoint, chat)
+        if prepare and not (world and world.rank):
+            prepare(checkpoint, found)
+        return found
 
     tokenizer = world.agreed(opened) if world else opened()
     model = load_model(
@@ -144,7 +153,7 @@ def with_session(options: Options, chat: bool, use: Callable[[Session], None]) -
         serve(model)
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
-    session = Session(options, tokenizer, engine, time.perf_counter() - started)
+    session = Session(options, checkpoint, tokenizer, engine, time.perf_counter() - started)
     drive(engine, lambda: use(session))
 
 

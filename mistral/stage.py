@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.cache import CacheMetadata
+from mistral.cache import CacheMetadata, Snapshot
 from mistral.engine import Outcome, Samplers, Sampling, Work, wanted_tokens
 from mistral.errors import InputError
 from mistral.memory import available_memory
@@ -43,6 +43,35 @@ class Leave:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """A row that goes on after its first `kv_seqlen` tokens."""
+
+    row: int
+    kv_seqlen: int
+    capacity: int
+    sampling: Sampling | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """Answer with what the cache holds of a row, whose tokens are `ids`: a `Snapshot`."""
+
+    row: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Restore:
+    """A new row that begins with tokens of a snapshot; has this stage's layers of it."""
+
+    row: int
+    kv_seqlen: int
+    capacity: int
+    sampling: Sampling | None
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
 class Step:
     """A micro-batch."""
 
@@ -56,7 +85,7 @@ class Close:
     result: object
 
 
-Command = Open | Join | Leave | Step | Close
+Command = Open | Join | Resume | Export | Restore | Leave | Step | Close
 
 
 @dataclass(frozen=True)
@@ -98,8 +127,21 @@ class Stage:
     def join(self, command: Join) -> None:
         """A new row."""
         self.cache.add(command.row, command.capacity)
-        if command.sampling and self.model.is_last:
-            self.samplers.join(command.row, command.sampling)
+        self._choose_for(command.row, command.sampling)
+
+    def resume(self, command: Resume) -> None:
+        """A row that goes on."""
+        self.cache.resume(command.row, command.kv_seqlen, command.capacity)
+        self._choose_for(command.row, command.sampling)
+
+    def restore(self, command: Restore) -> None:
+        """A new row that begins with tokens of a snapshot."""
+        self.cache.restore(command.row, command.capacity, command.snapshot, command.kv_seqlen)
+        self._choose_for(command.row, command.sampling)
+
+    def _choose_for(self, row: int, sampling: Sampling | None) -> None:
+        if sampling and self.model.is_last:
+            self.samplers.join(row, sampling)
 
     def leave(self, row: int) -> None:
         """Forget a row."""
@@ -168,6 +210,12 @@ class Follower:
                 self._step(command.work)
             elif isinstance(command, Join):
                 self.stage.join(command)
+            elif isinstance(command, Resume):
+                self.stage.resume(command)
+            elif isinstance(command, Restore):
+                self.stage.restore(command)
+            elif isinstance(command, Export):
+                self.world.send(self.stage.cache.export(command.row, command.ids), 0, REPLY)
             elif isinstance(command, Leave):
                 self.stage.leave(command.row)
             elif isinstance(command, Open):

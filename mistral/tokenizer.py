@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mistral.args import one_line, read_json
 from mistral.errors import InputError
+from mistral.fim import official_fim
 from mistral.messages import Message, Tool
 from mistral.template import Template, ToolTokens, official_template, tool_tokens
+from mistral.textfile import check_unicode
 from mistral.tokenizer_file import SENTENCEPIECE_NAME, choice_note, tokenizer_files
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Tokenizer:
     template: Template | None = None
     note: str | None = None
     tool_tokens: ToolTokens | None = None  # None: this tokenizer has no tools
+    fim: Callable[[str, str], list[int]] | None = None  # called by mistral/fim.py
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -107,7 +110,7 @@ class Tokenizer:
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
         """Token ids of `text`. No text becomes a control token: "[INST]" and "</s>" are plain characters."""
-        _check_unicode(text)
+        check_unicode(text)
         return [self.bos_id] * bos + self.codec.encode(text) + [self.eos_id] * eos
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
@@ -124,7 +127,7 @@ class Tokenizer:
         if tools or any(message.calls or message.role == "tool" for message in messages):
             self.check_tools()
         for number, message in enumerate(messages, 1):
-            _check_unicode(message.content)
+            check_unicode(message.content)
             if message.role == "assistant" and not (message.content or message.calls):
                 raise InputError(f"message {number}: an assistant's message is empty; leave it out with its question")
         return self.template(messages, tools)
@@ -195,13 +198,6 @@ def _refuse_placeholder(path: Path) -> None:
         raise InputError(f"{path}: a Git LFS pointer, not the file itself; run git lfs pull or download it again")
 
 
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"the text is not valid Unicode at character {error.start}; give it as UTF-8") from None
-
-
 def _load_sentencepiece(path: Path) -> Tokenizer:
     from mistral_common.tokens.tokenizers.base import TokenizerVersion
     from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -233,7 +229,7 @@ def _load_sentencepiece(path: Path) -> Tokenizer:
             lambda text: raw.encode(text, bos=False, eos=False), piece,
             adds_space=raw.id_to_piece(raw.encode("a", bos=False, eos=False)[0]).startswith(SPACE), mark_each_byte=True,
         ),
-        official_template(mistral), tool_tokens=tool_tokens(mistral),
+        official_template(mistral), tool_tokens=tool_tokens(mistral), fim=official_fim(mistral),
     )  # fmt: skip
 
 
@@ -261,7 +257,7 @@ def _load_tekken(path: Path) -> Tokenizer:
             lambda text: raw.encode(text, bos=False, eos=False),
             lambda token_id: raw.id_to_byte_piece(token_id) if token_id >= raw.num_special_tokens else None,
         ),
-        official_template(mistral), tool_tokens=tool_tokens(mistral),
+        official_template(mistral), tool_tokens=tool_tokens(mistral), fim=official_fim(mistral),
     )  # fmt: skip
 
 

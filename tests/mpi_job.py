@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import mistral.shards
-from mistral import InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.generate import KeptRow
 from mistral.mpi import launched
 from mistral.pipeline import drive, open_engine, serve
+from mistral.saved import Saved, read_saved, write_saved
 from tests.generation import PROMPTS
 from tests.mpi_cases import LONG, SHORT, Case, results
 
@@ -99,10 +101,39 @@ def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
         generate([[1]], model)
 
 
+def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
+    """A conversation of three turns on a row that is kept, saved after the second and gone on with from the file."""
+    model = Transformer.from_folder(folder / shape, ranks, "portable", device="CPU")
+    if rank:
+        serve(model)
+        return
+    engine = open_engine(model)
+
+    def use() -> None:
+        first, second = KeptRow(engine), KeptRow(engine)
+        said = []
+        for row, more in ((first, LONG[:12]), (first, LONG[12:20]), (second, LONG[20:27]), (first, [])):
+            if row is second:
+                held = first.export()
+                assert held
+                write_saved(folder / f"saved-{shape}", Saved("", held), "key")
+                snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+                assert snapshot
+                second.restore(snapshot)
+            prompt = row.held() + more if more else LONG[:7]
+            events = generate_stream(engine, [Request(prompt, 3, kept=row)], 5)
+            ids = [event.id for event in events if isinstance(event, Generated)]
+            said.append({"prompt": prompt, "ids": ids, "shared": row.shared, "reused": row.reused})
+        (folder / f"kept-{shape}").write_text(json.dumps(said))
+        first.leave()
+        second.leave()
+
+    drive(engine, use)
+
+
 if __name__ == "__main__":
     launch = launched()
     assert launch is not None
-    {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards}[sys.argv[1]](
-        launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    )
+    works = {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards, "kept": kept}
+    works[sys.argv[1]](launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
     assert (launch.size == 1) == ("mpi4py" not in sys.modules)

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import mistral.interactive
+import mistral.exchange
 from mistral.engine import Engine
-from mistral.generate import Request, generate_stream
-from mistral.interactive import MARK
+from mistral.generate import Generated, Request, generate_stream
+from mistral.messages import Tool
 from mistral.tokenizer import Message, Tokenizer
-from tests.command_line import ROOT, CommandLine, write_model
+from mistral.typed_ahead import MARK
+from tests.command_line import CommandLine, write_model
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +35,9 @@ def conversations(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]]
     seen: list[list[tuple[str, str]]] = []
     encode_chat = Tokenizer.encode_chat
 
-    def spy(self: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    def spy(self: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         seen.append([(message.role, message.content) for message in messages])
-        return encode_chat(self, messages)
+        return encode_chat(self, messages, tools)
 
     monkeypatch.setattr(Tokenizer, "encode_chat", spy)
     return seen
@@ -53,7 +47,7 @@ def answers(out: str) -> list[dict[str, Any]]:
     """The lines of --json without the timings at their end."""
     lines = [json.loads(line) for line in out.splitlines()]
     assert list(lines.pop()) == ["timings"]
-    assert all(list(line) == ["prompt", "text", "ids", "finish_reason"] for line in lines)
+    assert all(list(line)[:4] == ["prompt", "text", "ids", "finish_reason"] for line in lines)
     return lines
 
 
@@ -188,6 +182,111 @@ def test_a_tokenizer_without_a_chat_template_says_what_to_add(run: CommandLine, 
     assert run("interactive", folder, "--max_tokens=1", stdin=b"hi\n").code == 0, "it can complete text"
 
 
+# Commands and tools
+
+
+def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
+    stdin = b"//usr/bin\n/retry\n/more\n/set max_tokens 3\n/retry\n/set\n/stats\n/help\n/exit\nnever\n"
+    outcome = run("interactive", model, "--max_tokens=2", "--json", stdin=stdin)
+    found = answers(outcome.out)
+    assert [answer["prompt"] for answer in found] == ["/usr/bin"] * 4
+    assert [len(answer["ids"]) for answer in found] == [2, 2, 2, 3]
+    assert found[0]["ids"] != found[1]["ids"], "another draw"
+    assert all(
+        f"\n{text}" in f"\n{outcome.err}" for text in ("max_tokens 3\n", " turn  prompt", "/load FILE ", "    4 ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/nothing", "/nothing: no such command"), ("/", "/: no such command"), ("/undo", "nothing to take back"),
+        ("/retry", "/retry: nothing has been asked"), ("/more", "/more: nothing has been answered"),
+        ("/result 5", "/result: no call is waiting"), ("/set seed x", "/set: --seed x: must be a whole number"),
+        ("/set seed -1", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
+        ("/set max_tokens -5", "/set: --max_tokens -5"), ("/system Be brief.", "start with --instruct"),
+        ("/load \0", "/load: "), ("/__class__", "no such command"), ("/set stop @/none", "/set: --stop @/none"),
+    ],
+)  # fmt: skip
+def test_a_command_that_cannot_be_is_one_line(run: CommandLine, model: Path, line: str, message: str) -> None:
+    outcome = run("interactive", model, "--max_tokens=1", stdin=f"{line}\n".encode())
+    error, timings = outcome.err.splitlines()
+    assert (outcome.code, outcome.out) == (0, "") and error.startswith("error: ") and message in error
+    assert timings.startswith("load ")
+
+
+def test_the_system_prompt_can_be_given_changed_and_taken_away(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "told").write_text("From a file.\n")
+    stdin = f"one\n/system Changed.\n/reset\ntwo\n/system @{tmp_path / 'told'}\n/undo\nthree\n/system\n/reset\nfour\n"
+    options = ("interactive", model, "--instruct", "--max_tokens=4", "--temperature=0")
+    assert run(*options, "--system=First.", stdin=stdin.encode()).code == 0
+    assert [found[0] for found in conversations] == [
+        ("system", "First."), ("system", "Changed."), ("system", "From a file."), ("user", "four")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--system=x"], "--system: "), (["--tools=x"], "--tools: "), 
+        (["--instruct", "--system=@/none"], "--system @/none"),
+        (["--instruct", "--tools=/none"], "/none: not readable"),
+    ],
+)  # fmt: skip
+def test_what_no_conversation_can_have_is_refused_before_loading(
+    run: CommandLine, model: Path, options: list[str], message: str
+) -> None:
+    assert message in run("interactive", model, *options).error
+
+
+CALLS = '[{"name": "get_weather", "arguments": {"city": "Rome"}}, {"name": "now", "arguments": {}, "id": "abcDEF123"}]'
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Answers that the model gives, one after the other, as ids; the prompts it is given are taken away from none."""
+    script: list[list[int]] = []
+
+    def written(_: Engine, requests: Sequence[Request], *more: Any, **named: Any) -> Iterator[Any]:
+        ids, text = script.pop(0), requests[0].text
+        assert text
+        for token in ids:
+            yield Generated(0, token, 0.0, text.push(token), None)
+        yield Generated(0, None, None, text.flush(), "stop")
+
+    monkeypatch.setattr(mistral.exchange, "generate_stream", written)
+    return script
+
+
+def test_calls_are_shown_and_their_results_go_back(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]], scripted: list[list[int]], tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.from_folder(model)
+    assert tokenizer.tool_tokens
+    called = [tokenizer.tool_tokens.calls, *tokenizer.encode(CALLS, bos=False)]
+    good, bad = tokenizer.encode("It is hot.", bos=False), [*called[:-1]]
+    (tmp_path / "tools.json").write_text(json.dumps([{"name": "get_weather"}, {"name": "now"}]))
+    (tmp_path / "result").write_text("noon")
+    options = ("interactive", model, "--instruct", f"--tools={tmp_path / 'tools.json'}")
+    stdin = f"Weather?\nsunny\n/result @{tmp_path / 'result'}\nAgain?\n/stats\n"
+    scripted += [called, good, bad] * 2
+    plain, lines = run(*options, stdin=stdin.encode()), run(*options, "--json", stdin=stdin.encode())
+    first, second, third = plain.out.splitlines()[:3], plain.out.splitlines()[2], plain.out.splitlines()[3]
+    assert first[0].endswith('] get_weather {"city": "Rome"}') and first[1] == "[call abcDEF123] now {}"
+    assert second == "It is hot." and third.startswith("[TOOL_CALLS]")
+    assert "note: the next line is the result of get_weather\nnote: the next line is the result of now\n" in plain.err
+    assert "warning: malformed tool call" in plain.err
+    found = answers(lines.out)
+    assert [call["function"]["name"] for call in found[0]["tool_calls"]] == ["get_weather", "now"]
+    assert [answer["prompt"] for answer in found] == ["Weather?", "noon", "Again?"]
+    roles = ["user", "assistant", "tool", "tool"]
+    assert [role for role, _ in conversations[1]] == roles
+    assert [text for _, text in conversations[1]] == ["Weather?", "", "sunny", "noon"]
+    assert [role for role, _ in conversations[2]] == [*roles, "assistant", "user"]
+
+
 # Ctrl-C
 
 
@@ -206,7 +305,7 @@ def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
                     signal.raise_signal(signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(mistral.interactive, "generate_stream", pressed)
+    monkeypatch.setattr(mistral.exchange, "generate_stream", pressed)
     command = ("interactive", model, "--max_tokens=9", "--temperature=0")
     first, second = answers(run(*command, "--json", stdin=b"one\none\n").out)
     assert first["finish_reason"] == "interrupted" and 0 < len(first["ids"]) < 9
@@ -214,106 +313,3 @@ def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     engines.clear()
     assert " [stopped]\n" in run(*command, stdin=b"one\n").out
-
-
-# At a terminal
-
-CONTROLLING = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
-)
-
-
-class Terminal:
-    """The program at a terminal of its own, so that Ctrl-C comes from there."""
-
-    def __init__(self, *arguments: object, redirect: Path | None = None) -> None:
-        command = [sys.executable, "-m", "main", *map(str, arguments)]
-        self.master, slave = pty.openpty()
-        out = redirect.open("wb") if redirect else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CONTROLLING, *command],
-            stdin=slave, stdout=out or slave, stderr=slave, cwd=ROOT, start_new_session=True,
-            env=os.environ | {"TERM": "dumb"},
-        )  # fmt: skip
-        os.close(slave)
-        if out:
-            out.close()
-        self.seen = ""
-
-    def wait_for(self, text: str, seconds: float = 60) -> str:
-        """Everything shown up to and with `text`, from where the last call ended."""
-        self.read_while(lambda: text not in self.seen, seconds)
-        shown, _, self.seen = self.seen.partition(text)
-        return shown + text
-
-    def read_while(self, more_needed: Callable[[], bool], seconds: float = 60) -> None:
-        """Read what is shown until it is enough."""
-        deadline = time.monotonic() + seconds
-        while more_needed():
-            left = deadline - time.monotonic()
-            assert left > 0 and select.select([self.master], [], [], left)[0], f"only {self.seen!r}"
-            self.seen += os.read(self.master, 4096).decode(errors="replace")
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def press_until_it_ends(self) -> None:
-        """Ctrl-C at the prompt. Python loses a press in the moment between the mark and the wait for a key."""
-        deadline = time.monotonic() + 60
-        while self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.3)
-            self.type("\x03")
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=5)
-
-    def rest(self) -> str:
-        """Wait for the end -> what was still shown."""
-        self.process.wait(timeout=60)
-        try:
-            while select.select([self.master], [], [], 0)[0] and (data := os.read(self.master, 4096)):
-                self.seen += data.decode(errors="replace")
-        except OSError:  # how Linux says that nobody is left at the other end
-            pass
-        assert "Traceback" not in self.seen
-        return self.seen
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
-    yield opened
-    for terminal in opened:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.master)
-
-
-def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt(model: Path, terminals: list[Terminal]) -> None:
-    terminal = Terminal("interactive", model, f"--max_tokens={10**9}", "--temperature=0")
-    terminals.append(terminal)
-    terminal.wait_for(MARK)
-    for question in ("one", "two"):
-        terminal.type(f"{question}\n")
-        terminal.wait_for(question)
-        terminal.read_while(lambda: len(terminal.seen) < 30)  # into the answer
-        terminal.type("\x03")
-        terminal.wait_for(" [stopped]")
-        terminal.wait_for(MARK)
-    terminal.press_until_it_ends()
-    assert terminal.rest().replace("\r", "").splitlines()[-1] == "interrupted"
-    assert terminal.process.returncode == 130
-
-
-def test_ctrl_d_leaves_with_the_timings_and_results_alone_go_to_a_file(
-    model: Path, terminals: list[Terminal], tmp_path: Path
-) -> None:
-    file = tmp_path / "answers"
-    terminal = Terminal("interactive", model, "--max_tokens=3", "--json", redirect=file)
-    terminals.append(terminal)
-    terminal.wait_for(MARK)
-    terminal.type("one\n")
-    terminal.wait_for(MARK)
-    terminal.type("\x04")
-    terminal.rest()
-    assert terminal.process.returncode == 0
-    assert [answer["prompt"] for answer in answers(file.read_text())] == ["one"]

@@ -16,7 +16,17 @@ import mistral.options
 from mistral.demo import Demo
 from mistral.errors import InputError
 from mistral.interactive import Interactive
-from mistral.options import checked_arguments, converted, describe, operand, option, read_text, read_texts
+from mistral.options import (
+    checked_arguments,
+    converted,
+    describe,
+    fixed,
+    operand,
+    option,
+    read_text,
+    read_texts,
+    text_option,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,15 @@ class Cook:
     guests: int | None = option(None, "How many eat.")
     notes: tuple[str, ...] = option((), "What else to know.")
     spicy_hot: bool = option(False, "With chilli.")
+
+
+@dataclass(frozen=True)
+class Bake(Cook):
+    """Bake something."""
+
+    title: str | None = text_option("How it is called.")
+    between: tuple[str, str] | None = option(None, "What comes under it and over it.")
+    salt: float = fixed(0.0)
 
 
 def refused(*arguments: str) -> str:
@@ -189,3 +208,47 @@ def test_help_shows_defaults_but_not_empty_ones() -> None:
     assert "For how long. [5]" in text and "How much. [0.5]" in text
     assert "None" not in text and "()" not in text and "[False]" not in text
     assert "--spicy_hot\n" in text and "--minutes MINUTES\n" in text
+
+
+# Texts in twos, texts from files, and options that a command does not take
+
+
+def baked(*arguments: str) -> Bake:
+    values = dict(each.removeprefix("--").split("=", 1) for each in checked_arguments(arguments, Bake))
+    return converted(Bake(**values))  # type: ignore[arg-type]
+
+
+def test_two_texts_follow_their_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from a file\n")
+    assert baked("--between", "a b", "", "cake").between == ("a b", "")
+    assert baked("--between", "-x", f"@{tmp_path / 'file'}", "--minutes", "3").between == ("-x", "from a file")
+    assert baked('--between=["--a", "@@b"]').between == ("--a", "@b")
+    assert baked("cake").between is None
+    for arguments, message in (
+        (["--between", "a"], "--between: needs two values"),
+        (
+            ["--between", "a", "--minutes=3"],
+            "--between: needs a value; for a text that begins with --, write --between=[",
+        ),
+        (["--between=a"], "--between a: needs two texts"),
+        (['--between=["a"]'], "needs two texts"),
+        (['--between=["a", 1]'], "needs two texts"),
+        (["--between", "a", "b", "--between", "a", "b"], "--between: given twice"),
+    ):
+        with pytest.raises(InputError) as caught:
+            baked(*arguments)
+        assert message in str(caught.value)
+
+
+def test_one_text_stays_a_text_and_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text('["a", "b"]\n')
+    assert baked(f"--title=@{tmp_path / 'file'}").title == '["a", "b"]'
+    assert baked('--title=["a"]').title == '["a"]' and baked("--title", "42").title == "42"
+
+
+def test_an_inherited_option_that_is_not_taken_is_unknown_and_not_shown() -> None:
+    assert baked("cake").salt == 0.0
+    with pytest.raises(InputError, match="--salt: bake has no such option"):
+        baked("--salt=1")
+    text = describe("bake", "kitchen", Bake)
+    assert "--salt" not in text and "  --between TEXT TEXT\n" in text and "  --title TITLE\n" in text

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mistral.checkpoint import open_checkpoint
-from mistral.generate import generate
+from mistral.engine import Engine
+from mistral.generate import Generated, KeptRow, Request, generate, generate_stream
 from mistral.model import Transformer, needs
+from mistral.saved import read_saved
 from tests.checkpoint_forms import random_tensors, write_checkpoint
 from tests.generation import PROMPTS, Found, close
 from tests.mpi_cases import CASES, SHAPES, SHORT, results, write_checkpoints
@@ -88,3 +90,21 @@ def test_a_rank_needs_the_files_of_its_own_layers_only(shards: Path) -> None:
             close(found[1], logprobs, 1e-4)
         assert len(lines) == 1
         assert "rank 0 on " in (line := lines.pop()) and "is not here, and weights of this rank's layers 0 to 2" in line
+
+
+def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None:
+    """It is rewound or read again on every rank alike, and its file is that of one process."""
+    shape = "interleaved"
+    code, out, err = Job.start(2, ["-m", "tests.mpi_job", "kept", "2", str(folder), shape]).end()
+    assert (code, out, err) == (0, "", "")
+    said = json.loads((folder / f"kept-{shape}").read_text())
+    model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
+    assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
+    assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 0)]
+    snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+    assert snapshot
+    kept = KeptRow(Engine(model))
+    kept.restore(snapshot)
+    events = generate_stream(kept.engine, [Request(said[2]["prompt"], 3, kept=kept)])
+    assert [event.id for event in events if isinstance(event, Generated)] == said[2]["ids"]
+    assert kept.reused == 24

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from mistral.checkpoint import open_checkpoint
-from mistral.interactive import STOP_HINT, TypedAhead
 from mistral.session import shipped_checkpoint
+from mistral.typed_ahead import STOP_HINT, TypedAhead
 from tests.command_line import CommandLine, write_model
 from tests.mpirun import Job
 
@@ -52,6 +52,31 @@ def test_a_command_for_one_process_is_done_by_the_first_rank(tmp_path: Path) -> 
     assert code == 0 and "bench works in one process" in err
     figures = [json.loads(line)["figure"] for line in shown.splitlines()]
     assert len(figures) == len(set(figures)) > 3
+
+
+def test_prompts_from_a_pipe_are_completed_with_logprobs_and_a_text_is_scored(run: CommandLine, model: Path) -> None:
+    """Ids and logprobs come from the last rank; the first alone reads standard input."""
+    lines = [{"prompt": "a red ball " * count, "max_tokens": count, "logprobs": 2} for count in range(1, 6)]
+    data = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    for command in (("complete", "--input=-", "--batch_size=3"), ("score", "-", "--max_context=20")):
+        options = [command[0], str(model), *command[1:], "--json"]
+        job = Job.start(2, ["-m", "main", *options, "--num_pipeline_ranks=2"], subprocess.PIPE)
+        out, err = job.process.communicate(data, timeout=40)
+        assert (job.process.returncode, err) == (0, b"")
+        found, alone = (
+            sorted((json.loads(line) for line in text.splitlines()[:-1]), key=lambda each: int(each.get("index", -1)))
+            for text in (out.decode(), run(*options, stdin=data).out)
+        )
+        if command[0] == "complete":
+            assert [each["ids"] for each in found] == [each["ids"] for each in alone]
+            pairs = [(one["logprobs"], other["logprobs"]) for one, other in zip(found, alone, strict=True)]
+            found, alone = ([token for pair in pairs for token in pair[which]] for which in (0, 1))
+            assert all(len(token["top"]) == 2 for token in found)
+        else:
+            found, alone = found[1:], alone[1:]  # the summary aside
+        assert len(found) == len(alone) > 10
+        for one, other in zip(found, alone, strict=True):
+            assert one["id"] == other["id"] and abs(one["logprob"] - other["logprob"]) < 1e-4
 
 
 class Conversation:
@@ -150,7 +175,7 @@ def test_the_line_that_comes_next_may_stop_an_answer(
     os.write(writing, text)
     stream = os.fdopen(reading, "rb")
     monkeypatch.setattr("sys.stdin", stream)
-    monkeypatch.setattr("mistral.interactive.launcher_input_ended", lambda: False)
+    monkeypatch.setattr("mistral.typed_ahead.launcher_input_ended", lambda: False)
     typed = TypedAhead()
     if ended:
         os.close(writing)

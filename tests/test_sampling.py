@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mistral.errors import InputError
-from mistral.sampling import SamplingRow, SamplingSettings, _top_p, log_softmax, sampler
+from mistral.sampling import SamplingRow, SamplingSettings, _top_p, likeliest, log_softmax, sampler, target_logprob
 
 PROBS = [0.5, 0.3, 0.15, 0.05]
 LAST = math.nextafter(1.0, 0.0)  # the largest number a generator draws
@@ -348,3 +348,15 @@ def test_options_accept_whole_numbers_and_numpy_scalars() -> None:
     SamplingSettings(temperature=1, top_p=1, min_p=0, repetition_penalty=2, seed=2**100)
     scalars: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3), "seed": np.uint32(1)}
     SamplingSettings(**scalars)
+
+
+def test_the_likeliest_ids_come_in_order_the_lowest_first_among_equals() -> None:
+    logits = np.array([0.5, 2.0, -1.0, 2.0, 0.5, -np.inf], np.float32)
+    scores = log_softmax(logits)
+    for count in (0, 1, 2, 3, 5, 6, 9):
+        found = likeliest(logits, count)
+        assert [token for token, _ in found] == [1, 3, 0, 4, 2, 5][:count]
+        assert [logprob for _, logprob in found] == [float(scores[token]) for token, _ in found]
+    assert [target_logprob(logits, token) for token in range(6)] == scores.tolist()
+    with pytest.raises(InputError, match="NaN"):
+        likeliest(np.array([np.nan, 1], np.float32), 1)

@@ -52,6 +52,14 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(path, buffer, start + first, table[name]) for first, _, name in places}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header says of the file as a whole. Raises InputError for a file that is no safetensors file."""
+    metadata = _header(path, map_file(path))[0].get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{path}: its metadata are not texts; download it again")
+    return metadata
+
+
 def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
     """The JSON object and the byte at which the tensors begin."""
     if len(buffer) < 8:
