@@ -15,10 +15,11 @@ struct Piece {  // one product of several that share their activations
   int64_t stride;
 };
 
-// Rows for one thread at a time: few enough that all threads have some; in tiles as many as leave room for their sums
-// with all tokens in the second-level cache, since the tokens come from the third once for all of them
-int64_t rows_at_once(int64_t out, Layout layout) {
-  const int64_t most = layout == TILES || layout == SPLIT ? MOST_ROWS : MOST_ROWS / 4;
+// Rows for one thread at a time: few enough that all threads have some. For a single token many, since each range begins
+// with waiting for its first lines; in tiles as many as leave room for their sums with all tokens in the second-level
+// cache, since the tokens come from the third once for all of them.
+int64_t rows_at_once(int64_t out, Layout layout, int64_t tokens) {
+  const int64_t most = tokens == 1 || layout == TILES || layout == SPLIT ? MOST_ROWS : MOST_ROWS / 4;
   return std::clamp<int64_t>(out / (4 * omp_get_max_threads()) / 32 * 32, 32, most);
 }
 
@@ -30,7 +31,7 @@ void multiply(const Activations &x, const Piece *pieces, int n_pieces) {
   static thread_local std::vector<Range> kept;
   kept.clear();
   for (int i = 0; i < n_pieces; i++) {
-    const int64_t out = pieces[i].weight.out, step = rows_at_once(out, x.layout);
+    const int64_t out = pieces[i].weight.out, step = rows_at_once(out, x.layout, x.tokens);
     for (int64_t n = 0; n < out; n += step) kept.push_back({pieces + i, n, std::min(step, out - n)});
   }
   const Range *ranges = kept.data();
@@ -86,7 +87,7 @@ void feed_forward(const float *x, Expert weights, float *y, int64_t tokens, bool
     const Layout third = layout_for(w3.type, count, precise);
     const Activations a = kept.lay_out(x + t * w1.in, first, count, w1.in);
     const Activations b = third == first ? a : kept_again.lay_out(x + t * w1.in, third, count, w1.in);
-    const int64_t step = std::min(rows_at_once(w1.out, first), MOST_ROWS / 2);
+    const int64_t step = std::min(rows_at_once(w1.out, first, count), MOST_ROWS / 2);
     // integers need the largest of a part before any other
     float *wide = second == INTEGERS ? kept_wide.get(count * w2.in) : nullptr;
     Activations hidden = wide ? Activations{} : kept_hidden.empty(second, count, w2.in);
