@@ -292,9 +292,17 @@ void many(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t firs
   }
   constexpr int TOGETHER = M::Panel::TOKENS;
   const int64_t depth = (part.depth + M::STEP - 1) / M::STEP * M::STEP;
+  // All tokens are more than the second-level cache holds beside the panel: the next ones come while these are used, a
+  // part of them with each four rows.
+  constexpr int64_t LINE = 64 / sizeof(typename M::Element);
+  const int64_t share = (depth * 4 / full + LINE - 1) / LINE * LINE;
   for (int64_t t = 0; t < tokens; t += TOGETHER)
-    for (int64_t n = 0; n < full; n += 4)
+    for (int64_t n = 0, begin = 0; n < full; n += 4, begin += share) {
+      for (int64_t r = t + TOGETHER; r < std::min<int64_t>(t + 2 * TOGETHER, tokens); r++)
+        for (int64_t k = begin; k < std::min(begin + share, depth); k += LINE)
+          __builtin_prefetch(x + r * x_stride + k, 0, 2);
       meet<typename M::Panel, TOGETHER>(x, x_stride, panel, stride, n, depth, results, t, tokens, rows);
+    }
 }
 
 template <class M, class Row>
