@@ -92,7 +92,7 @@ struct IntegerMath {
   static constexpr int64_t STEP = 2 * LANES, PART = INTEGER_PART;
   static constexpr int AHEAD = 4;
   static constexpr int SOME = 4;
-  static constexpr int TOKENS = LANES == 16 ? 5 : 2;
+  static constexpr int TOKENS = LANES == 16 ? 6 : 2;
   static Vector load(const int16_t *p) {
     Shorts x;
     memcpy(&x, p, sizeof x);
