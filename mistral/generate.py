@@ -30,7 +30,6 @@ __all__ = [
     "Request",
     "Timings",
     "check_prompt",
-    "check_request",
     "default_chunk_size",
     "generate",
     "generate_stream",
@@ -67,13 +66,8 @@ def default_chunk_size(model: Transformer, num_pipeline_ranks: int = 1, tokens: 
     return min([schedule.choose_chunk(tokens, num_pipeline_ranks), *windows])
 
 
-def check_request(index: int, request: Request, engine: Engine | PipelineEngine) -> None:
-    """Raise InputError for a prompt that cannot be generated for."""
-    check_prompt(f"prompt {index}", request, engine.args, engine.context_limit)
-
-
 def check_prompt(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
-    """The same without an engine, for a context of `limit` tokens."""
+    """Raise InputError for a prompt that cannot be generated for, in a context of `limit` tokens."""
     vocab_size, length = args.vocab_size, len(request.prompt)
     if length == 0:
         raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
@@ -102,7 +96,8 @@ def generate_stream(
         raise InputError(f"--chunk_size {chunk_size}: must be at least 1")
     assert max_rows > 0
     for index, request in enumerate(requests):
-        check_request(index, request, engine)
+        name = "the prompt" if len(requests) == 1 else f"prompt {index}"
+        check_prompt(name, request, engine.args, engine.context_limit)
     ranks, tokens = engine.num_pipeline_ranks, sum(len(request.prompt) for request in requests)
     chunk_size = chunk_size or default_chunk_size(engine.model, ranks, tokens)
     room = max(chunk_size, STEP_TOKENS if ranks == 1 else schedule.choose_chunk(tokens, ranks))
