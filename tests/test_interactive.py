@@ -186,7 +186,8 @@ def test_a_tokenizer_without_a_chat_template_says_what_to_add(run: CommandLine, 
 
 
 def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
-    stdin = b"//usr/bin\n/retry\n/more\n/set max_tokens 3\n/set stop Z\n/set stop []\n/retry\n/set\n/stats\n/help\n/exit\nnever\n"
+    settings = b"/set max_tokens 3\n/set stop Z\n/set stop []\n"
+    stdin = b"//usr/bin\n/retry\n/more\n" + settings + b"/retry\n/set\n/stats\n/help\n/exit\nnever\n"
     outcome = run("interactive", model, "--max_tokens=2", "--json", stdin=stdin)
     found = answers(outcome.out)
     assert [answer["prompt"] for answer in found] == ["/usr/bin"] * 4
