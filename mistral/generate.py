@@ -30,7 +30,6 @@ __all__ = [
     "Request",
     "Timings",
     "check_prompt",
-    "default_chunk_size",
     "generate",
     "generate_stream",
 ]
@@ -57,15 +56,6 @@ class _Flight:
     pieces: tuple[tuple[Row, Work, bool], ...]
 
 
-def default_chunk_size(model: Transformer, num_pipeline_ranks: int = 1, tokens: int = 0) -> int:
-    """Prompt tokens of a row read at once: 512, or the shortest window if that is less.
-
-    With several ranks, fewer where the stages are then busier: see `schedule.choose_chunk`, for prompts of `tokens`.
-    """
-    windows = (window for window in model.args.sliding_windows if window is not None)
-    return min([schedule.choose_chunk(tokens, num_pipeline_ranks), *windows])
-
-
 def check_prompt(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
     """Raise InputError for a prompt that cannot be generated for, in a context of `limit` tokens."""
     vocab_size, length = args.vocab_size, len(request.prompt)
@@ -88,7 +78,7 @@ def generate_stream(
 ) -> Generator[Prefilled | Generated]:
     """Generate for all requests, yielding each row's progress as it happens.
 
-    `chunk_size` prompt tokens of a row are read at once (see `default_chunk_size`); this changes no result.
+    `chunk_size` prompt tokens of a row are read at once (see `schedule.choose_chunk`); this changes no result.
     Every request ends in exactly one Generated with a finish_reason. Closing the iterator frees the rows. Raises
     InputError for a request that cannot be served, before anything is computed.
     """
@@ -99,7 +89,7 @@ def generate_stream(
         name = "the prompt" if len(requests) == 1 else f"prompt {index}"
         check_prompt(name, request, engine.args, engine.context_limit)
     ranks, tokens = engine.num_pipeline_ranks, sum(len(request.prompt) for request in requests)
-    chunk_size = chunk_size or default_chunk_size(engine.model, ranks, tokens)
+    chunk_size = chunk_size or schedule.choose_chunk(tokens, ranks)
     room = max(chunk_size, STEP_TOKENS if ranks == 1 else schedule.choose_chunk(tokens, ranks))
     return _Stream(engine, chunk_size, room, timings or Timings()).run(requests, max_rows)
 
