@@ -2,7 +2,11 @@
 
 import sys
 
-from mistral.cli import main
+try:
+    from mistral.cli import main
+except KeyboardInterrupt:  # the program has not begun, which is no reason for a trace
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

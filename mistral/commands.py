@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Commands:
             raise InputError(f"{name[:40]}: cannot be set; {', '.join(SETTINGS)} can")
         if rest:
             typed: Any = {name: rest[0]}
-            changed: Any = {name: getattr(converted(Options(**typed)), name)}
+            changed: Any = {name: () if typed == {"stop": "[]"} else getattr(converted(Options(**typed)), name)}
             options = replace(session.options, **changed)
             options.check()
             session.options = options
@@ -136,4 +137,4 @@ def say(*lines: str) -> None:
 def _file(text: str) -> Path:
     if not text:
         raise InputError("name a file")
-    return Path(text).expanduser()
+    return Path(expanduser(text))

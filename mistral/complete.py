@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mistral import screen
 from mistral.answers import Answer, token_line, token_record
 from mistral.checkpoint import Checkpoint
 from mistral.demo import Board
@@ -237,7 +238,7 @@ def shower(count: int) -> Callable[[int, str, bool], None]:
         return Board([""] * count).add
 
     def show(index: int, text: str, finished: bool) -> None:
-        print(text, end="\n" if finished else "", flush=True)
+        screen.write(text, end="\n" if finished else "")
 
     return show
 

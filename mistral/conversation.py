@@ -141,16 +141,16 @@ class Conversation:
         note = self._note(proposal, held)
         turn = Turn(len(proposal.ids), self.kept.reused, len(answer.ids), answer.seconds, note)
         self.turns.append(turn)
-        reply, said = answer.reply, proposal.messages[len(self._told()) :]
+        reply, said = answer.reply, [message for message in proposal.messages if message.role != "system"]
         if proposal.goes_on:
             self.last = self.last[0], self.last[1] + answer.ids
         else:
             self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
-        if proposal.goes_on and self._answered:
+        if proposal.goes_on and self.messages[:-1] == said:
             reply = replace(reply, text=self.messages[-1].content + reply.text)
         if reply.text.strip() or reply.calls:
             self.messages = [*said, assistant_message(self.session.tokenizer, reply)]
-            self._answered = True
+            self.question, self._answered = self.messages[self._last_question()], True
         return turn
 
     def _told(self) -> tuple[Message, ...]:

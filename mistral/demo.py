@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mistral import screen
 from mistral.checkpoint import Checkpoint
 from mistral.generate import Generated, Prefilled, generate_stream
 from mistral.options import option
@@ -33,7 +34,7 @@ class Board:
         self.texts[index] += text
         self.finished[index] |= finished
         while self.current < len(self.texts):
-            print(self.texts[self.current][self.shown :], end="", flush=True)
+            screen.write(self.texts[self.current][self.shown :])
             self.shown = len(self.texts[self.current])
             if not self.finished[self.current]:
                 return

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from mistral import screen
 from mistral.generate import Prefilled, Request, generate_stream
 from mistral.progress import Progress
 from mistral.session import Session
@@ -57,7 +58,7 @@ def write_answer(
     So does `asked_to_stop`, which is looked at after every step. `replies` keeps tool calls out of what is shown.
     """
     progress = Progress("reading the prompt:", "tokens")
-    show = _nothing if session.options.json else _print
+    show = _nothing if session.options.json else screen.write
     text, ids, reason = "", list[int](), "interrupted"
     started, first = time.perf_counter(), None
     with Interruption.watching() as interruption, suppress(KeyboardInterrupt):
@@ -81,10 +82,6 @@ def write_answer(
     rest, reply = replies.finish() if replies else ("", Reply(text))
     show(rest)
     return Exchange(reply, tuple(ids), reason, (first or time.perf_counter()) - started)
-
-
-def _print(text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def _nothing(text: str) -> None:

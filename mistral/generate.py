@@ -30,8 +30,6 @@ __all__ = [
     "Request",
     "Timings",
     "check_prompt",
-    "check_request",
-    "default_chunk_size",
     "generate",
     "generate_stream",
 ]
@@ -58,22 +56,8 @@ class _Flight:
     pieces: tuple[tuple[Row, Work, bool], ...]
 
 
-def default_chunk_size(model: Transformer, num_pipeline_ranks: int = 1, tokens: int = 0) -> int:
-    """Prompt tokens of a row read at once: 512, or the shortest window if that is less.
-
-    With several ranks, fewer where the stages are then busier: see `schedule.choose_chunk`, for prompts of `tokens`.
-    """
-    windows = (window for window in model.args.sliding_windows if window is not None)
-    return min([schedule.choose_chunk(tokens, num_pipeline_ranks), *windows])
-
-
-def check_request(index: int, request: Request, engine: Engine | PipelineEngine) -> None:
-    """Raise InputError for a prompt that cannot be generated for."""
-    check_prompt(f"prompt {index}", request, engine.args, engine.context_limit)
-
-
 def check_prompt(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
-    """The same without an engine, for a context of `limit` tokens."""
+    """Raise InputError for a prompt that cannot be generated for, in a context of `limit` tokens."""
     vocab_size, length = args.vocab_size, len(request.prompt)
     if length == 0:
         raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
@@ -94,7 +78,7 @@ def generate_stream(
 ) -> Generator[Prefilled | Generated]:
     """Generate for all requests, yielding each row's progress as it happens.
 
-    `chunk_size` prompt tokens of a row are read at once (see `default_chunk_size`); this changes no result.
+    `chunk_size` prompt tokens of a row are read at once (see `schedule.choose_chunk`); this changes no result.
     Every request ends in exactly one Generated with a finish_reason. Closing the iterator frees the rows. Raises
     InputError for a request that cannot be served, before anything is computed.
     """
@@ -102,9 +86,10 @@ def generate_stream(
         raise InputError(f"--chunk_size {chunk_size}: must be at least 1")
     assert max_rows > 0
     for index, request in enumerate(requests):
-        check_request(index, request, engine)
+        name = "the prompt" if len(requests) == 1 else f"prompt {index}"
+        check_prompt(name, request, engine.args, engine.context_limit)
     ranks, tokens = engine.num_pipeline_ranks, sum(len(request.prompt) for request in requests)
-    chunk_size = chunk_size or default_chunk_size(engine.model, ranks, tokens)
+    chunk_size = chunk_size or schedule.choose_chunk(tokens, ranks)
     room = max(chunk_size, STEP_TOKENS if ranks == 1 else schedule.choose_chunk(tokens, ranks))
     return _Stream(engine, chunk_size, room, timings or Timings()).run(requests, max_rows)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mistral import screen
 from mistral.checkpoint import Checkpoint
 from mistral.commands import HELP, Commands, Leave
 from mistral.conversation import Conversation, Proposal
@@ -92,6 +93,8 @@ def converse(conversation: Conversation) -> None:
                     print(f"note: the next line is the result of {conversation.pending[0].name}", file=sys.stderr)
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr)
+            except KeyboardInterrupt:  # before an answer began, or while a file was written or read
+                print("interrupted", file=sys.stderr)
     except Leave:
         pass
     session.report()
@@ -124,4 +127,4 @@ def show_end(given: Exchange, prompt: str, as_json: bool) -> None:
     if text or not calls or stopped:
         print(" [stopped]" if stopped else "", flush=True)
     for call in calls:
-        print(f"[call {call.id}] {call.name} {call.arguments}", flush=True)
+        screen.write(f"[call {call.id}] {call.name} {call.arguments}", end="\n")

@@ -13,12 +13,12 @@ import numpy as np
 from mistral.args import ModelArgs
 from mistral.checkpoint import Checkpoint, open_checkpoint
 from mistral.engine import Engine, Work
-from mistral.generate import default_chunk_size
 from mistral.limits import Machine, decode_nbytes, prefill_flops, resident_limit
 from mistral.load import load_model, used_nbytes
 from mistral.memory import available_memory, forget_peak, resident_memory
 from mistral.ops import load_backend
 from mistral.progress import Progress
+from mistral.schedule import choose_chunk
 
 DECODE_PROMPT = 128  # tokens that a row has read before it is decoded
 LOADING = 5.0  # seconds that loading may be repeated for
@@ -231,7 +231,7 @@ class Run:
 
 def read_prompt(engine: Engine, row: int, ids: Sequence[int]) -> None:
     """A prompt in chunks of the default size, with the head on its last token only."""
-    size = default_chunk_size(engine.model)
+    size = choose_chunk(tokens=0, ranks=1)
     for at in range(0, len(ids), size):
         engine.step([Work(row, ids[at : at + size], "last" if at + size >= len(ids) else "none")])
 

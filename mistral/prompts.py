@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mistral.args import one_line
 from mistral.errors import InputError
 from mistral.fim import encode_fim
-from mistral.textfile import STANDARD_INPUT, check_unicode, decoded, display_name, read_bytes
+from mistral.strict_json import parse_json
+from mistral.textfile import STANDARD_INPUT, decoded, display_name, read_bytes
 from mistral.tokenizer import Message, Tokenizer
 
 WHOLE, NUMBER = (int,), (int, float)
@@ -86,20 +87,13 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 text at byte {error.start} of the line; convert it") from None
     try:
-        found = json.loads(text)
-    except RecursionError:
-        raise InputError(f"{where}: nested too deeply") from None
+        found = parse_json(text)
     except ValueError as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(f'{where}: not JSON ({reason}); write {{"prompt": "..."}} in one line') from None
+        raise InputError(f'{where}: {one_line(error)}; write {{"prompt": "..."}} in one line') from None
     if isinstance(found, str):
         found = {"prompt": found}
     if not isinstance(found, dict):
         raise InputError(f'{where}: not an object; write {{"prompt": "..."}}')
-    try:
-        check_unicode(json.dumps(found, ensure_ascii=False))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
     return found
 
 

@@ -88,7 +88,7 @@ def write_saved(path: Path, saved: Saved, checkpoint: str) -> None:
 def is_saved(path: Path) -> bool:
     """Whether this is a file that `write_saved` has written, whatever the checkpoint."""
     try:
-        return path.is_file() and read_metadata(path).get("format") == FORMAT
+        return read_metadata(path).get("format") == FORMAT
     except InputError:
         return False
 

@@ -46,9 +46,7 @@ class Options:
     repetition_penalty: float = option(1.0, "Above 1, tokens that occurred before become less likely; 1 is off.")
     seed: int = option(0, "Same seed, same text.")
     stop: tuple[str, ...] = option((), "End an answer before this text; a JSON list of texts for several, or @FILE.")
-    chunk_size: int | None = option(
-        None, "Prompt tokens read at once: 512, or the window if shorter. Changes no result."
-    )
+    chunk_size: int | None = option(None, "Prompt tokens read at once; 512 when left out. Changes no result.")
     max_context: int | None = option(None, "Prompt and answer together, in tokens, where the checkpoint allows more.")
     backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
     device: str = option("auto", "auto, CPU or Ascend.")

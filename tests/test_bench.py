@@ -318,7 +318,7 @@ def test_a_prompt_is_read_in_chunks_with_the_head_on_its_last_token() -> None:
     row = engine.join(1000)
     read_prompt(engine, row, [1] * 700)
     read_prompt(engine, row, [1] * 300)
-    chunks = [(row, 300, "none"), (row, 300, "none"), (row, 100, "last"), (row, 300, "last")]
+    chunks = [(row, 512, "none"), (row, 188, "last"), (row, 300, "last")]
     assert engine.steps == [[chunk] for chunk in chunks]
 
 

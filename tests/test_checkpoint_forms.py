@@ -148,6 +148,6 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
         folder("page", params_json=params, consolidated_00_pth=b"<html>" * 99): "not in the zip form",
     }
     (folder("pipe", params_json=params) / "consolidated.safetensors").mkdir()
-    refusals[tmp_path / "pipe"] = "consolidated.safetensors: no such file"
+    refusals[tmp_path / "pipe"] = "consolidated.safetensors: is no file"
     for path, reason in refusals.items():
         assert reason in refusal(path), path

@@ -268,6 +268,12 @@ def test_a_full_disk_is_one_line() -> None:
     assert outcome.error == "the output: No space left on device"
 
 
+def test_ctrl_c_while_the_program_is_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "fire.py").write_text("raise KeyboardInterrupt")
+    outcome = run_program("demo", PYTHONPATH=str(tmp_path))
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
+
+
 def test_closed_streams_do_not_matter(model: Path) -> None:
     assert run_program("demo", model, "--max_tokens=1", shell="{} <&- >&- 2>&-").code == 0
     outcome = run_program("interactive", model, shell="{} <&- 2>&-")

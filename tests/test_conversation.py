@@ -133,6 +133,25 @@ def test_an_answer_goes_on_where_it_ended() -> None:
     assert talk.messages[-1] == Message("assistant", "One, two, three")
 
 
+def test_a_system_prompt_that_comes_in_between_takes_nothing_away() -> None:
+    talk = conversation("v3")
+    say(talk, "Count.", "One, two")
+    talk.system = "Be brief."
+    feed(talk, talk.go_on(), Reply(", three"))
+    assert talk.messages == [Message("user", "Count."), Message("assistant", "One, two, three")]
+    assert [m.role for m in talk.ask("And?").messages] == ["system", "user", "assistant", "user"]
+
+
+def test_after_a_question_that_failed_the_answer_before_it_goes_on() -> None:
+    talk = conversation("v3")
+    say(talk, "Count.", "One, two")
+    with pytest.raises(InputError):
+        talk.ask("\ud800")
+    feed(talk, talk.go_on(), Reply(", three"))
+    assert talk.messages == [Message("user", "Count."), Message("assistant", "One, two, three")]
+    assert [m.content for m in talk.ask_again().messages] == ["Count."]
+
+
 def test_over_the_context_limit_the_oldest_turns_go() -> None:
     talk = conversation("v3", limit=80, system="Be brief.")
     for number in range(12):

@@ -9,13 +9,12 @@ import pytest
 
 from mistral.engine import Engine
 from mistral.errors import InputError
-from mistral.generate import Generated, Prefilled, Request, Timings, default_chunk_size, generate, generate_stream
+from mistral.generate import Generated, Prefilled, Request, Timings, generate, generate_stream
 from mistral.model import Transformer
-from mistral.ops import Ops
 from mistral.sampling import SamplingSettings
 from tests.generation import LENGTHS, MAX_TOKENS, PROMPTS, Found, Spy, answers, close, ids_in
 from tests.oracle import oracle_logprobs
-from tests.small_models import DENSE, SHAPES, WINDOW, SmallModel, build
+from tests.small_models import DENSE, SHAPES, WINDOW, SmallModel
 
 generate_module = sys.modules["mistral.generate"]  # the package gives the function this name
 RANDOM = SamplingSettings(temperature=1.0, seed=5)
@@ -170,13 +169,6 @@ def test_timings_count_prompt_tokens_and_answer_tokens(model: Transformer) -> No
     assert (timings.prefill_tokens, timings.decode_tokens) == (27, 6)
     assert timings.prefill_seconds > 0
     assert timings.decode_seconds > 0
-
-
-def test_the_default_chunk_is_the_shortest_window_but_at_most_512(models: dict[str, SmallModel], ops: Ops) -> None:
-    assert default_chunk_size(models["dense"].transformer) == 512
-    assert default_chunk_size(models["windowed"].transformer) == WINDOW
-    assert default_chunk_size(models["interleaved"].transformer) == 3
-    assert default_chunk_size(build(replace(DENSE, sliding_windows=(4096, None)), ops).transformer) == 512
 
 
 # What is refused, before anything is computed

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import those of earlier levels, and nothing of its own level or later.
 LEVELS = (
     ("errors",),
-    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "version"),
+    ("args", "memory", "mpi", "options", "progress", "quantized", "rope", "sampling", "schedule", "screen", "version"),
     ("device", "messages", "results", "strict_json", "terminal", "textfile", "tokenizer_file", "typed_ahead"),
     ("fim", "template", "toolfile"),
     ("tokenizer",),

@@ -186,14 +186,16 @@ def test_a_tokenizer_without_a_chat_template_says_what_to_add(run: CommandLine, 
 
 
 def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
-    stdin = b"//usr/bin\n/retry\n/more\n/set max_tokens 3\n/retry\n/set\n/stats\n/help\n/exit\nnever\n"
+    settings = b"/set max_tokens 3\n/set stop Z\n/set stop []\n"
+    stdin = b"//usr/bin\n/retry\n/more\n" + settings + b"/retry\n/set\n/stats\n/help\n/exit\nnever\n"
     outcome = run("interactive", model, "--max_tokens=2", "--json", stdin=stdin)
     found = answers(outcome.out)
     assert [answer["prompt"] for answer in found] == ["/usr/bin"] * 4
     assert [len(answer["ids"]) for answer in found] == [2, 2, 2, 3]
     assert found[0]["ids"] != found[1]["ids"], "another draw"
     assert all(
-        f"\n{text}" in f"\n{outcome.err}" for text in ("max_tokens 3\n", " turn  prompt", "/load FILE ", "    4 ")
+        f"\n{text}" in f"\n{outcome.err}"
+        for text in ("max_tokens 3\n", "stop ()\n", " turn  prompt", "/load FILE ", "    4 ")
     )
 
 
@@ -205,7 +207,9 @@ def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
         ("/result 5", "/result: no call is waiting"), ("/set seed x", "/set: --seed x: must be a whole number"),
         ("/set seed -1", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
         ("/set max_tokens -5", "/set: --max_tokens -5"), ("/system Be brief.", "start with --instruct"),
-        ("/load \0", "/load: "), ("/__class__", "no such command"), ("/set stop @/none", "/set: --stop @/none"),
+        ("/load \0", "/load: "), ("/load " + "x" * 5000, "File name too long"), ("/load /tmp", "is no file"),
+        ("/save " + "x" * 5000, "File name too long"), ("/save ~none-such/x", "~none-such/x: cannot be written"),
+        ("/__class__", "no such command"), ("/set stop @/none", "/set: --stop @/none"),
     ],
 )  # fmt: skip
 def test_a_command_that_cannot_be_is_one_line(run: CommandLine, model: Path, line: str, message: str) -> None:
@@ -288,6 +292,22 @@ def test_calls_are_shown_and_their_results_go_back(
 
 
 # Ctrl-C
+
+
+def test_ctrl_c_before_an_answer_begins_costs_that_line_alone(
+    run: CommandLine, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_chat = Tokenizer.encode_chat
+
+    def pressed(self: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        if messages[-1].content == "long":
+            signal.raise_signal(signal.SIGINT)
+        return encode_chat(self, messages, tools)
+
+    monkeypatch.setattr(Tokenizer, "encode_chat", pressed)
+    outcome = run("interactive", model, "--instruct", "--max_tokens=1", "--json", stdin=b"one\nlong\ntwo\n")
+    assert [answer["prompt"] for answer in answers(outcome.out)] == ["one", "two"]
+    assert (outcome.code, outcome.err) == (0, "interrupted\n")
 
 
 @pytest.mark.parametrize("presses", [1, 2])

@@ -90,9 +90,10 @@ def quoted(name: str) -> str:
 
 def map_file(path: Path) -> mmap.mmap:
     """Map a file for reading. Raises InputError if it is no file, empty, or a Git LFS pointer."""
-    if not path.is_file():  # a named pipe would block
-        raise InputError(f"{path}: no such file; download it again")
     try:
+        if not path.is_file():  # a named pipe would block
+            what = "is no file" if path.exists() else "no such file"
+            raise InputError(f"{path}: {what}; download it again")
         with path.open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
