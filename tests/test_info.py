@@ -234,6 +234,11 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def pipe_instead(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
     "a shard": ("consolidated-sharded", lambda f: (f / "consolidated-00002-of-00003.safetensors").unlink(),
                 "consolidated-00002-of-00003.safetensors: missing, 1 of 3 files are", True),
@@ -247,7 +252,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
                     False),
     "sense": ("consolidated.safetensors", lambda f: (f / "params.json").write_text("{"), "not readable as JSON", False),
     "a file": ("consolidated.safetensors",
-               lambda f: ((f / "params.json").unlink(), os.mkfifo(f / "params.json")), "params.json: is no file", False),
+               lambda f: pipe_instead(f / "params.json"), "params.json: is no file", False),
     "a tokenizer": ("consolidated.safetensors", lambda f: (f / "tokenizer.model").unlink(), "no tokenizer here", True),
     "a sound tokenizer": ("consolidated.safetensors", lambda f: (f / "tokenizer.model").write_bytes(b"xx"),
                           "not readable as a tokenizer", True),
