@@ -184,6 +184,8 @@ class ModelArgs:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of at most 32 MiB. Raises InputError naming the file."""
     try:
+        if path.exists() and not path.is_file():  # a named pipe would block
+            raise InputError(f"{path}: is no file; download it again")
         if path.stat().st_size > 1 << 25:
             raise InputError(f"{path}: larger than 32 MiB, so not the JSON file it should be; download it again")
         table = json.loads(path.read_text(encoding="utf-8"))

@@ -54,10 +54,11 @@ def find_checksums(folder: Path) -> tuple[dict[Path, list[Checksum]], list[str]]
     """Checksums of files in the folder, and the names of files that a list has and the folder has not."""
     found: dict[Path, list[Checksum]] = {}
     absent = dict[str, None]()
+    files = {path.name for path in folder.iterdir() if path.is_file()}  # no file may have a name that a list has
     for path in sorted(folder.iterdir()):
         if LIST_NAME.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LIST_LIMIT:
             for name, digest in read_list(path):
-                if (folder / name).is_file():
+                if name in files:
                     found.setdefault(folder / name, []).append(
                         Checksum(ALGORITHMS[len(digest)], digest.lower(), path.name)
                     )

@@ -88,6 +88,8 @@ class Info:
 
     def memory(self, found: Survey, args: ModelArgs) -> dict[str, Any]:
         """What each way of running it needs. Raises InputError for a context or ranks that the model does not have."""
+        if self.ranks > args.n_layers:
+            raise InputError(f"--ranks {self.ranks}: this model has {args.n_layers} layers to share out")
         limit = args.max_seq_len
         if self.context and limit and self.context > limit:
             raise InputError(f"--context {self.context}: the checkpoint is limited to {limit} tokens")
@@ -183,5 +185,5 @@ def verified_lines(found: Verification, known: Sequence[str]) -> Iterator[str]:
     for problem in found.problems:
         if problem not in known:
             yield f"problem: {problem}"
-    if not found.problems:
+    if found.tensors and not found.problems:
         yield "  nothing is wrong with what was read"

@@ -13,6 +13,7 @@ from mistral.generate import KeptRow
 from mistral.mpi import launched
 from mistral.pipeline import drive, open_engine, serve
 from mistral.saved import Saved, read_saved, write_saved
+from mistral.version import __version__
 from tests.generation import PROMPTS
 from tests.mpi_cases import LONG, SHORT, Case, results
 
@@ -38,7 +39,7 @@ def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
     if rank:
         serve(model)
         return
-    prompt, tokens = (LONG * 10**4, 1) if phase == "prefill" else ([1], 10**7)
+    prompt, tokens = (LONG * 10**3, 1) if phase == "prefill" else ([1], 10**7)
     engine = open_engine(model)
 
     def use() -> None:
@@ -50,19 +51,20 @@ def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
     drive(engine, use)
 
 
-def differs(rank: int, ranks: int, folder: Path, what: str) -> None:
+def differs(rank: int, ranks: int, folder: Path, whats: str) -> None:
     """Rank 1 has another version, checkpoint, or weights: an InputError on every rank."""
-    if what == "version" and rank:
-        setattr(mistral.shards, "__version__", "0.0.0")  # noqa: B010  a name that is not exported
     others = {"checkpoint": "dense", "missing": "missing", "weights": "trained"}
-    name = others.get(what, "windowed") if rank else "windowed"
-    try:
-        Transformer.from_folder(folder / name, ranks, "portable", device="CPU")
-    except InputError as error:
-        (folder / f"{what}-{rank}").write_text(str(error))
-        assert "mindspore" not in sys.modules
-    else:
-        raise AssertionError("not refused")
+    for what in whats.split(","):
+        version = "0.0.0" if what == "version" and rank else __version__
+        setattr(mistral.shards, "__version__", version)  # noqa: B010  a name that is not exported
+        name = others.get(what, "windowed") if rank else "windowed"
+        try:
+            Transformer.from_folder(folder / name, ranks, "portable", device="CPU")
+        except InputError as error:
+            (folder / f"{what}-{rank}").write_text(str(error))
+            assert "mindspore" not in sys.modules
+        else:
+            raise AssertionError("not refused")
 
 
 def shards(rank: int, ranks: int, folder: Path, forms: str) -> None:

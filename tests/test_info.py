@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import struct
 import subprocess
@@ -233,6 +234,11 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def pipe_instead(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
     "a shard": ("consolidated-sharded", lambda f: (f / "consolidated-00002-of-00003.safetensors").unlink(),
                 "consolidated-00002-of-00003.safetensors: missing, 1 of 3 files are", True),
@@ -245,6 +251,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
     "params.json": ("consolidated.safetensors", lambda f: (f / "params.json").unlink(), "download params.json too",
                     False),
     "sense": ("consolidated.safetensors", lambda f: (f / "params.json").write_text("{"), "not readable as JSON", False),
+    "a file": ("consolidated.safetensors",
+               lambda f: pipe_instead(f / "params.json"), "params.json: is no file", False),
     "a tokenizer": ("consolidated.safetensors", lambda f: (f / "tokenizer.model").unlink(), "no tokenizer here", True),
     "a sound tokenizer": ("consolidated.safetensors", lambda f: (f / "tokenizer.model").write_bytes(b"xx"),
                           "not readable as a tokenizer", True),
@@ -261,6 +269,7 @@ def test_a_folder_that_lacks(run: CommandLine, tmp_path: Path, what: str) -> Non
     assert ("parameters" in done.out and "memory for" in done.out) == has_args
     assert any(message in problem for problem in record(run("info", folder, "--json"), code=2)["problems"])
     verified = run("info", folder, "--verify")
+    assert not ("in 0 tensors" in verified.out and "nothing is wrong" in verified.out)
     assert verified.code == 2 and sum(message in line for line in verified.out.splitlines()) == 1
 
 
@@ -275,7 +284,7 @@ def test_nothing_of_a_model_is_refused_as_everywhere(run: CommandLine, tmp_path:
     assert "asks for more than" in run("info", write_params(tmp_path, params)).out
     for option in ("--batch=0", "--context=0", "--ranks=0"):
         assert "must be from 1 to" in run("info", option).error
-    assert "this model has 4 layers" in run("info", "--ranks=9").error
+    assert run("info", "--ranks=9").error == "--ranks 9: this model has 4 layers to share out"
 
 
 def test_an_adapter_counts_with_its_model(run: CommandLine, tmp_path: Path) -> None:
@@ -376,7 +385,8 @@ def test_checksums_of_every_kind(run: CommandLine, tmp_path: Path, kind: str) ->
         text = FRAME.format(weights=digest("md5", weights), tokenizer=digest("md5", tokenizer))
         (folder / kind).write_text(text, encoding="utf-8")
     elif kind == "checklist.chk":
-        (folder / kind).write_text(f"{digest('md5', weights)}  {weights.name}\n{digest('md5', tokenizer)} *x.bin\n")
+        absent = f"{digest('md5', tokenizer)} *x.bin\n{digest('md5', tokenizer)}  {'y' * 300}\n"  # no name is so long
+        (folder / kind).write_text(f"{digest('md5', weights)}  {weights.name}\n{absent}")
     elif kind == "SHA256SUMS":
         (folder / kind).write_text(f"{digest('sha256', weights).upper()} *./{weights.name}\n")
     elif kind == "one file":
@@ -398,7 +408,7 @@ def test_checksums_of_every_kind(run: CommandLine, tmp_path: Path, kind: str) ->
     done = run("info", folder, "--verify")
     assert done.code == 0 and f"compared: {weights.name}: " in done.out and "nothing is wrong" in done.out
     if kind == "checklist.chk":
-        assert "listed with a checksum and not here: 'x.bin'" in done.out
+        assert "listed with a checksum and not here: 'x.bin' and 1 more" in done.out
     if kind in ("RELEASE", "huggingface"):
         assert sum(map(len, find_checksums(folder)[0].values())) == 2
     data = bytearray(weights.read_bytes())

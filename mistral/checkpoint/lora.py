@@ -164,7 +164,7 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
 def find_adapter(folder: Path) -> Path:
     """The weight file of the adapter in a folder. Raises InputError unless there is just one."""
     if not folder.is_dir():
-        what = "is a file; name the folder that holds it" if folder.exists() else "no such folder"
+        what = "is a file; name the folder that holds it" if folder.exists() else "no such folder; name the right one"
         raise InputError(f"--lora {folder}: {what}")
     found = [folder / name for name in (OFFICIAL, *PEFT) if (folder / name).exists()]
     if len(found) == 3 or (len(found) == 2 and found[0].name == OFFICIAL):
