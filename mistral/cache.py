@@ -12,7 +12,7 @@ Only after the scores are taken are the new keys written, to slots 5 % 3 = 2 and
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,12 @@ def visible(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | N
 def slots_needed(tokens: int, window: int | None) -> int:
     """Slots a layer keeps for a row of at most `tokens` tokens."""
     return tokens if window is None else min(window, tokens)
+
+
+def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int, slot_bytes: int) -> int:
+    """Bytes of the keys and values that these layers keep for a row of at most `capacity` tokens."""
+    slots = sum(slots_needed(capacity, args.sliding_windows[layer]) for layer in layers)
+    return 2 * slot_bytes * slots * args.n_kv_heads * args.head_dim
 
 
 def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> bool:
@@ -149,8 +155,7 @@ class RollingCache:
 
     def nbytes(self, capacity: int) -> int:
         """Memory that a row of `capacity` tokens takes."""
-        slots = sum(slots_needed(capacity, self.args.sliding_windows[layer]) for layer in self.layers)
-        return 2 * self.ops.SLOT_BYTES * slots * self.args.n_kv_heads * self.args.head_dim
+        return cache_nbytes(self.args, self.layers, capacity, self.ops.SLOT_BYTES)
 
     def add(self, row: int, capacity: int) -> None:
         """A new, empty row that will see at most `capacity` tokens."""

@@ -127,7 +127,9 @@ class Item:
 def plan(options: Complete, prompts: Sequence[Prompt], checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[Item]:
     """The results that prompts ask for. Raises InputError, naming the prompt, for one that cannot be served."""
     limit = context_limit(checkpoint.args, options.max_context)
-    model = [fingerprint(checkpoint, model_args(checkpoint, options.bits)), options.precise, options.max_context]
+    model: list[object] = []
+    if options.out is not None:  # what was written before must be of this model; else no file is looked into for it
+        model = [fingerprint(checkpoint, model_args(checkpoint, options.bits)), options.precise, options.max_context]
     items = []
     for index, prompt in enumerate(prompts):
         chosen = own_options(options, prompt)
@@ -168,7 +170,7 @@ class Run:
 
     def prepare(self, prompts: Sequence[Prompt], checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
         """Check all prompts, and leave out those whose results are there already."""
-        if self.options.prompt_cache:
+        if self.options.prompt_cache is not None:
             self.cache = PromptCache.open(self.options.prompt_cache, checkpoint, self.options.bits)
         self.items = plan(self.options, prompts, checkpoint, tokenizer)
         self.total = len(self.items)
@@ -204,9 +206,7 @@ class Run:
         total = sum(len(item.request.prompt) for item in self.items)
         requests = [item.request for item in self.items]
         stream = self.cache.stream if self.cache else generate_stream
-        for event in stream(
-            session.engine, requests, options.chunk_size, options.batch_size, session.timings
-        ):  # fmt: skip
+        for event in stream(session.engine, requests, options.chunk_size, options.batch_size, session.timings):
             if isinstance(event, Prefilled):
                 if len(self.items) <= options.batch_size:
                     reading(session.timings.prefill_tokens, total)

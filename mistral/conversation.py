@@ -12,10 +12,8 @@ from mistral.messages import Message, Tool, ToolCall
 from mistral.session import Session
 from mistral.toolcalls import ReplyStream, assistant_message
 
-FULL, SHRUNK = (
-    1 / 4,
-    3 / 4,
-)  # shares of a context: what an answer may need at most, and what is kept when it is too long
+# Shares of a context: what an answer may need at most, and what is kept when it is too long
+FULL, SHRUNK = 1 / 4, 3 / 4
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Demo(Options):
         caches: list[PromptCache] = []
 
         def prepare(checkpoint: Checkpoint, _: Tokenizer) -> None:
-            if self.prompt_cache:
+            if self.prompt_cache is not None:
                 caches.append(PromptCache.open(self.prompt_cache, checkpoint, self.bits))
 
         with_session(self, False, lambda session: complete(session, texts, *caches), prepare)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mistral.args import ModelArgs
-from mistral.cache import slots_needed
+from mistral.cache import cache_nbytes
 from mistral.checkpoint.names import tensor_shapes
 from mistral.limits import BASE_MEMORY
 from mistral.load import auto_split, copied_of, used_nbytes
@@ -47,12 +47,6 @@ class Needs:
         return "slowly, from disk" if self.copied + self.cache + self.other <= free else "no"
 
 
-def cache_nbytes(args: ModelArgs, layers: range, batch: int, context: int, slot_bytes: int) -> int:
-    """Bytes of keys and values of full rows."""
-    slots = sum(slots_needed(context, args.sliding_windows[layer]) for layer in layers)
-    return 2 * slot_bytes * batch * slots * args.n_kv_heads * args.head_dim
-
-
 def weights_of(found: Survey, args: ModelArgs, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes of each weight of `args` as the backend reads it, and those that are copied for it.
 
@@ -88,7 +82,7 @@ def all_needs(found: Survey, args: ModelArgs, ranks: int, batch: int, context: i
                 Needs(
                     way, rank, layers.start, layers.stop - 1, sum(sizes[name] for name in mine),
                     sum(copied[name] for name in mine),
-                    cache_nbytes(args, layers, batch, context, SLOT_BYTES[backend]), BASE_MEMORY,
+                    batch * cache_nbytes(args, layers, context, SLOT_BYTES[backend]), BASE_MEMORY,
                 )
             )  # fmt: skip
     return needed

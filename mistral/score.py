@@ -27,9 +27,8 @@ from mistral.session import Options, Session, with_session
 from mistral.textfile import display_name, read_text_file
 from mistral.tokenizer import Tokenizer
 
-CONTEXT = (
-    32768  # where neither checkpoint nor user limits it and a layer sees everything: no model here was made for less
-)
+# Where neither checkpoint nor user limits it and a layer sees everything: no model here was made for less
+CONTEXT = 32768
 CHUNK = 512  # tokens whose logits are in memory at once
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,9 +52,7 @@ def described(folder: Path, lacking: set[str], here: set[str]) -> dict[str, dict
 
 def moved(tensor: StoredTensor, folder: Path) -> StoredTensor:
     """The same tensor, if its file were in this folder."""
-    return StoredTensor(
-        folder / tensor.path.name, None, tensor.start, tensor.dtype, tensor.shape, tensor.strides
-    )  # fmt: skip
+    return replace(tensor, path=folder / tensor.path.name, buffer=None)
 
 
 def require_files(checkpoint: Checkpoint, layers: range) -> None:
