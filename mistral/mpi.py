@@ -32,6 +32,7 @@ T = TypeVar("T")
 COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
 # A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
 PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
+EAGER = 0.3  # seconds for which a rank with a core to itself looks without a nap: cores that have slept begin slowly
 LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
 # The two waits that are MPI's own, start and end, leave the processor to others; and between machines a message goes
 # over while both ranks compute, not only when they look.
@@ -134,6 +135,7 @@ class World:
         self._sending: list[tuple[Any, Callable[[], None] | None, Any]] = []
         affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
         self.host, self._cores = platform.node(), frozenset(affinity)
+        self._own_core = False
 
     # Failure
 
@@ -205,6 +207,7 @@ class World:
         """Cores for each of the ranks of this machine that may use the same ones as this rank."""
         everyone = self.gather((self.host, self._cores))
         sharing = sum(host == self.host and bool(cores & self._cores) for host, cores in everyone)
+        self._own_core = sharing <= len(self._cores)
         return max(1, len(self._cores) // sharing)
 
     # Messages
@@ -256,7 +259,10 @@ class World:
                 )
             self.progress()
             waited = time.monotonic() - started
-            time.sleep(min(LONGEST_NAP, max(SHORTEST_NAP, waited * PATIENCE)))
+            if self._own_core and waited < EAGER:
+                os.sched_yield()
+            else:
+                time.sleep(min(LONGEST_NAP, max(SHORTEST_NAP, waited * PATIENCE)))
 
     def gather(self, value: T) -> list[T]:
         """What every rank gives here, by rank; each rank gets all."""
