@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from mistral.cli import main
+    from mistral.cli.main import main
 except KeyboardInterrupt:  # the program has not begun, which is no reason for a trace
     print("interrupted", file=sys.stderr)
     sys.exit(130)

@@ -18,10 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mistral.args import ModelArgs
-from mistral.checkpoint import tensor_shapes
-from mistral.random_checkpoint import shape_args
-from mistral.schedule import GROUP_ROWS, Link, balance_layers, choose_chunk, decode_groups, predicted_seconds
+from benchmarks.timetable import Link, predicted_seconds
+from mistral.cli.bench.random_checkpoint import shape_args
+from mistral.engine.micro_batches import GROUP_ROWS, choose_chunk, decode_groups
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import tensor_shapes
+from mistral.pipeline.split import balance_layers
 
 MACHINES = (1, 2, 4, 8, 16)
 NETWORKS = {"10 Gbit/s": Link(5e-5, 1.1e9), "1 Gbit/s": Link(1e-4, 0.11e9)}

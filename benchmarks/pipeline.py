@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pipeline_job import OWN_MEMORY, Case, Measured, Memory, Pass, measure
-from mistral.args import ModelArgs
-from mistral.random_checkpoint import kept, shape_args, write_random
-from mistral.schedule import CHUNK_OVERHEAD, GROUP_ROWS, Link, bubble_share, timetable
+from benchmarks.timetable import Link, bubble_share, timetable
+from mistral.cli.bench.random_checkpoint import kept, shape_args, write_random
+from mistral.engine.micro_batches import CHUNK_OVERHEAD, GROUP_ROWS
+from mistral.model.args import ModelArgs
 
 CASES = "prefill:4096,decode:1,decode:8,decode:16,decode:256"
 

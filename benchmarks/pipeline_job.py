@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from benchmarks.timetable import Link
 from mistral import Generated, Request, Transformer, drive, generate_stream, open_engine, serve
-from mistral.args import ModelArgs
-from mistral.checkpoint import Checkpoint, open_checkpoint
-from mistral.engine import Engine
+from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from mistral.engine.engine import Engine
+from mistral.engine.micro_batches import CHUNK_OVERHEAD, choose_chunk, decode_groups
 from mistral.memory import resident_memory
-from mistral.model import needs
-from mistral.mpi import World
-from mistral.pipeline import PipelineEngine
-from mistral.schedule import CHUNK_OVERHEAD, Link, choose_chunk, decode_groups
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import needs
+from mistral.pipeline.engine import PipelineEngine
+from mistral.pipeline.world import World
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -19,13 +19,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mistral.checkpoint import open_checkpoint
-from mistral.engine import Engine
-from mistral.generate import Generated, KeptRow, Request, generate_stream
+from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.checkpoint.fingerprint import fingerprint
+from mistral.cli.bench.random_checkpoint import random_checkpoint
+from mistral.engine.engine import Engine
+from mistral.engine.requests import Generated, KeptRow, Request
+from mistral.engine.scheduler import generate_stream
+from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.load import load_model
 from mistral.ops import build
-from mistral.random_checkpoint import random_checkpoint
-from mistral.saved import Saved, fingerprint, read_saved, write_saved
 
 SAVED = "turns.saved"
 

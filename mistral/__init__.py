@@ -1,18 +1,20 @@
 """Mistral's open-weight models in MindSpore. Importing this package loads no MindSpore; building a model does."""
 
-from mistral.args import ModelArgs, MoeArgs
 from mistral.checkpoint import Checkpoint, open_checkpoint
-from mistral.engine import Engine, Work
+from mistral.engine.engine import Engine, Work
+from mistral.engine.requests import Generated, KeptRow, Prefilled, Request
+from mistral.engine.sampling import SamplingSettings
+from mistral.engine.scheduler import Timings, generate_stream
 from mistral.errors import InputError
-from mistral.generate import Generated, KeptRow, Prefilled, Request, Timings, generate, generate_stream
-from mistral.messages import Message, Tool, ToolCall
-from mistral.model import Transformer
-from mistral.pipeline import PipelineEngine, drive, open_engine, serve
-from mistral.sampling import SamplingSettings
-from mistral.textstream import TextStream
-from mistral.tokenizer import StreamDecoder, Tokenizer
-from mistral.toolcalls import Reply, ReplyStream, parse_reply
-from mistral.toolfile import load_tools
+from mistral.generate import drive, generate, open_engine, serve
+from mistral.model.args import ModelArgs, MoeArgs
+from mistral.model.transformer import Transformer
+from mistral.pipeline.engine import PipelineEngine
+from mistral.tokenizer.messages import Message, Tool, ToolCall
+from mistral.tokenizer.streaming import StreamDecoder, TextStream
+from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_calls import Reply, ReplyStream, parse_reply
+from mistral.tokenizer.tool_file import load_tools
 from mistral.version import __version__
 
 __all__ = [

@@ -1,5 +1,12 @@
 """The one exception that a user is meant to read."""
 
+from __future__ import annotations
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception, shortened to one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
 
 class InputError(Exception):
     """Something given to the program cannot be used.

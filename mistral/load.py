@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mistral.args import ModelArgs
-from mistral.checkpoint import Checkpoint
-from mistral.checkpoint.names import quantized_bits, tensor_shapes
-from mistral.checkpoint.tensor_file import Array
-from mistral.device import check_device, start_device
+from mistral.checkpoint.checkpoint import Checkpoint
+from mistral.checkpoint.formats.stored_tensor import Array
+from mistral.checkpoint.quantization import model_args, quantized_args, source_of
+from mistral.checkpoint.weight_memory import copied_nbytes, stage_nbytes
 from mistral.errors import InputError
 from mistral.memory import available_memory, gigabytes, require_memory
-from mistral.model import Transformer, needs, split_layers
-from mistral.mpi import World, check_ranks, connect
-from mistral.ops import WORTH_BUILDING, Ops, check_backend, choose_backend, load_backend
-from mistral.quantize import quantize_array, quantized_args, quantized_nbytes, source_of
-from mistral.quantized import Quantized
-from mistral.schedule import balance_layers, parse_split
-from mistral.shards import identity, open_shared, require_files, require_same
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import needs, quantized_bits
+from mistral.model.transformer import Transformer
+from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
+from mistral.ops.device import check_device, start_device
+from mistral.ops.interface import Ops
+from mistral.ops.quantize import quantize_array
+from mistral.ops.quantized import Quantized
+from mistral.pipeline.launch import check_ranks
+from mistral.pipeline.shared_checkpoint import identity, open_shared, require_files, require_same
+from mistral.pipeline.split import choose_layers
+from mistral.pipeline.world import World, connect
 
 if TYPE_CHECKING:
-    from mistral.ops.weight import Weight
+    from mistral.ops.interface import Weight
 
 Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, bytes to read
 
@@ -41,54 +42,10 @@ def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int 
     check_backend(backend)
 
 
-def copied_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str, layers: range | None = None) -> int:
-    """Bytes of memory that the weights of `args` take beside the mapped file: not there, or not as they are used.
-
-    Those of the stage that holds `layers`, or of all.
-    """
-    layers = range(args.n_layers) if layers is None else layers
-    shapes = {name: shape for name, shape in tensor_shapes(args).items() if needs(name, args, layers)}
-    return sum(copied_of(name, shape, checkpoint, args, backend) for name, shape in shapes.items())
-
-
-def copied_of(name: str, shape: tuple[int, ...], checkpoint: Checkpoint, args: ModelArgs, backend: str) -> int:
-    """The same of one weight."""
-    source, bits, size = source_of(name, checkpoint), quantized_bits(name, args), math.prod(shape)
-    quantizes = bits is not None and checkpoint.args.quantization is None
-    if backend == "native":
-        if quantizes:
-            return quantized_nbytes(bits or 16, shape)
-        return 0 if checkpoint.in_place(source) else checkpoint.nbytes(source)
-    stays = bits is None and checkpoint.dtype(source) == np.float32 and checkpoint.in_place(source)
-    return 0 if stays else 4 * size
-
-
-def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[str, int]:
-    """Bytes that each weight of `args` has as the backend reads it, wherever it lies."""
-    found = {}
-    for name, shape in tensor_shapes(args).items():
-        bits = quantized_bits(name, args)
-        stored = checkpoint.nbytes(source_of(name, checkpoint)) if bits is None else quantized_nbytes(bits, shape)
-        found[name] = stored if backend == "native" else 4 * math.prod(shape)
-    return found
-
-
 def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
     """The backend behind "auto" for this model; see `choose_backend`."""
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
     return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
-
-
-def model_args(checkpoint: Checkpoint, bits: int) -> ModelArgs:
-    """The model as it will be used. Raises InputError where a quantized checkpoint has other bits."""
-    quantization = checkpoint.args.quantization
-    if bits == 16 or (quantization and quantization.bits == bits):
-        return checkpoint.args
-    if quantization:
-        raise InputError(
-            f"--bits {bits}: {checkpoint.folder} has {quantization.bits} bits; leave it out, or name the original"
-        )
-    return quantized_args(checkpoint.args, bits)
 
 
 def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
@@ -120,38 +77,6 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
             f" disk; {remedy}",
             file=sys.stderr,
         )
-
-
-def stage_nbytes(checkpoint: Checkpoint, layers: range) -> int:
-    """Bytes in the file of the weights of a stage."""
-    return sum(checkpoint.nbytes(name) for name in checkpoint.shapes if needs(name, checkpoint.args, layers))
-
-
-def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_split: str) -> list[range]:
-    """The layers of each rank: as `pipeline_split` says, or so that no stage takes much longer than another.
-
-    The time of a layer goes by the weights that a token meets in it; that of the head, on the last rank, too.
-    Raises InputError for more ranks than layers, or a split that does not fit.
-    """
-    n_layers = checkpoint.args.n_layers
-    if pipeline_split != "auto":
-        split_layers(n_layers, num_pipeline_ranks)
-        return parse_split(pipeline_split, n_layers, num_pipeline_ranks)
-    return auto_split(checkpoint.args, {n: checkpoint.nbytes(n) for n in checkpoint.shapes}, num_pipeline_ranks)
-
-
-def auto_split(args: ModelArgs, weights: Mapping[str, int], num_pipeline_ranks: int) -> list[range]:
-    """The layers of each rank for `weights` of so many bytes. Raises InputError for more ranks than layers."""
-    even = split_layers(args.n_layers, num_pipeline_ranks)
-    if num_pipeline_ranks == 1:
-        return even
-    costs = [0.0] * args.n_layers
-    share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
-    for name, size in weights.items():
-        if name.startswith("layers."):
-            costs[int(name.split(".")[1])] += size * (share if ".experts." in name else 1.0)
-    head = "tok_embeddings.weight" if args.tied_embeddings else "output.weight"
-    return balance_layers(costs, weights[head], num_pipeline_ranks)
 
 
 def load_model(

@@ -61,3 +61,6 @@ def gigabytes(nbytes: int) -> str:
         return f"{nbytes / 1e6:.1f} MB"
     value = nbytes / 1e9
     return f"{value:.1f} GB" if value < 100 else f"{value:.0f} GB"
+
+
+BASE_MEMORY = 600 * 10**6  # bytes that Python, MindSpore and working memory may take beside weights and cache

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mistral.device import start_device
-from mistral.model import Transformer
-from mistral.ops import Ops, load_backend
-from tests.generation import MAX_TOKENS, PROMPTS, Found, Spy
-from tests.oracle import oracle_greedy
-from tests.small_models import SHAPES, SmallModel, build
+from mistral.model.transformer import Transformer
+from mistral.ops.backend import load_backend
+from mistral.ops.device import start_device
+from mistral.ops.interface import Ops
+from tests.support.generation import MAX_TOKENS, PROMPTS, Found, Spy
+from tests.support.oracle import oracle_greedy
+from tests.support.small_models import SHAPES, SmallModel, build
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mistral.tokenizer import Message, Tokenizer
+from mistral.tokenizer.messages import Message
+from mistral.tokenizer.tokenizer import Tokenizer
 from tools import grammar
 from tools.grammar import COLOURS, Cast, sentence
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral import Message, ModelArgs, Tokenizer, Transformer, generate
-from mistral.sampling import log_softmax
+from mistral.engine.sampling import log_softmax
 from tools.corpus import COLOURS, HELD_OUT_SEED, TRAIN_SEED, documents, encode_document, recall_case
 
 

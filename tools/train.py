@@ -28,15 +28,17 @@ from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from mistral.args import ModelArgs
-from mistral.cache import CacheMetadata
-from mistral.checkpoint import open_checkpoint, tensor_shapes
-from mistral.device import start_device
+from mistral.checkpoint.args_file import args_from_params
+from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
-from mistral.model import Transformer
-from mistral.ops import Ops, portable
-from mistral.ops.weight import Weight
-from mistral.tokenizer import Tokenizer
+from mistral.model.args import ModelArgs
+from mistral.model.kv_cache import CacheMetadata
+from mistral.model.parameters import tensor_shapes
+from mistral.model.transformer import Transformer
+from mistral.ops import portable
+from mistral.ops.device import start_device
+from mistral.ops.interface import Ops, Weight
+from mistral.tokenizer.tokenizer import Tokenizer
 from tools.corpus import COLOURS, TRAIN_SEED, documents, encode_document
 from tools.grammar import ANIMALS, FOODS, PLACES, THINGS
 
@@ -202,7 +204,7 @@ def train(
     ms.set_seed(seed)
     folder = Path(out)
     tokenizer = Tokenizer.from_folder(folder)
-    args = ModelArgs.from_params({**PARAMS, "vocab_size": tokenizer.vocab_size})
+    args = args_from_params({**PARAMS, "vocab_size": tokenizer.vocab_size})
     assert tokenizer.vocab_size == PARAMS["vocab_size"]
     weights = initial_weights(args, seed)
     if begin:

@@ -17,13 +17,15 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.args import ModelArgs, read_json
-from mistral.checkpoint.names import hugging_face_name, neighbouring_pairs, rotary_heads, tensor_shapes
+from mistral.checkpoint.foreign_names import hugging_face_name, neighbouring_pairs
+from mistral.checkpoint.formats.safetensors_file import read_safetensors
+from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
+from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.peft import PREFIX, read_scales
-from mistral.checkpoint.safetensors_map import read_safetensors
-from mistral.checkpoint.tensor_file import Array, StoredTensor, quoted
-from mistral.checkpoint.torch_zip import read_torch_zip
 from mistral.errors import InputError
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import rotary_heads, tensor_shapes
+from mistral.text import read_json
 
 OFFICIAL = "lora.safetensors"
 PEFT = ("adapter_model.safetensors", "adapter_model.bin")

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mistral.args import read_json
-from mistral.checkpoint.tensor_file import quoted
+from mistral.checkpoint.formats.stored_tensor import quoted
 from mistral.errors import InputError
+from mistral.text import read_json
 
 PREFIX = "base_model.model."
 # Settings that change the arithmetic in ways that are not done here: refused unless absent, null, false or empty.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mistral.checkpoint.tensor_file import StoredTensor, quoted
+from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
 from mistral.errors import InputError
-from mistral.quantized import Quantized, stored_shapes
+from mistral.ops.quantized import Quantized, part_forms
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,6 @@ class QuantizedTensor:
 def part_names(name: str) -> tuple[str, ...]:
     """What a file calls the parts of a matrix."""
     return name, f"{name}.scales", f"{name}.exponents"
-
-
-def part_forms(bits: int, shape: tuple[int, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Dtype and shape of each part."""
-    values, scales = stored_shapes(bits, *shape)
-    return ("int8" if bits == 8 else "uint8", values), ("uint8", scales), ("uint8", shape[:1])
 
 
 def take_quantized(

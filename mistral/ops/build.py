@@ -104,13 +104,14 @@ def glue() -> Library:
 def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
     """The kernels: a few seconds to build. `machine`: compiler flags that say for which processor."""
     cxx, flags = require_compiler(), [*FLAGS, *machine]
-    units = [file for file in SOURCES.glob("*.cpp") if file.name != "glue.cpp"]
-    sources = [*sorted(units), *sorted(SOURCES.glob("*.h"))]
+    units = [file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp"]
+    sources = [*sorted(units), *sorted(SOURCES.rglob("*.h"))]
     large = [unit for unit in sorted(units) if unit.stem.startswith("products") or unit.stem == "stream"]
     # the others together: most of the time for each of them would go into the compiler's own headers
     together = [part for unit in sorted(units) if unit not in large for part in ("-include", str(unit))]
-    rest = (cxx, *flags, "-c", "-x", "c++", os.devnull, "-o", "rest.o", *together)
-    objects = (*((cxx, *flags, "-c", str(unit)) for unit in large), rest)
+    include = ("-I", str(SOURCES))  # no part of the key: a library is the same wherever its sources lie
+    rest = (cxx, *flags, *include, "-c", "-x", "c++", os.devnull, "-o", "rest.o", *together)
+    objects = (*((cxx, *flags, *include, "-c", str(unit)) for unit in large), rest)
     link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in large), "rest.o", "-o", "kernels.so")
     return Library("kernels", key_of(sources, [*flags, compiler_version(cxx), processor()]), (objects, (link,)))
 

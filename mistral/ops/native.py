@@ -21,13 +21,13 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from mistral.ops import build, portable
-from mistral.ops.weight import Weight
-from mistral.quantized import Quantized
+from mistral.ops.interface import Weight
+from mistral.ops.quantized import Quantized
 
 if TYPE_CHECKING:
-    from mistral.cache import CacheView
-    from mistral.layers import TransformerBlock
-    from mistral.ops.fused import FusedBlock
+    from mistral.model.fused_block import FusedBlock
+    from mistral.model.kv_cache import CacheView
+    from mistral.model.layers import TransformerBlock
 
 NO_WINDOW = 1 << 40  # positions, more than there are
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # as kernels.h numbers them
@@ -90,7 +90,7 @@ class Native:
 
     def fuse(self, block: TransformerBlock) -> FusedBlock:
         """The same block in two operators."""
-        from mistral.ops.fused import FusedBlock
+        from mistral.model.fused_block import FusedBlock
 
         return FusedBlock(block, self.library)
 

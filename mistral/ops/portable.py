@@ -15,15 +15,14 @@ import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
-from mistral.ops.weight import Weight
-from mistral.quantized import Quantized
+from mistral.ops.interface import Weight
+from mistral.ops.quantized import Quantized
 
 if TYPE_CHECKING:
-    from mistral.cache import CacheView
-    from mistral.layers import TransformerBlock
+    from mistral.model.kv_cache import CacheView
+    from mistral.model.layers import TransformerBlock
 
 SLOT_BYTES = 4  # of each element in a cache
-
 # A weight is stored (out, in). The functional `dense` copies its transpose at every call; this operator does not.
 _matmul_transposed = ops.MatMul(transpose_b=True)
 _batch_matmul = ops.BatchMatMul()

@@ -8,9 +8,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.args import ModelArgs
-from mistral.cache import RollingCache, visible
-from mistral.ops import Ops
+from mistral.checkpoint.args_file import args_from_params
+from mistral.model.args import ModelArgs
+from mistral.model.kv_cache import RollingCache, visible
+from mistral.ops.interface import Ops
 from tools.figures.canvas import BLUE, GREY, MUTED, ORANGE, PALE, PALE_ORANGE, Canvas
 
 # name: dim, n_layers, head_dim, hidden_dim, n_heads, n_kv_heads
@@ -69,7 +70,7 @@ def draw_cone(canvas: Canvas, mask: NDArray[np.bool_], n_layers: int, left: floa
 def model_args(name: str) -> ModelArgs:
     """The part of a model's architecture that its cache depends on."""
     keys = ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads")
-    return ModelArgs.from_params(dict(zip(keys, MODELS[name], strict=True)) | {"vocab_size": 32000})
+    return args_from_params(dict(zip(keys, MODELS[name], strict=True)) | {"vocab_size": 32000})
 
 
 class Float32Slots:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.cache import RowPlan, plan_row, slot_positions, slots_needed
+from mistral.model.kv_cache import RowPlan, plan_row, slot_positions, slots_needed
 from tools.figures.canvas import BLUE, MUTED, ORANGE, PALE, PALE_BLUE, PALE_ORANGE, VERMILION, Canvas
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.moe import Dispatch
-from mistral.sampling import log_softmax
+from mistral.engine.sampling import log_softmax
+from mistral.model.moe import Dispatch
 from tools.figures.canvas import BLUE, GREEN, MUTED, ORANGE, PURPLE, Canvas
 
 

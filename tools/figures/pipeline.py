@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mistral.model import split_layers
-from mistral.schedule import idle_share, timetable
+from benchmarks.timetable import idle_share, timetable
+from mistral.pipeline.split import split_layers
 from tools.figures.canvas import BLUE, GREEN, MUTED, ORANGE, PALE, PURPLE, VERMILION, Canvas
 
 

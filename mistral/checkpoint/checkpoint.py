@@ -1,0 +1,134 @@
+"""A checkpoint folder, as it is downloaded, opened as named, memory-mapped tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mistral.checkpoint.args_file import read_args
+from mistral.checkpoint.file_sets import find_form
+from mistral.checkpoint.foreign_names import neighbouring_pairs
+from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
+from mistral.checkpoint.lora import Adapter, open_adapter
+from mistral.checkpoint.matching import match_names, read_files
+from mistral.checkpoint.quantized_tensor import QuantizedTensor
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import rotary_heads
+from mistral.ops.quantized import Quantized
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's tensors by the names of Mistral's own files, whatever form the files have.
+
+    `shapes` has exactly the tensors of a model of these `args`. Files stay mapped for as long as the checkpoint or an
+    array out of it lives. `warnings` are lines that a user may want to see.
+    """
+
+    folder: Path
+    args: ModelArgs
+    form: str
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, StoredTensor | QuantizedTensor] = field(repr=False)
+    rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
+    adapter: Adapter | None = None
+
+    def get(self, name: str) -> Array:
+        """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
+
+        A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
+        what an adapter changes is a copy, and a matrix of 8 or 4 bits is widened to float32.
+        """
+        array = self.tensors[name].array()
+        if isinstance(array, Quantized):
+            return array.dense()
+        heads = rotary_heads(name, self.args) if self.rotary_halves else None
+        if heads is not None:
+            array = neighbouring_pairs(array, heads)
+            array.flags.writeable = False
+        return self.adapter.products[name].added_to(array) if self.adapter and self.is_merged(name) else array
+
+    def is_merged(self, name: str) -> bool:
+        """Whether an adapter changes the tensor."""
+        return self.adapter is not None and name in self.adapter.products
+
+    def quantized(self, name: str) -> Quantized | None:
+        """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
+        array = self.tensors[name].array()
+        return array if isinstance(array, Quantized) else None
+
+    def missing(self, name: str) -> Path | None:
+        """The file that would hold the tensor if it were here."""
+        tensor = self.tensors[name]
+        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
+        return next((part.path for part in parts if part.buffer is None), None)
+
+    def release(self, name: str) -> None:
+        """What has been read of the tensor's file need not stay in memory."""
+        tensor = self.tensors[name]
+        for part in tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,):
+            part.release()
+
+    def in_place(self, name: str) -> bool:
+        """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
+        tensor = self.tensors[name]
+        turned = self.rotary_halves and rotary_heads(name, self.args)
+        return tensor.is_contiguous and not turned and not self.is_merged(name)
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that the tensor takes in the file."""
+        return self.tensors[name].nbytes
+
+    def dtype(self, name: str) -> np.dtype[np.generic]:
+        """The tensor's dtype in the file."""
+        return self.tensors[name].dtype
+
+    def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Where it lies in its file: first byte and strides of each of its parts."""
+        tensor = self.tensors[name]
+        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
+        return tuple((part.start, part.strides) for part in parts)
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds the tensor."""
+        return self.tensors[name].path
+
+
+def open_checkpoint(
+    folder: str | Path,
+    lora: str | Path | None = None,
+    elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None,
+) -> Checkpoint:
+    """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
+
+    `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
+    `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
+    Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
+    tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
+    """
+    folder = Path(folder)
+    elsewhere = elsewhere or {}
+    form = find_form(folder, elsewhere)
+    args = read_args(form.args_file)
+    stored, warnings = read_files(form, elsewhere)
+    tensors = match_names(form, args, stored)
+    adapter = None if lora is None else open_adapter(lora, args)
+    if args.ignored_keys:
+        keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
+        warnings = (f"{form.args_file.name}: keys not known, ignored: {keys}", *warnings)
+    return Checkpoint(
+        folder=folder,
+        args=args,
+        form=form.name,
+        files=form.files,
+        warnings=form.warnings + warnings,
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        tensors=tensors,
+        rotary_halves=form.hugging_face,
+        adapter=adapter,
+    )

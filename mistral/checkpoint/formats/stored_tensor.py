@@ -1,0 +1,104 @@
+"""Memory-mapped weight files, and one tensor as it lies in such a file."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mistral.errors import InputError
+
+# A header (JSON, pickle or zip directory) is never larger: room for 30,000 tensors in one file, and a bound on what a
+# hostile file can make us hold (some 70 bytes of objects per byte of header).
+HEADER_LIMIT = 4 << 20
+MAX_DIMENSIONS = 8
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A strided view of a mapped file: nothing is read before `array` is looked at.
+
+    `start` is the byte at which element 0 lies, `strides` count elements. Whoever makes one has checked that all of it
+    lies inside the file. No `buffer`: another rank has the file, and has said what is in it.
+    """
+
+    path: Path
+    buffer: mmap.mmap | None
+    start: int
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie row after row, aligned, as an array of its own would have them."""
+        row_major = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return self.strides == row_major and self.start % self.dtype.itemsize == 0
+
+    def array(self) -> Array:
+        """The values, read-only, without a copy (unless they lie at an odd address in the file)."""
+        if self.buffer is None:
+            raise InputError(f"{self.path}: is not on this machine; copy it there")
+        size = self.dtype.itemsize
+        buffer: mmap.mmap | bytes = self.buffer
+        offset = self.start
+        if offset % size:  # unaligned elements are slow or undefined in most kernels
+            span = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+            buffer, offset = self.buffer[offset : offset + span * size], 0
+        return np.ndarray(self.shape, self.dtype, buffer, offset, tuple(s * size for s in self.strides))
+
+    def described(self) -> StoredTensor:
+        """The same without the file: what another rank can be told."""
+        return replace(self, buffer=None)
+
+    def release(self) -> None:
+        """Let the system have the pages of the whole file back; they are read again when they are looked at."""
+        if self.buffer is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.buffer.madvise(mmap.MADV_DONTNEED)
+
+    def rows(self, first: int, last: int) -> StoredTensor:
+        """The part [first:last] along the first axis."""
+        assert 0 <= first < last <= self.shape[0]
+        start = self.start + first * self.strides[0] * self.dtype.itemsize
+        return replace(self, start=start, shape=(last - first, *self.shape[1:]))
+
+    def transposed(self) -> StoredTensor:
+        """The same elements with the axes in reverse order."""
+        return replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a contiguous tensor."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def quoted(name: str) -> str:
+    """A name out of a file, fit for a one-line message whatever it holds."""
+    return repr(name if len(name) <= 100 else name[:100] + "...")
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file for reading. Raises InputError if it is no file, empty, or a Git LFS pointer."""
+    try:
+        if not path.is_file():  # a named pipe would block
+            what = "is no file" if path.exists() else "no such file"
+            raise InputError(f"{path}: {what}; download it again")
+        with path.open("rb") as file:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    except ValueError:  # what mmap says to an empty file
+        raise InputError(f"{path}: is empty; download it again") from None
+    if buffer[:23] == b"version https://git-lfs":
+        raise InputError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+    return buffer

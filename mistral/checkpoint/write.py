@@ -1,0 +1,92 @@
+"""Write a model's tensors, quantized, as safetensors files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mistral.checkpoint.checkpoint import Checkpoint
+from mistral.checkpoint.formats.safetensors_file import stored_nbytes, write_header
+from mistral.checkpoint.quantization import source_of
+from mistral.checkpoint.quantized_tensor import part_names
+from mistral.errors import InputError
+from mistral.memory import gigabytes
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.ops.quantize import quantize_array
+from mistral.ops.quantized import part_forms
+
+Progress = Callable[[int, int], None]
+SHARD = 4 * 10**9  # bytes of tensors in a file, at most, as long as one tensor is not larger
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to write: its name in the model, and dtype and shape of each of its parts by their names."""
+
+    name: str
+    parts: dict[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all parts."""
+        return sum(stored_nbytes(dtype, shape) for dtype, shape in self.parts.values())
+
+
+def planned(checkpoint: Checkpoint, args: ModelArgs) -> Iterator[Planned]:
+    """Every tensor of the quantized model."""
+    for name, shape in tensor_shapes(args).items():
+        bits = quantized_bits(name, args)
+        forms = (
+            ((str(checkpoint.dtype(source_of(name, checkpoint))), shape),) if bits is None else part_forms(bits, shape)
+        )
+        names = (name,) if bits is None else part_names(name)
+        yield Planned(name, dict(zip(names, forms, strict=True)))
+
+
+def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress: Progress) -> int:
+    """All tensors of the quantized model into safetensors files in the folder -> bytes.
+
+    `progress` is told the bytes written so far, and those to write.
+    """
+    shards: list[list[Planned]] = [[]]
+    for tensor in planned(checkpoint, args):
+        if shards[-1] and sum(t.nbytes for t in shards[-1]) + tensor.nbytes > SHARD:
+            shards.append([])
+        shards[-1].append(tensor)
+    total = sum(tensor.nbytes for shard in shards for tensor in shard)
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise InputError(f"{folder.parent}: needs {gigabytes(total)} and has {gigabytes(free)} free; free some space")
+    done = 0
+    for number, shard in enumerate(shards, 1):
+        name = "consolidated.safetensors"
+        if len(shards) > 1:
+            name = f"consolidated-{number:05}-of-{len(shards):05}.safetensors"
+        with (folder / name).open("wb") as out:
+            write_header(out, {part: form for tensor in shard for part, form in tensor.parts.items()})
+            for tensor in shard:
+                for part in quantized_parts(checkpoint, args, tensor.name):
+                    out.write(part)
+                checkpoint.release(source_of(tensor.name, checkpoint))
+                done += tensor.nbytes
+                progress(done, total)
+            out.flush()
+            os.fsync(out.fileno())
+    return total
+
+
+def quantized_parts(checkpoint: Checkpoint, args: ModelArgs, name: str) -> Iterator[memoryview]:
+    """The bytes of each part of a tensor of the quantized model."""
+    source = source_of(name, checkpoint)
+    array, bits = checkpoint.get(source), quantized_bits(name, args)
+    if bits is None:
+        yield np.ascontiguousarray(array).view(np.uint8).data
+        return
+    found = quantize_array(array, bits, f"{checkpoint.file_of(source)}: tensor {source}")
+    yield from (part.data for part in (found.values, found.scales, found.exponents))

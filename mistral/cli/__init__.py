@@ -1,0 +1,1 @@
+"""The command line: main parses and dispatches; a command is a file or a folder of its own."""

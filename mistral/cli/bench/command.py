@@ -1,0 +1,115 @@
+"""The bench command: how fast a model is and what memory it takes, as shares of what the machine allows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.checkpoint.quantization import model_args
+from mistral.cli.bench.measure import Plan, Run, table
+from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
+from mistral.cli.model_options import shipped_checkpoint
+from mistral.cli.options import operand, option
+from mistral.errors import InputError
+from mistral.load import backend_for, check_options
+from mistral.ops import build
+from mistral.ops.device import check_device, set_threads, start_device, thread_count
+
+MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure speed and memory, as shares of what this machine allows.
+
+    Load time, decoding, prefill (the head on the last token only) and memory, each the median of its repeats, and the
+    limits themselves, measured before and after. Prompts are random tokens; without a checkpoint at hand, weights of
+    real dimensions can be random too.
+    """
+
+    ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
+    shape: str | None = option(None, "Instead: random weights of a model's dimensions, such as mistral-7b or tiny.")
+    layers: int | None = option(None, "With --shape: so many layers instead of all.")
+    folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
+    bits: int = option(16, "16: weights as in the file; 8 or 4: quantized, with --shape as a folder of its own.")
+    prefill: str = option("128,512,2048", "Tokens of the prompts that are read.")
+    batches: str = option("1,8", "Rows that are decoded at once.")
+    tokens: int = option(32, "Tokens that each row is decoded for.")
+    repeats: int = option(3, "How often each figure is measured.")
+    backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
+    device: str = option("auto", "auto, CPU or Ascend.")
+    threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
+    precise: bool = option(False, "Keep activations and cache in float32.")
+    json: bool = option(False, "Figures as JSON, one object a line.")
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        check_options(backend=self.backend, bits=self.bits, device=self.device)
+        check_device(self.device, self.threads)
+        for name, value, most in (("tokens", self.tokens, MOST_TOKENS), ("repeats", self.repeats, MOST_REPEATS)):
+            check_number(name, value, most)
+        self.plan()
+        if self.shape is None:
+            for name in ("layers", "folder"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"--{name}: needs --shape")
+            return
+        if self.ckpt is not None:
+            raise InputError(f"--shape {self.shape[:40]}: makes a checkpoint; leave it or {self.ckpt[:40]} out")
+        shape_args(self.shape, self.layers)
+        if self.backend == "native" or self.bits != 16:
+            build.require_compiler()
+
+    def run(self) -> None:
+        """Make the checkpoint where it is to be random; measure; show."""
+        set_threads(self.threads)
+        checkpoint = open_checkpoint(self.find_checkpoint())
+        args = model_args(checkpoint, self.bits)
+        for line in checkpoint.warnings:
+            print(f"note: {line}", file=sys.stderr)
+        device = start_device(self.device, self.threads)
+        backend = backend_for(checkpoint, args, self.backend, device)
+        figures = Run(checkpoint, args, self.bits, backend, device, self.precise, self.plan()).measure()
+        stored = checkpoint.dtype("tok_embeddings.weight").itemsize * 8
+        bits = args.quantization.bits if args.quantization else stored
+        name = checkpoint.folder.resolve().name if self.shape is None else f"{self.shape}-{args.n_layers}"
+        setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}
+        if self.json:
+            for figure in figures:
+                print(json.dumps(figure.record(setting)))
+            return
+        print(f"{name}, {bits} bits, {backend} backend, {thread_count()} thread{'s' if thread_count() > 1 else ''}")
+        for line in table(figures):
+            print(line)
+
+    def plan(self) -> Plan:
+        """What to measure. Raises InputError naming an option that cannot be."""
+        prompts, batches = numbers("prefill", self.prefill, MOST_TOKENS), numbers("batches", self.batches, MOST_ROWS)
+        return Plan(prompts, batches, self.tokens, self.repeats)
+
+    def find_checkpoint(self) -> Path:
+        """The folder that is measured, made where it is to be random."""
+        if self.shape is None:
+            return shipped_checkpoint() if self.ckpt is None else Path(self.ckpt)
+        folder = build.cache_folders()[0] / "bench" if self.folder is None else Path(self.folder)
+        return random_checkpoint(folder, self.shape, self.layers, self.bits)
+
+
+def check_number(name: str, value: int, most: int) -> None:
+    """Raise InputError for an option that is not from 1 to `most`."""
+    if not 1 <= value <= most:
+        raise InputError(f"--{name} {value}: must be from 1 to {most}")
+
+
+def numbers(name: str, text: str, most: int) -> tuple[int, ...]:
+    """Whole numbers with commas between. Raises InputError naming the option."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--{name} {text[:40]}: must be whole numbers with commas between, such as 1,8") from None
+    for value in found:
+        check_number(name, value, most)
+    return found

@@ -1,0 +1,155 @@
+"""What a model asks of a machine, counted, and what the machine can do, measured: their quotient bounds every speed."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.memory import BASE_MEMORY, available_memory
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import tensor_shapes
+from mistral.ops import build
+from mistral.ops.backend import load_backend
+from mistral.ops.device import thread_count
+
+NEIGHBOURHOOD = 1 << 16  # bytes of a mapped file that Linux maps at once around the one asked for
+BUFFER = 1 << 30  # bytes read to measure bandwidth, more than any cache holds
+PRODUCT = 2048  # side of the square matrices whose product is timed
+# Ways of multiplying, as the kernels number them; the last is for weights of 8 and 4 bits alone.
+WAYS = ("float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 16-bit integers")
+ROUNDS = 1 << 21  # of products on each thread: some hundredths of a second
+
+
+def experts_touched(args: ModelArgs, tokens: int) -> float:
+    """The share of its experts that a layer is expected to use for so many tokens, if all are equally likely."""
+    return 1 - (1 - args.moe.num_experts_per_tok / args.moe.num_experts) ** tokens if args.moe else 1.0
+
+
+def decode_nbytes(args: ModelArgs, weights: Mapping[str, int], batch: int, cache_nbytes: int) -> float:
+    """Bytes that one step of `batch` rows must read: every weight it needs, once, and the keys and values of its rows.
+
+    `weights`: bytes of each tensor. Of the embeddings it reads a row for each token; of a mixture's experts, as many
+    as are expected to be chosen.
+    """
+    experts = experts_touched(args, batch)
+    embeddings = weights["tok_embeddings.weight"]
+    total = batch * embeddings / args.vocab_size + cache_nbytes
+    for name, size in weights.items():
+        if name != "tok_embeddings.weight":
+            total += size * experts if ".experts." in name else size
+    return total + (embeddings if args.tied_embeddings else 0)
+
+
+def prefill_flops(args: ModelArgs, tokens: int) -> float:
+    """Floating-point operations for a prompt: its matrices, attention within the window, the head for its last token.
+
+    A multiplication and an addition are two. Norms, rotary embeddings and softmax are not counted.
+    """
+    share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
+    matrices = 0.0
+    for name, shape in tensor_shapes(args).items():
+        if len(shape) == 2 and name not in ("tok_embeddings.weight", "output.weight"):
+            matrices += math.prod(shape) * (share if ".experts." in name else 1)
+    seen = sum(keys_seen(tokens, window) for window in args.sliding_windows)
+    attention = 2 * args.n_heads * args.head_dim * seen  # scores, and the sum of values
+    return 2 * (tokens * matrices + attention + args.vocab_size * args.dim)
+
+
+def keys_seen(tokens: int, window: int | None) -> int:
+    """Pairs of a query and a key that it sees, in a layer."""
+    short = tokens if window is None else min(tokens, window)
+    return short * (short + 1) // 2 + (tokens - short) * short
+
+
+def resident_limit(args: ModelArgs, weights: Mapping[str, int], cache_nbytes: int, tokens: int | None) -> float:
+    """Bytes that decoding may keep in memory: the weights it has touched, the cache, and BASE_MEMORY.
+
+    Of embeddings in a mapped file, those near the `tokens` random ones asked for; None where all were copied.
+    A prompt of 128 tokens leaves hardly an expert out, so all experts count.
+    """
+    embeddings, touched = weights["tok_embeddings.weight"], 1.0
+    if tokens is not None and not args.tied_embeddings:
+        near = max(NEIGHBOURHOOD, embeddings // args.vocab_size)
+        touched = 1 - (1 - min(1, near / embeddings)) ** tokens
+    return sum(weights.values()) - embeddings * (1 - touched) + cache_nbytes + BASE_MEMORY
+
+
+def seconds_of(call: Callable[[], object], repeats: int) -> float:
+    """The median duration of a call, after one that does not count."""
+    found = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:])
+
+
+@dataclass
+class Machine:
+    """A CPU's limits, the best seen so far: bytes and floating-point operations a second, and what was measured.
+
+    With the native backend: memory read by the kernels, and products that never leave the registers, by the
+    instruction that does most. No product of matrices reaches that, for they must be brought there first; least of all
+    with tiles. Else: memory read by NumPy, and MindSpore's product of two square matrices.
+    """
+
+    backend: str
+    bits: int = 16
+    bandwidth: float = 0.0
+    peak: float = 0.0
+    bandwidth_of: str = "1 GB, read by NumPy"
+    peak_of: str = f"float32, MindSpore's product of {PRODUCT} by {PRODUCT}"
+
+    def measure(self) -> None:
+        """Measure both again."""
+        buffer = np.ones(min(BUFFER, available_memory() // 4) // 4, np.float32)
+        if self.backend == "native":
+            library = ctypes.CDLL(str(build.kernels().build()))
+            self.bandwidth_of = "1 GB, read by the kernels"
+            self.bandwidth = max(self.bandwidth, kernels_bandwidth(library, buffer))
+            ways = WAYS[:-1] if self.bits == 16 else WAYS
+            speeds = {way: kernels_flops(library, number) for number, way in enumerate(ways)}
+            fastest = max(speeds, key=lambda way: speeds[way])
+            self.peak_of, peak = f"{fastest}, in registers", speeds[fastest]
+        else:
+            self.bandwidth = max(self.bandwidth, numpy_bandwidth(buffer))
+            peak = product_flops()
+        self.peak = max(self.peak, peak)
+
+
+def kernels_bandwidth(library: ctypes.CDLL, buffer: NDArray[np.float32]) -> float:
+    """Bytes a second that the kernels read."""
+    library.read_memory.restype = ctypes.c_float
+    data, count = ctypes.c_void_p(buffer.ctypes.data), ctypes.c_int64(buffer.size)
+    return buffer.nbytes / seconds_of(lambda: library.read_memory(data, count), 5)
+
+
+def kernels_flops(library: ctypes.CDLL, way: int) -> float:
+    """Floating-point operations a second of one of WAYS; 0 where this processor cannot."""
+    library.multiply_most.restype = ctypes.c_double
+    rounds = ctypes.c_int64(ROUNDS)
+    done = float(library.multiply_most(rounds, way))
+    return done / seconds_of(lambda: library.multiply_most(rounds, way), 3) if done else 0.0
+
+
+def numpy_bandwidth(buffer: NDArray[np.float32]) -> float:
+    """Bytes a second that NumPy reads on all threads."""
+    parts = np.array_split(buffer, thread_count())
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return buffer.nbytes / seconds_of(lambda: list(pool.map(np.max, parts)), 5)
+
+
+def product_flops() -> float:
+    """Floating-point operations a second of MindSpore's product of square float32 matrices."""
+    ops = load_backend("portable")
+    square = np.ones((PRODUCT, PRODUCT), np.float32)
+    x, weight = ops.tensor(square), ops.weight(square)
+    return 2 * PRODUCT**3 / seconds_of(lambda: ops.linear(x, weight), 3)

@@ -1,0 +1,1 @@
+"""The interactive command: a conversation at a terminal or through a pipe."""

@@ -1,0 +1,1 @@
+"""The complete command: one prompt, or a file of them."""

@@ -1,0 +1,69 @@
+"""What a person sees: text that a model writes, answers side by side, and a progress line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+HARMLESS = CONTROL | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""}
+PATIENCE, INTERVAL = 0.5, 0.1  # seconds before the first line, and between two
+RULE = "====================="
+
+
+class Board:
+    """Shows answers that grow side by side one after the other, the first of them as it grows."""
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        self.texts, self.finished, self.current, self.shown = list(prompts), [False] * len(prompts), 0, 0
+
+    def add(self, index: int, text: str, finished: bool) -> None:
+        """More text of answer `index`."""
+        self.texts[index] += text
+        self.finished[index] |= finished
+        while self.current < len(self.texts):
+            write(self.texts[self.current][self.shown :])
+            self.shown = len(self.texts[self.current])
+            if not self.finished[self.current]:
+                return
+            print(f"\n{RULE}", flush=True)
+            self.current, self.shown = self.current + 1, 0
+
+
+def write(text: str, end: str = "") -> None:
+    r"""Show text that comes of a model, at once. On a terminal its control characters are visible, as \x1b.
+
+    So no answer can move the cursor, change what stands above, or type. Line breaks and tabs stay; a carriage return,
+    which would let a line be written over, goes.
+    """
+    print(text.translate(HARMLESS) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+class Progress:
+    """Shows `verb done/total` on standard error while work takes long; nothing where that is not a terminal."""
+
+    def __init__(self, verb: str, unit: str, scale: float = 1, out: TextIO | None = None) -> None:
+        self.verb, self.unit, self.scale, self.out = verb, unit, scale, out or sys.stderr
+        self.shown, self.next = False, time.monotonic() + PATIENCE
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total`, in units of 1 / scale; complete work takes the line away."""
+        if not self.out.isatty():
+            return
+        if done >= total:
+            self.clear()
+        elif time.monotonic() >= self.next:
+            figures = f"{done / self.scale:.3g} of {total / self.scale:.3g} {self.unit}"
+            self.out.write(f"\r\x1b[K{self.verb} {figures} ({100 * done // total} %)")
+            self.out.flush()
+            self.shown, self.next = True, time.monotonic() + INTERVAL
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self.shown:
+            self.out.write("\r\x1b[K")
+            self.out.flush()
+            self.shown = False
+        self.next = time.monotonic() + PATIENCE

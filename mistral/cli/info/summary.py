@@ -1,0 +1,157 @@
+"""What a checkpoint folder holds, from its headers alone: as much as can be said of one that is not whole, too."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mistral.checkpoint.args_file import read_args
+from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from mistral.checkpoint.file_sets import weight_files
+from mistral.checkpoint.lora import open_adapter
+from mistral.checkpoint.matching import read_file, require_countable
+from mistral.checkpoint.quantization import quantized_nbytes
+from mistral.errors import InputError
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
+
+PARTS = ("embedding", "attention", "feed-forward", "experts", "norms", "router", "head")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A folder as it is found. `checkpoint` is None, and `problems` says why, where no model can be loaded from it.
+
+    `dtypes`: bytes of the readable tensors by their dtypes.
+    """
+
+    folder: Path
+    form: str | None
+    args: ModelArgs | None
+    files: tuple[Path, ...]
+    dtypes: Mapping[str, int]
+    tokenizer: TokenizerFile | None
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that most bytes of the weights have; bfloat16 as long as there are none."""
+        return max(self.dtypes, key=lambda name: self.dtypes[name], default="bfloat16")
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element of `dtype`."""
+        return 4 if self.dtype == "float32" else 2
+
+    def weights(self) -> dict[str, int]:
+        """Bytes of each tensor of the model in its files; for an incomplete folder, as if all had `dtype`."""
+        assert self.args
+        if self.checkpoint:
+            return {name: self.checkpoint.nbytes(name) for name in self.checkpoint.shapes}
+        shapes = tensor_shapes(self.args).items()
+        return {name: stored_nbytes(name, shape, self.args, self.itemsize) for name, shape in shapes}
+
+
+def stored_nbytes(name: str, shape: tuple[int, ...], args: ModelArgs, size: int) -> int:
+    """Bytes of a tensor whose elements have `size` of them unless the model has it in 8 or 4 bits."""
+    bits = quantized_bits(name, args)
+    return size * math.prod(shape) if bits is None else quantized_nbytes(bits, shape)
+
+
+def part_of(name: str) -> str:
+    """Which of PARTS a tensor belongs to."""
+    if name == "tok_embeddings.weight":
+        return "embedding"
+    if name == "output.weight":
+        return "head"
+    if "norm" in name:
+        return "norms"
+    if name.endswith(".gate.weight"):
+        return "router"
+    if ".experts." in name:
+        return "experts"
+    return "attention" if ".attention." in name else "feed-forward"
+
+
+def active_parameters(args: ModelArgs) -> int:
+    """Parameters that a token meets: of a mixture's experts, those that are chosen for it."""
+    share = (args.moe.num_experts_per_tok, args.moe.num_experts) if args.moe else (1, 1)
+    shapes = tensor_shapes(args).items()
+    experts = sum(math.prod(shape) for name, shape in shapes if ".experts." in name)
+    return sum(math.prod(shape) for _, shape in shapes) - experts + experts * share[0] // share[1]
+
+
+def survey(folder: Path, lora: str | None = None) -> Survey:
+    """Look at a folder, and at the one of an adapter. Raises InputError only where nothing of a model is in it."""
+    problems, dtypes = list[str](), Counter[str]()
+    checkpoint: Checkpoint | None = None
+    try:
+        checkpoint = open_checkpoint(folder)
+    except InputError as error:
+        problems.append(str(error))
+        files = weight_files(folder)
+        args = readable_args(folder, problems)
+        if not files and args is None and len(problems) == 1:
+            raise
+    if checkpoint:
+        files, args = checkpoint.files, checkpoint.args
+        for name in checkpoint.shapes:
+            dtypes[checkpoint.dtype(name).name] += checkpoint.nbytes(name)
+    else:
+        for file in files:
+            try:
+                for tensor in read_file(file).values():
+                    dtypes[tensor.dtype.name] += tensor.nbytes
+            except InputError as error:
+                problems.append(str(error))
+    notes = checkpoint.warnings if checkpoint else ()
+    if checkpoint and lora is not None:
+        try:
+            checkpoint = replace(checkpoint, adapter=open_adapter(lora, checkpoint.args))
+            notes = (*notes, str(checkpoint.adapter))
+        except InputError as error:
+            problems.append(str(error))
+    tokenizer = readable_tokenizer(folder, args, problems)
+    choice = choice_note(tokenizer_files(folder))
+    notes = (*notes, choice) if choice else notes
+    form = checkpoint.form if checkpoint else None
+    found = tuple(dict.fromkeys(problems))
+    return Survey(folder, form, args, files, dtypes, tokenizer, checkpoint, notes, found)
+
+
+def readable_args(folder: Path, problems: list[str]) -> ModelArgs | None:
+    """The architecture that params.json or config.json describes."""
+    for name in ("params.json", "config.json"):
+        if (folder / name).is_file():
+            try:
+                args = read_args(folder / name)
+                require_countable(args, folder / name)
+                return args
+            except InputError as error:
+                problems.append(str(error))
+    return None
+
+
+def readable_tokenizer(folder: Path, args: ModelArgs | None, problems: list[str]) -> TokenizerFile | None:
+    """The tokenizer that would be taken."""
+    found = tokenizer_files(folder)
+    if not found:
+        problems.append(f"{folder}: no tokenizer here; add the model's tekken.json or tokenizer.model")
+        return None
+    try:
+        tokenizer = read_tokenizer_file(found[0])
+    except InputError as error:
+        problems.append(str(error))
+        return None
+    if args and tokenizer.vocab_size > args.vocab_size:
+        problems.append(
+            f"{tokenizer.file}: has {tokenizer.vocab_size} ids and the model {args.vocab_size}; it is another model's"
+            " tokenizer"
+        )
+    return tokenizer

@@ -1,0 +1,192 @@
+"""Every byte of a checkpoint's files, read once: checksums, and values that are NaN or infinite."""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
+from mistral.checkpoint.formats.torch_zip import read_checksums
+from mistral.checkpoint.matching import read_file
+from mistral.cli.console import Progress
+from mistral.cli.info.checksums import Checksum, find_checksums
+from mistral.errors import InputError
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import quantized_bits
+from mistral.ops.quantized import MOST_SHIFT
+
+BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
+EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
+SHOWN = 20  # tensors or files named one by one
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was read, by how many checksums it was compared, and what is wrong with it."""
+
+    nbytes: int
+    tensors: int
+    checksums: tuple[str, ...]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of bytes of a file, with the tensor that it is part of and the member of an archive."""
+
+    start: int
+    stop: int
+    tensor: str | None
+    member: int | None
+
+
+@dataclass
+class Found:
+    """What one tensor's values are like."""
+
+    bad: int = 0
+    zero: bool = True
+
+
+def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int | None) -> int:
+    """How many values of a block are NaN or infinite, or above `most` where that is a number."""
+    if most is not None:
+        return int(np.count_nonzero(block > most))
+    mask = EXPONENTS.get(dtype.name)
+    if mask is None:
+        return 0  # whole numbers are what they are
+    bits = block.view(f"u{dtype.itemsize}")
+    exponents = bits & bits.dtype.type(mask)
+    return int(np.count_nonzero(exponents == mask)) if exponents.max(initial=0) == mask else 0
+
+
+def segments(
+    size: int, tensors: Mapping[str, StoredTensor], members: Sequence[tuple[int, int, int]], whole: bool
+) -> list[Segment]:
+    """A file of `size` bytes cut where tensors and members begin and end; only those two unless `whole`."""
+    spans = {name: (tensor.start, tensor.start + span_of(tensor)) for name, tensor in tensors.items() if tensor.nbytes}
+    cuts = sorted({0, size, *(cut for span in spans.values() for cut in span), *(m for s in members for m in s[:2])})
+
+    def within(first: int, last: int) -> list[int]:
+        return cuts[bisect_left(cuts, first) : bisect_left(cuts, last)]
+
+    tensor_at = {cut: name for name, span in spans.items() for cut in within(*span)}
+    member_at = {cut: number for number, (first, last, _) in enumerate(members) for cut in within(first, last)}
+    found = [Segment(a, b, tensor_at.get(a), member_at.get(a)) for a, b in pairwise(cuts)]
+    return [s for s in found if whole or s.tensor is not None or s.member is not None]
+
+
+def span_of(tensor: StoredTensor) -> int:
+    """Bytes from a tensor's first element to its last."""
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return (last + 1) * tensor.dtype.itemsize
+
+
+def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress: Progress) -> Verification:
+    """Read the weight `files`, and every other file that there is a checksum of."""
+    sums, absent = find_checksums(folder)
+    reading = Reading(args, progress, sum(file.stat().st_size for file in {*files, *sums} if file.is_file()))
+    for file in dict.fromkeys([*files, *sums]):
+        reading.read(file, sums.get(file, []), file in files)
+    progress.clear()
+    notes = list(reading.notes)
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        notes.append(f"listed with a checksum and not here: {quoted(absent[0])}{more}")
+    if not any(file in sums for file in files):
+        notes.append("no checksums came with the weights")
+    return Verification(reading.done, reading.tensors, tuple(reading.checked), tuple(notes), tuple(reading.problems))
+
+
+class Reading:
+    """Files being read, one after the other."""
+
+    def __init__(self, args: ModelArgs | None, progress: Progress, total: int) -> None:
+        self.args, self.progress, self.total = args, progress, total
+        self.done = self.tensors = 0
+        self.checked, self.notes, self.problems = list[str](), list[str](), list[str]()
+        self.buffer = np.empty(BLOCK, np.uint8)
+
+    def read(self, file: Path, sums: Sequence[Checksum], weights: bool) -> None:
+        """One file, from its first byte to its last."""
+        try:
+            tensors = read_file(file) if weights else {}
+            members = read_checksums(file) if weights and file.suffix != ".safetensors" else []
+        except InputError as error:
+            self.problems.append(str(error))
+            tensors, members = {}, []
+        if not file.is_file():
+            return
+        size = file.stat().st_size
+        digests = [checksum.begin(size) for checksum in sums]
+        found = {name: Found() for name in tensors}
+        crcs = [0] * len(members)
+        try:
+            with file.open("rb", buffering=0) as stream:
+                for segment in segments(size, tensors, members, bool(sums)):
+                    stream.seek(segment.start)
+                    at = segment.start
+                    while at < segment.stop:
+                        block = self.buffer[: min(BLOCK, segment.stop - at)]
+                        count = stream.readinto(block.data)
+                        if count != len(block):
+                            raise InputError(f"{file}: became shorter while it was read")
+                        at += count
+                        for digest in digests:
+                            digest.update(block.data)
+                        if segment.member is not None:
+                            crcs[segment.member] = zlib.crc32(block.data, crcs[segment.member])
+                        if segment.tensor is not None:
+                            self.look(block, segment.tensor, tensors[segment.tensor], found[segment.tensor])
+                        self.done += count
+                        self.progress(self.done, self.total)
+        except (OSError, InputError) as error:
+            reason = f"{file}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+            self.problems.append(reason)
+            return
+        self.judge(file, tensors, found)
+        for member, crc in zip(members, crcs, strict=True):
+            if crc != member[2]:
+                inside = [n for n, t in tensors.items() if member[0] <= t.start < member[1]]
+                what = f"tensor {quoted(inside[0])}" if inside else "a part of the archive"
+                self.problems.append(f"{file}: {what} does not have the archive's checksum; download the file again")
+        if members:
+            self.checked.append(f"{file.name}: CRC-32 of {len(members)} members")
+        for checksum, digest in zip(sums, digests, strict=True):
+            name = f"{checksum.algorithm.upper()} by {checksum.source}"
+            self.checked.append(f"{file.name}: {name}")
+            if digest.hexdigest() != checksum.digest:
+                self.problems.append(f"{file}: {name} is {checksum.digest} and the file has {digest.hexdigest()};"
+                                     " download it again")  # fmt: skip
+
+    def look(self, block: NDArray[np.uint8], name: str, tensor: StoredTensor, found: Found) -> None:
+        """Count a block's bad values."""
+        most = None
+        if name.endswith(".scales") and self.args and quantized_bits(name.removesuffix(".scales"), self.args) == 8:
+            most = MOST_SHIFT
+        found.bad += bad_values(block, tensor.dtype, most)
+        found.zero = found.zero and not block.any()
+
+    def judge(self, file: Path, tensors: Mapping[str, StoredTensor], found: Mapping[str, Found]) -> None:
+        """What is wrong with a file's tensors."""
+        self.tensors += len(tensors)
+        bad = {name: result.bad for name, result in found.items() if result.bad}
+        for name, count in list(bad.items())[:SHOWN]:
+            what = "are not scales" if name.endswith(".scales") else "are NaN or infinite"
+            of = tensors[name].nbytes // tensors[name].dtype.itemsize
+            self.problems.append(f"{file}: tensor {quoted(name)}: {count} of its {of} values {what}; download it again")
+        if len(bad) > SHOWN:
+            self.problems.append(f"{file}: {len(bad) - SHOWN} more tensors with values that are NaN or infinite")
+        zero = (name for name, result in found.items() if result.zero and len(tensors[name].shape) > 1)
+        holes = [name for name in zero if not name.endswith(".scales")]  # a scale of 0 is one like others
+        if holes:
+            more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
+            self.notes.append(f"{file}: all zeros in tensor {quoted(holes[0])}{more}: part of it may not be downloaded")

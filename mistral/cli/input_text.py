@@ -1,0 +1,52 @@
+"""The text of a file, or of standard input, whole."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+from mistral.errors import InputError
+from mistral.pipeline.launch import launched, launcher_input_ended
+from mistral.text import decoded
+
+STANDARD_INPUT = "-"
+MOMENT = 0.2  # seconds
+
+
+def display_name(path: str) -> str:
+    """What messages call the file."""
+    return "standard input" if path == STANDARD_INPUT else path
+
+
+def read_bytes(path: str) -> bytes:
+    """What is in the file, or on standard input for -. Raises InputError where it cannot be read."""
+    try:
+        if path == STANDARD_INPUT:
+            launch = launched()
+            return _passed_on() if launch and launch.size > 1 else sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{display_name(path)}: {error.strerror}; name a text file") from None
+    except ValueError:  # such as a NUL in the name
+        raise InputError(f"{path}: cannot be a file; name a text file") from None
+
+
+def _passed_on() -> bytes:
+    """What mpirun passes on of its own standard input, whose end it does not."""
+    file, found, quiet = sys.stdin.fileno(), bytearray(), 0
+    while quiet < 2:  # what mpirun has read and not passed on yet comes within a moment
+        if not select.select([file], [], [], MOMENT)[0]:
+            quiet = quiet + 1 if launcher_input_ended() else 0
+            continue
+        data, quiet = os.read(file, 1 << 16), 0
+        if not data:
+            break
+        found += data
+    return bytes(found)
+
+
+def read_text_file(path: str) -> str:
+    """The text of the file, or of standard input for -. Raises InputError where it is not UTF-8 or not there."""
+    return decoded(read_bytes(path), display_name(path))

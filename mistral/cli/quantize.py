@@ -1,0 +1,67 @@
+"""The quantize command: a checkpoint's matrices in 8 or 4 bits, as a folder that loads like any other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistral.atomic_files import unfinished
+from mistral.checkpoint.args_file import params_of
+from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.checkpoint.quantization import quantized_args
+from mistral.checkpoint.write import write_model
+from mistral.cli.console import Progress
+from mistral.cli.options import operand, option
+from mistral.errors import InputError
+from mistral.memory import gigabytes
+from mistral.ops import build
+from mistral.tokenizer.tokenizer import Tokenizer
+
+
+def check_bits(name: str, bits: int) -> None:
+    """Raise InputError for a number of bits that there is no format for."""
+    if bits not in (8, 4):
+        raise InputError(f"--{name} {bits}: must be 8 or 4")
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Write a checkpoint's matrices in 8 or 4 bits, as a folder that every command takes.
+
+    Embeddings, norms and routers stay as they are.
+    """
+
+    ckpt: str | None = operand("The checkpoint folder; its files stay as they are.")
+    out: str | None = operand("The folder to write; it must not exist yet, or be empty.")
+    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).")
+    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.")
+    output_bits: int = option(8, "Bits of the output matrix, whose errors reach every word: 8 or 4.")
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be, before anything is read."""
+        if self.ckpt is None or self.out is None:
+            raise InputError("quantize: name a checkpoint folder and a folder to write")
+        check_bits("bits", self.bits)
+        check_bits("output_bits", self.output_bits)
+        build.require_compiler()
+
+    def run(self) -> None:
+        """Quantize, tensor by tensor; what is not finished never has the name that was asked for."""
+        assert self.ckpt is not None and self.out is not None
+        checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
+        if checkpoint.args.quantization:
+            raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")
+        if checkpoint.adapter:
+            print(f"note: {checkpoint.adapter}", file=sys.stderr)
+        tokenizer = Tokenizer.from_folder(checkpoint.folder)
+        args = quantized_args(checkpoint.args, self.bits, self.output_bits)
+        with unfinished(out) as work:
+            total = write_model(checkpoint, args, work, Progress("quantizing:", "GB", 1e9))
+            (work / "params.json").write_text(json.dumps(params_of(args), indent=2) + "\n")
+            shutil.copyfile(tokenizer.file, work / tokenizer.file.name)
+            work.rename(out)
+        before = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
+        print(f"{out}: {gigabytes(total)} of weights, {gigabytes(before)} before")

@@ -1,0 +1,220 @@
+"""The score command: how likely a model finds a text, token by token."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.checkpoint.checkpoint import Checkpoint
+from mistral.cli.console import Progress
+from mistral.cli.input_text import display_name, read_text_file
+from mistral.cli.model_options import Options
+from mistral.cli.options import fixed, operand, option
+from mistral.cli.session import Session, with_session
+from mistral.cli.token_records import finite, piece_text
+from mistral.engine.engine import Engine, context_limit
+from mistral.engine.requests import Prefilled, Request
+from mistral.engine.scheduler import Timings, generate_stream
+from mistral.errors import InputError
+from mistral.model.args import ModelArgs
+from mistral.pipeline.engine import PipelineEngine
+from mistral.pipeline.launch import launched
+from mistral.tokenizer.tokenizer import Tokenizer
+
+# Where neither checkpoint nor user limits it and a layer sees everything: no model here was made for less
+CONTEXT = 32768
+CHUNK = 512  # tokens whose logits are in memory at once
+
+
+@dataclass(frozen=True)
+class Score(Options):
+    """Score a text: the logprob of each token, their sum, and the perplexity.
+
+    FILE is a text file, or - for standard input. A text longer than the context is read in windows that overlap, each
+    of which begins with the beginning-of-sequence id; a token is scored once, in the first window that has it. A model
+    whose layers all have sliding windows reads any text in one go.
+    """
+
+    file: str | None = operand("The text file, in UTF-8; - is standard input.")
+    stride: int | None = option(None, "Tokens by which a window moves on; half of the context when left out.")
+    min_context: int | None = option(
+        None, "Instead: tokens that a scored one has before it, but for those at the start."
+    )
+    max_tokens: int = fixed(0)
+    temperature: float = fixed(0.0)
+    top_p: float = fixed(1.0)
+    top_k: int = fixed(0)
+    min_p: float = fixed(0.0)
+    repetition_penalty: float = fixed(1.0)
+    seed: int = fixed(0)
+    stop: tuple[str, ...] = fixed(())
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        super().check()
+        if self.ckpt is None:
+            raise InputError("score: name a text file, or - for standard input, after the checkpoint")
+        if self.stride is not None and self.min_context is not None:
+            raise InputError("--min_context: is what --stride leaves of the context; leave one out")
+        if self.stride is not None and self.stride < 1:
+            raise InputError(f"--stride {self.stride}: must be at least 1")
+        if self.min_context is not None and self.min_context < 1:
+            raise InputError(f"--min_context {self.min_context}: must be at least 1")
+
+    def run(self) -> None:
+        """Read, load, score."""
+        alone = self.file is None  # one name alone is the text's
+        options = replace(self, ckpt=None, file=self.ckpt) if alone else self
+        assert options.file is not None
+        launch = launched()
+        text = read_text_file(options.file) if launch is None or launch.rank == 0 else ""
+        if not text and not (launch and launch.rank):
+            raise InputError(f"{display_name(options.file)}: empty; there is nothing to score")
+        run = Run(options, text)
+        with_session(options, False, run.score, run.prepare)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a text: the tokens `start` to `stop`, of which those from `scored` on are scored in it."""
+
+    start: int
+    scored: int
+    stop: int
+
+
+def windows(tokens: int, context: int | None, overlap: int) -> list[Window]:
+    """Parts of at most `context` tokens that score each of `tokens` once, with `overlap` before it but at the start."""
+    if context is None or tokens <= context:
+        return [Window(0, 0, tokens)]
+    stops = [*range(context, tokens, context - overlap), tokens]
+    return [Window(0, 0, context), *(Window(done - overlap, done, stop) for done, stop in pairwise(stops))]
+
+
+def choose_context(options: Score, args: ModelArgs) -> tuple[int | None, int]:
+    """Text tokens that a window holds beside its first id, None for any number, and how many of these overlap.
+
+    Raises InputError where options leave no room.
+    """
+    limit = context_limit(args, options.max_context)
+    if limit is None and None in args.sliding_windows:
+        limit = CONTEXT
+    if limit is None:
+        for name in ("stride", "min_context"):
+            if getattr(options, name) is not None:
+                raise InputError(f"--{name}: needs --max_context, for this model's context has no limit")
+        return None, 0
+    context = limit - 1
+    overlap = context // 2
+    if options.stride is not None:
+        overlap = context - options.stride
+    if options.min_context is not None:
+        overlap = options.min_context - 1  # the beginning of the sequence counts
+    if not 0 <= overlap < context:
+        name, value = ("stride", options.stride) if options.stride is not None else ("min_context", options.min_context)
+        if value is None:
+            raise InputError(f"--max_context {limit}: must be at least 2")
+        raise InputError(f"--{name} {value}: must be less than the context of {limit} tokens")
+    return context, overlap
+
+
+def score_windows(
+    engine: Engine | PipelineEngine,
+    ids: Sequence[int],
+    parts: Sequence[Window],
+    bos_id: int,
+    chunk_size: int | None,
+    timings: Timings,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Logprobs of ids (T,), in nats: the place of the first of some, and these, in any order."""
+    requests = [
+        Request(
+            [bos_id, *ids[part.start : part.stop]], 0, prompt_logprobs=True, scored_from=part.scored - part.start + 1
+        )
+        for part in parts
+    ]
+    chunk_size = chunk_size or CHUNK
+    rows = max(1, chunk_size // max(len(request.prompt) for request in requests))
+    for event in generate_stream(engine, requests, chunk_size, rows, timings):
+        if isinstance(event, Prefilled) and event.logprobs:
+            part = parts[event.index]
+            last = part.start + min(event.done, event.total - 1) - 1
+            first = max(part.scored, last - len(event.logprobs) + 1)
+            yield first, np.asarray(event.logprobs[first - last - 1 :], np.float32)
+
+
+class Run:
+    """One text on its way through the model."""
+
+    def __init__(self, options: Score, text: str) -> None:
+        self.options, self.text = options, text
+        self.ids: list[int] = []
+        self.context: int | None = None
+        self.overlap = 0
+
+    def prepare(self, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+        """Settle what is scored, and in which windows."""
+        self.ids = tokenizer.encode(self.text, bos=False)
+        self.context, self.overlap = choose_context(self.options, checkpoint.args)
+
+    def score(self, session: Session) -> None:
+        """Score, and show each token as soon as those before it are shown."""
+        logprobs = np.full(len(self.ids), np.nan, np.float32)
+        parts, shown, progress = windows(len(self.ids), self.context, self.overlap), 0, Progress("scoring:", "tokens")
+        bos_id, size = session.tokenizer.bos_id, self.options.chunk_size
+        for first, found in score_windows(session.engine, self.ids, parts, bos_id, size, session.timings):
+            logprobs[first : first + len(found)] = found
+            start = shown
+            while shown < len(logprobs) and not math.isnan(logprobs[shown]):
+                shown += 1
+            if not sys.stdout.isatty():
+                progress(shown, len(self.ids))
+            self.show(start, logprobs[start:shown], session.tokenizer)
+        assert shown == len(self.ids)
+        self.show_summary(logprobs)
+        session.report()
+
+    def show(self, start: int, logprobs: NDArray[np.float32], tokenizer: Tokenizer) -> None:
+        """The next tokens, a line each."""
+        lines = []
+        for index, (token, logprob) in enumerate(zip(self.ids[start:], logprobs.tolist(), strict=False), start):
+            text = piece_text(tokenizer, token)
+            if self.options.json:
+                lines.append(json.dumps({"index": index, "id": token, "text": text, "logprob": finite(logprob)}))
+            else:
+                lines.append(f"{index:8d} {logprob:10.4f}  {text!r}")
+        print("\n".join(lines), flush=True)
+
+    def summary(self, logprobs: NDArray[np.float32]) -> dict[str, Any]:
+        """The text as a whole. Logprobs are in nats."""
+        total, tokens, nbytes = float(logprobs.astype(np.float64).sum()), len(logprobs), len(self.text.encode())
+        mean = total / tokens
+        return {
+            "tokens": tokens,
+            "bytes": nbytes,
+            "logprob": finite(total),
+            "mean_logprob": finite(mean),
+            "perplexity": finite(math.exp(-mean)) if mean > -700 else None,
+            "bits_per_byte": finite(-total / math.log(2) / nbytes),
+            "context": None if self.context is None else self.context + 1,
+            "min_context": self.overlap + 1 if self.context is not None and tokens > self.context else None,
+        }
+
+    def show_summary(self, logprobs: NDArray[np.float32]) -> None:
+        """The same, as the last line."""
+        found = self.summary(logprobs)
+        if self.options.json:
+            print(json.dumps({"summary": found}), flush=True)
+            return
+        tokens, total, mean, perplexity, bits = (
+            found[name] for name in ("tokens", "logprob", "mean_logprob", "perplexity", "bits_per_byte")
+        )
+        print(f"{tokens} tokens | logprob {total} | {mean} a token | perplexity {perplexity} | {bits} bits a byte")

@@ -1,0 +1,58 @@
+"""Model architecture: what `params.json` or a Hugging Face `config.json` says, checked. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mistral.errors import InputError
+
+
+@dataclass(frozen=True)
+class MoeArgs:
+    """Sparse mixture of experts (Mixtral): `num_experts_per_tok` of `num_experts` feed-forwards serve each token."""
+
+    num_experts: int
+    num_experts_per_tok: int
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Matrices of 8 or 4 bits, as mistral/quantized.py defines them; the output matrix has bits of its own."""
+
+    bits: int
+    output_bits: int
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """Architecture of one model; field names are the keys of `params.json`.
+
+    `sliding_windows` holds one entry per *global* layer: the number of positions a query sees, itself included, or None
+    for all of them. `max_seq_len` is None where the file does not limit the context.
+    """
+
+    dim: int
+    n_layers: int
+    head_dim: int
+    hidden_dim: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    norm_eps: float
+    rope_theta: float
+    sliding_windows: tuple[int | None, ...]
+    moe: MoeArgs | None = None
+    tied_embeddings: bool = False
+    max_seq_len: int | None = None
+    quantization: Quantization | None = None
+    ignored_keys: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise InputError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+        if self.head_dim % 2:
+            raise InputError(f"head_dim {self.head_dim} is odd: rotary embeddings turn pairs")
+        if len(self.sliding_windows) != self.n_layers:
+            raise InputError(f"{len(self.sliding_windows)} sliding windows for {self.n_layers} layers")
+        if self.moe and not 1 <= self.moe.num_experts_per_tok <= self.moe.num_experts:
+            raise InputError(f"num_experts_per_tok {self.moe.num_experts_per_tok} of {self.moe.num_experts} experts")

@@ -1,0 +1,150 @@
+"""The transformer: embed, blocks, norm, output, each where this stage owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.model.args import ModelArgs
+from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache
+from mistral.model.layers import Attention, FeedForward, RMSNorm, TransformerBlock
+from mistral.model.moe import MoeLayer
+from mistral.model.rope import rope_angles
+from mistral.ops.interface import Ops
+
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
+    from mistral.ops.interface import Weight
+    from mistral.pipeline.world import World
+
+GetWeight = Callable[[str], "Weight"]
+
+
+def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> TransformerBlock:
+    """Layer number `layer` (global), its weights asked for by their checkpoint names."""
+
+    def feed_forward(prefix: str) -> FeedForward:
+        w1, w2, w3 = (get(f"{prefix}.{name}.weight") for name in ("w1", "w2", "w3"))
+        return FeedForward(w1, w2, w3, ops)
+
+    prefix = f"layers.{layer}"
+    wq, wk, wv, wo = (get(f"{prefix}.attention.{name}.weight") for name in ("wq", "wk", "wv", "wo"))
+    attention = Attention(wq, wk, wv, wo, ops)
+    ffn: FeedForward | MoeLayer
+    if args.moe:
+        experts = [feed_forward(f"{prefix}.feed_forward.experts.{e}") for e in range(args.moe.num_experts)]
+        ffn = MoeLayer(experts, get(f"{prefix}.feed_forward.gate.weight"), args.moe, ops)
+    else:
+        ffn = feed_forward(f"{prefix}.feed_forward")
+    norms = (RMSNorm(get(f"{prefix}.{name}.weight"), args.norm_eps, ops) for name in ("attention_norm", "ffn_norm"))
+    attention_norm, ffn_norm = norms
+    return TransformerBlock(attention, ffn, attention_norm, ffn_norm, ops)
+
+
+class Transformer:
+    """A Mistral or Mixtral model, or the stage of one that holds `layers`."""
+
+    def __init__(
+        self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None, world: World | None = None
+    ) -> None:
+        """`get` is called once for the name of each weight that these layers need, and for no other.
+
+        `world`: the ranks that hold the other layers.
+        """
+        self.args, self.ops, self.world = args, ops, world
+        self.layers = range(args.n_layers) if layers is None else layers
+        self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
+        tied = self.is_last and args.tied_embeddings
+        self.tok_embeddings = get("tok_embeddings.weight") if self.is_first or tied else None
+        self.blocks = {layer: ops.fuse(build_block(args, layer, get, ops)) for layer in self.layers}
+        self.norm = RMSNorm(get("norm.weight"), args.norm_eps, ops) if self.is_last else None
+        self.output = None
+        if self.is_last:
+            self.output = self.tok_embeddings if tied else get("output.weight")
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        num_pipeline_ranks: int = 1,
+        backend: str = "auto",
+        bits: int = 16,
+        device: str = "auto",
+        precise: bool = False,
+        pipeline_split: str = "auto",
+        lora: str | Path | None = None,
+    ) -> Transformer:
+        """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
+
+        `lora`: the folder of an adapter that is merged into the weights.
+
+        With several ranks, each of which calls this under mpirun, the stage of this rank; `pipeline_split` says how
+        many layers each has, as 20,12. `precise` keeps activations and cache float32. Raises InputError for what
+        cannot be loaded, on all ranks where it is one that cannot.
+        """
+        from mistral.load import load_model
+
+        return load_model(
+            folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split, lora=lora
+        )
+
+    def new_cache(self) -> RollingCache:
+        """An empty cache for the layers of this stage."""
+        return RollingCache(self.args, self.layers, self.ops)
+
+    def forward(
+        self,
+        input_ids: Sequence[int] | NDArray[np.int64],
+        seqlens: Sequence[int],
+        cache: RollingCache | None = None,
+        rows: Sequence[int] | None = None,
+        wanted: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> Tensor:
+        """Logits of the tokens that follow.
+
+        input_ids (T,): the new tokens of all rows, end to end; seqlens (B,): how many each row has, at least 1, with
+        sum T. With `cache`, they continue its `rows` (0, 1, ... when left out) and are kept there; without, each row
+        starts at position 0. Either way attention is causal, windowed, and within a row. `wanted` are the flat tokens
+        whose logits are needed (all when left out). Returns (T or len(wanted), V) float32.
+        """
+        assert self.is_first and self.is_last, "a stage of a pipeline has no logits of its own"
+        ids = np.asarray(input_ids, np.int64)
+        rows = range(len(seqlens)) if rows is None else rows
+        assert ids.shape == (sum(seqlens),) and min(seqlens) > 0 and len(rows) == len(seqlens)
+        assert ids.min() >= 0 and ids.max() < self.args.vocab_size, "a token id outside the vocabulary"
+        metadata = CacheMetadata.build(seqlens, cache, rows, self.ops)
+        x = self.run_blocks(self.embed(ids), metadata, cache)
+        if cache:
+            cache.advance(metadata)
+        return self.head(x if wanted is None else self.ops.take(x, np.asarray(wanted, np.int64)))
+
+    def embed(self, ids: NDArray[np.int64]) -> Tensor:
+        """ids (T,) -> (T, D); on the first stage."""
+        assert self.tok_embeddings is not None
+        return self.ops.embed(self.tok_embeddings, ids)
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        metadata: CacheMetadata,
+        cache: RollingCache | None,
+        after_layer: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each."""
+        cos, sin = map(self.ops.tensor, rope_angles(metadata.positions, self.args.head_dim, self.args.rope_theta))
+        for layer, block in self.blocks.items():
+            view = CacheView(metadata, cache, layer, self.args.sliding_windows[layer])
+            x = block(x, cos, sin, view)
+            if after_layer:
+                after_layer()
+        return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """x (N, D) -> logits (N, V); on the last stage."""
+        assert self.norm is not None and self.output is not None
+        return self.ops.linear(self.norm(x), self.output)

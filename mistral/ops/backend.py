@@ -1,0 +1,52 @@
+"""Which backend does the arithmetic, and how it is loaded."""
+
+from __future__ import annotations
+
+import sys
+
+from mistral.errors import InputError
+from mistral.ops import build
+from mistral.ops.interface import Ops
+
+BACKENDS = ("auto", "native", "portable")
+WORTH_BUILDING = 1 << 26  # bytes of a checkpoint, from which on the native backend is worth its build
+
+
+def check_backend(name: str) -> None:
+    """Raise InputError for a backend that does not exist. Loads nothing."""
+    if name not in BACKENDS:
+        raise InputError(f"--backend {name}: not available; choose one of {', '.join(BACKENDS)}")
+
+
+def choose_backend(name: str, device: str, nbytes: int) -> str:
+    """The backend behind "auto", for a checkpoint of so many bytes; any other name as it is. Loads nothing.
+
+    On a CPU that is native, but for a checkpoint too small to gain from it; where there is no compiler, a line on
+    standard error says what would be won, and it is portable.
+    """
+    check_backend(name)
+    if name != "auto":
+        return name
+    if device != "CPU" or nbytes < WORTH_BUILDING:
+        return "portable"
+    try:
+        build.require_compiler()
+    except InputError as error:
+        print(f"note: slow: {error}", file=sys.stderr)
+        return "portable"
+    return "native"
+
+
+def load_backend(name: str, precise: bool = False) -> Ops:
+    """The named backend, with MindSpore behind it. Raises InputError where native cannot be built.
+
+    `precise` keeps its activations and cache float32, as those of portable always are.
+    """
+    check_backend(name)
+    if name == "native":
+        from mistral.ops.native import Native
+
+        return Native(precise)
+    from mistral.ops import portable
+
+    return portable

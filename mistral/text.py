@@ -1,0 +1,94 @@
+"""Text and JSON from strangers: only what is valid UTF-8, and JSON that can be written again as the same JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mistral.errors import InputError, one_line
+
+MAX_DEPTH = 64  # lists and objects within each other
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of at most 32 MiB. Raises InputError naming the file."""
+    try:
+        if path.exists() and not path.is_file():  # a named pipe would block
+            raise InputError(f"{path}: is no file; download it again")
+        if path.stat().st_size > 1 << 25:
+            raise InputError(f"{path}: larger than 32 MiB, so not the JSON file it should be; download it again")
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({one_line(error)}); download it again") from None
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: holds a JSON {type(table).__name__}, not an object; download it again")
+    return table
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError, with one line, for anything that is not sound JSON.
+
+    Refused beside broken syntax: NaN and infinities, numbers too large to hold, a key twice in one object, half of a
+    surrogate pair, and more than `MAX_DEPTH` levels.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"more than {MAX_DEPTH} levels deep") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {one_line(error)}") from None
+    if depth(value) > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} levels deep")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a string in it is not valid Unicode: half of a surrogate pair") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice[:64]!r} is there twice")
+    return table
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"number {digits[:32]} is too large")
+    return number
+
+
+def depth(value: Any) -> int:
+    """Levels of lists and objects within each other; counted one level at a time, without recursion."""
+    levels, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        levels += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return levels
+
+
+def check_unicode(text: str) -> None:
+    """Raise InputError for what came of bytes, or of JSON, that stand for no characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is not valid Unicode at character {error.start}; give it as UTF-8") from None
+
+
+def decoded(data: bytes, where: str) -> str:
+    """UTF-8 as text, without a byte order mark. Raises InputError that says where it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{where}: not UTF-8 text in line {line}, at byte {error.start}; convert it") from None

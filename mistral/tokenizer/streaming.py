@@ -1,0 +1,75 @@
+"""Generated ids -> text as soon as it is certain, up to the first stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Sequence
+
+from mistral.tokenizer.codec import Codec, Piece
+
+SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
+ESCAPED = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")  # where surrogateescape puts the bytes of broken UTF-8
+
+
+class StreamDecoder:
+    """Ids in, text out as soon as it is certain; no character is ever split. Constant work for each id."""
+
+    def __init__(self, codec: Codec, piece: Callable[[int], Piece], begins: bool) -> None:
+        """`piece` is the codec's, with ids checked; `begins`: nothing visible comes before what will be pushed."""
+        self._piece = piece
+        self._drops_space = begins and codec.adds_space
+        errors = "surrogateescape" if codec.mark_each_byte else "replace"
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain now; "" while a character is incomplete."""
+        piece = self._piece(token_id)
+        if piece is None:  # a control token ends what came before it
+            return self.flush()
+        if isinstance(piece, str):
+            text = piece.removeprefix(SPACE) if self._drops_space else piece
+            piece = text.replace(SPACE, " ").encode()
+        self._drops_space = False
+        return self._utf8.decode(piece).translate(ESCAPED)
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for an incomplete character, else ""."""
+        return self._utf8.decode(b"", True).translate(ESCAPED)
+
+
+class TextStream:
+    """The text of one answer. Holds back what may still turn out to be the beginning of a stop string."""
+
+    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
+        self.decoder, self.stop = decoder, tuple(text for text in stop if text)
+        self.pending, self.stopped = "", False
+
+    def push(self, token_id: int) -> str:
+        """Text that one more id makes certain; `stopped` is set when a stop string, which is not shown, is complete."""
+        return self._advance(self.decoder.push(token_id), final=False)
+
+    def flush(self) -> str:
+        """What was held back; an incomplete character becomes U+FFFD."""
+        return self._advance(self.decoder.flush(), final=True)
+
+    def _advance(self, text: str, final: bool) -> str:
+        if self.stopped:
+            return ""
+        self.pending += text
+        hits = [at for at in map(self.pending.find, self.stop) if at >= 0]
+        if hits:
+            self.stopped = True
+            shown, self.pending = self.pending[: min(hits)], ""
+            return shown
+        keep = 0 if final else self._possible_stop()
+        cut = len(self.pending) - keep
+        shown, self.pending = self.pending[:cut], self.pending[cut:]
+        return shown
+
+    def _possible_stop(self) -> int:
+        """Length of the longest end of the pending text that begins a stop string."""
+        longest = max((len(text) for text in self.stop), default=0)
+        for length in range(min(longest - 1, len(self.pending)), 0, -1):
+            if any(text.startswith(self.pending[-length:]) for text in self.stop):
+                return length
+        return 0

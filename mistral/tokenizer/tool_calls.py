@@ -1,0 +1,167 @@
+"""Tool calls in what a model has written: from ids, since [TOOL_CALLS] is a control token and no text can be one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mistral.text import parse_json
+from mistral.tokenizer.chat_template import ToolTokens
+from mistral.tokenizer.messages import Message, Tool, ToolCall
+from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_file import TOOL_NAME
+
+CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer taken apart. `warning` is for the user, where a call was malformed (it is then in the text)."""
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    warning: str | None = None
+
+
+class ReplyStream:
+    """An answer as it is generated: text is passed on at once, a call is held back until it can be parsed whole.
+
+    For each event of `generate_stream`: show what `push` gives; at the end, show what `finish` gives beside the reply.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tools: Sequence[Tool] = (), taken: Collection[str] = ()) -> None:
+        """`tools` and `taken` as for `parse_reply`."""
+        self.tokenizer, self.tools, self.taken = tokenizer, tools, taken
+        self.ids: list[int] = []
+        self.shown, self.calling = "", False
+
+    def push(self, token_id: int | None, text: str) -> str:
+        """What can be shown of one more id (if any) and the text that came with it."""
+        if token_id is not None:
+            self.ids.append(token_id)
+        if self.calling:
+            return ""
+        tokens = self.tokenizer.tool_tokens
+        self.calling = tokens is not None and token_id == tokens.calls
+        self.shown += text  # beside [TOOL_CALLS] it is the end of what came before
+        return text
+
+    def finish(self) -> tuple[str, Reply]:
+        """Text that is yet to be shown, and the whole reply."""
+        if not self.calling:
+            return "", Reply(self.shown)
+        reply = parse_reply(self.tokenizer, self.ids, self.tools, self.taken)
+        return reply.text[len(self.shown) :], reply
+
+
+def parse_reply(
+    tokenizer: Tokenizer, ids: Sequence[int], tools: Sequence[Tool] = (), taken: Collection[str] = ()
+) -> Reply:
+    """The text and the calls in generated ids.
+
+    A malformed call makes all of it text, control tokens written out, with a warning; this raises nothing for ids of
+    the vocabulary. A call of something that is not among `tools`, if any are given, is only warned of. Where the model
+    wrote no usable id of its own, one is made that is not in `taken`; the same ids give the same one.
+    """
+    tokens = tokenizer.tool_tokens
+    if tokens is None or tokens.calls not in ids:
+        return Reply(tokenizer.decode(ids))
+    ids = list(ids)
+    while ids[-1] == tokenizer.eos_id:
+        ids.pop()
+    begin = ids.index(tokens.calls)
+    text = tokenizer.decode(ids[:begin])
+    try:
+        found = [call for part in _split(ids[begin + 1 :], tokens.calls) for call in _parse(tokenizer, tokens, part)]
+    except ValueError as error:
+        return Reply(text + _written_out(tokenizer, tokens, ids[begin:]), warning=f"malformed tool call: {error}")
+    calls, used = list[ToolCall](), set(taken)
+    for name, arguments, call_id in found:
+        call_id = call_id if call_id not in used and CALL_ID.fullmatch(call_id) else _made_id(ids, used)
+        used.add(call_id)
+        calls.append(ToolCall(name, arguments, call_id))
+    unknown = {call.name for call in calls} - {tool.name for tool in tools} if tools else set()
+    warning = f"the model calls {', '.join(sorted(unknown))}, which is not among the tools" if unknown else None
+    return Reply(text, tuple(calls), warning)
+
+
+def assistant_message(tokenizer: Tokenizer, reply: Reply) -> Message:
+    """The reply as a message of the conversation. Templates up to v3 have no room for text beside calls: it goes."""
+    tokens = tokenizer.tool_tokens
+    keeps_text = not reply.calls or tokens is None or tokens.beside_text
+    return Message("assistant", reply.text if keeps_text else "", reply.calls)
+
+
+def _split(ids: Sequence[int], mark: int) -> list[list[int]]:
+    """The parts between marks; one more than there are marks."""
+    parts = [list[int]()]
+    for token_id in ids:
+        if token_id == mark:
+            parts.append([])
+        else:
+            parts[-1].append(token_id)
+    return parts
+
+
+def _parse(tokenizer: Tokenizer, tokens: ToolTokens, ids: list[int]) -> Iterator[tuple[str, str, str]]:
+    """Name, arguments and id ("" if there is none) of the calls after one [TOOL_CALLS]. Raises ValueError."""
+    if tokens.args is None:
+        calls = parse_json(_plain(tokenizer, ids))
+        if not isinstance(calls, list) or not calls:
+            raise ValueError("not a JSON list of calls")
+        for call in calls:
+            if not isinstance(call, dict):
+                raise ValueError("a call is not an object")
+            call_id = call.get("id")
+            yield *_checked(call.get("name"), call.get("arguments")), call_id if isinstance(call_id, str) else ""
+        return
+    head, *arguments = _split(ids, tokens.args)
+    if len(arguments) != 1:
+        raise ValueError("not a name, [ARGS] and arguments")
+    name, *call_ids = [head] if tokens.call_id is None else _split(head, tokens.call_id)
+    if len(call_ids) > 1:
+        raise ValueError("[CALL_ID] is there twice")
+    call_id = _plain(tokenizer, call_ids[0]).strip() if call_ids else ""
+    yield *_checked(_plain(tokenizer, name).strip(), parse_json(_plain(tokenizer, arguments[0]))), call_id
+
+
+def _checked(name: Any, arguments: Any) -> tuple[str, str]:
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
+        raise ValueError("its name is not that of a function")
+    if not isinstance(arguments, dict):
+        raise ValueError("its arguments are not an object")
+    return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    if any(tokenizer.piece(token_id) is None for token_id in ids):
+        raise ValueError("a control token is in it")
+    return tokenizer.decode(ids)
+
+
+def _written_out(tokenizer: Tokenizer, tokens: ToolTokens, ids: Sequence[int]) -> str:
+    """Text in which the control tokens of calls are visible."""
+    marks = {tokens.calls: "[TOOL_CALLS]", tokens.args: "[ARGS]", tokens.call_id: "[CALL_ID]"}
+    text, run = "", list[int]()
+    for token_id in ids:
+        if token_id in marks:
+            text, run = text + tokenizer.decode(run) + marks[token_id], []
+        else:
+            run.append(token_id)
+    return text + tokenizer.decode(run)
+
+
+def _made_id(ids: Sequence[int], used: Collection[str]) -> str:
+    """9 letters and digits that are not in use; from the ids alone, so that a run can be repeated."""
+    attempt = 0
+    while True:
+        digest = hashlib.sha256(f"{attempt} {ids}".encode()).digest()
+        made = "".join(ALPHABET[byte % len(ALPHABET)] for byte in digest[:9])
+        if made not in used:
+            return made
+        attempt += 1

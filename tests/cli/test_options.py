@@ -1,0 +1,254 @@
+"""Options: what a command takes, text turned into values, and the help that lists them."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mistral.cli.options
+from mistral.cli.chat.command import Interactive
+from mistral.cli.demo import Demo
+from mistral.cli.options import (
+    checked_arguments,
+    converted,
+    describe,
+    fixed,
+    operand,
+    option,
+    read_text,
+    read_texts,
+    text_option,
+)
+from mistral.errors import InputError
+
+
+@dataclass(frozen=True)
+class Cook:
+    """Cook something.
+
+    For a while.
+    """
+
+    dish: str | None = operand("What to cook.")
+    minutes: int = option(5, "For how long.")
+    salt: float = option(0.5, "How much.")
+    guests: int | None = option(None, "How many eat.")
+    notes: tuple[str, ...] = option((), "What else to know.")
+    spicy_hot: bool = option(False, "With chilli.")
+
+
+@dataclass(frozen=True)
+class Bake(Cook):
+    """Bake something."""
+
+    title: str | None = text_option("How it is called.")
+    between: tuple[str, str] | None = option(None, "What comes under it and over it.")
+    salt: float = fixed(0.0)
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(InputError) as caught:
+        checked_arguments(arguments, Cook)
+    return str(caught.value)
+
+
+# Which arguments there are
+
+
+def test_arguments_come_out_in_the_one_form_that_cannot_be_misread() -> None:
+    given_arguments = ["soup", "--minutes", "-3", "--salt=", "--spicy-hot", "--notes", "-"]
+    spelled = ["--dish=soup", "--minutes=-3", "--salt=", "--spicy_hot=true", "--notes=-"]
+    assert checked_arguments(given_arguments, Cook) == spelled
+    assert checked_arguments([], Cook) == []
+
+
+def test_a_switch_takes_no_word_that_follows_it() -> None:
+    assert checked_arguments(["--spicy_hot", "soup"], Cook) == ["--spicy_hot=true", "--dish=soup"]
+
+
+@pytest.mark.parametrize("word", ["-", "-5", "", "None", "a=b", "[1]", "@file"])
+def test_a_word_is_an_operand_whatever_it_looks_like(word: str) -> None:
+    assert checked_arguments([word], Cook) == [f"--dish={word}"]
+
+
+def test_a_value_keeps_its_equals_signs_and_line_breaks() -> None:
+    assert checked_arguments(["--notes=a=b\nc"], Cook) == ["--notes=a=b\nc"]
+
+
+@pytest.mark.parametrize("flag", ["--minute", "--MINUTES", "-minutes", "-m", "--", "--=3", "--nospicy_hot", "--x=\n"])
+def test_an_unknown_flag_is_refused_by_name(flag: str) -> None:
+    assert refused(flag, "3").startswith(f"{flag.partition('=')[0]}: cook has no such option")
+
+
+def test_a_near_miss_gets_a_hint() -> None:
+    assert "did you mean --minutes?" in refused("--minuets=3")
+    assert "did you mean --minutes?" in refused("-minutes", "3")
+    assert "--help lists the options" in refused("--oven")
+
+
+def test_a_repeated_flag_is_refused_however_it_is_written() -> None:
+    assert "--minutes: given twice; leave one out" in refused("--minutes=1", "--minutes", "2")
+    assert "--spicy-hot: given twice" in refused("--spicy_hot", "--spicy-hot")
+    assert "--dish: given twice" in refused("soup", "--dish=stew")
+    assert "JSON list" in refused("--notes=a", "--notes=b")
+
+
+def test_a_missing_value_is_refused() -> None:
+    assert refused("--minutes") == "--minutes: needs a value"
+    assert refused("--notes", "--spicy_hot").endswith("write --notes=--spicy_hot")
+
+
+def test_too_many_words_are_refused() -> None:
+    assert "'bread'" in refused("soup", "bread")
+    assert "'bread'" in refused("--dish=soup", "bread")
+
+
+# Their values
+
+
+def test_text_becomes_the_types_of_the_fields() -> None:
+    command = Cook("7", minutes="8", salt="1e-1", guests="2", notes='["a", "b"]', spicy_hot="TRUE")  # type: ignore[arg-type]
+    assert converted(command) == Cook("7", minutes=8, salt=0.1, guests=2, notes=("a", "b"), spicy_hot=True)
+    assert converted(Cook()) == Cook()
+
+
+@pytest.mark.parametrize("value", ["", "x", "1.5", "1e3", "None", "9" * 5000, "0x10"])
+def test_a_whole_number_is_asked_for_by_name(value: str) -> None:
+    for name in ("minutes", "guests"):
+        with pytest.raises(InputError, match=f"--{name} .*: must be a whole number") as caught:
+            converted(replace(Cook(), **{name: value}))  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 100
+
+
+def test_numbers_and_switches_are_asked_for_by_name() -> None:
+    with pytest.raises(InputError, match=r"--salt much: must be a number"):
+        converted(Cook(salt="much"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"--spicy_hot maybe: is a switch"):
+        converted(Cook(spicy_hot="maybe"))  # type: ignore[arg-type]
+    assert converted(Cook(spicy_hot="False")) == Cook()  # type: ignore[arg-type]
+
+
+@given(st.text())
+def test_text_stays_the_text_that_was_typed(text: str) -> None:
+    assert converted(Cook(text)) == Cook(text)
+
+
+@pytest.mark.parametrize("text", ["42", "None", "True", "1e5", '{"a": 1}', "[INST] hi", "[1, 2]", "[]", '["a", 1]', ""])
+def test_a_text_that_is_no_list_of_texts_is_itself(text: str) -> None:
+    assert read_texts("notes", text) == (text,)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" + "9" * 5000 + "]", '["a"', '["a",]', "[nan]"])
+def test_broken_json_is_a_text(text: str) -> None:
+    assert read_texts("notes", text) == (text,)
+
+
+def test_a_json_list_gives_each_of_its_texts() -> None:
+    assert read_texts("notes", ' ["1", "", "\\u00e9", "@@x"] ') == ("1", "", "é", "@x")
+
+
+def test_at_reads_a_file_and_at_at_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes("\ufeffdéjà\r\nvu\n\n".encode())
+    assert read_text("notes", f"@{file}") == "déjà\nvu\n", "one line break at the end is the editor's"
+    assert read_text("notes", "@@home") == "@home"
+    assert read_texts("notes", f'["@{file}", "b"]') == ("déjà\nvu\n", "b")
+
+
+def test_a_file_may_hold_a_list_that_names_files(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("first")
+    (tmp_path / "list").write_text(json.dumps([f"@{tmp_path / 'one'}", "second"]))
+    assert read_texts("notes", f"@{tmp_path / 'list'}") == ("first", "second")
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "long").write_text("four")
+    monkeypatch.setattr(mistral.cli.options, "MAX_TEXT", 3)
+    for name in (tmp_path / "missing", tmp_path, tmp_path / "latin", tmp_path / "long", "a\0b", "\ud800", "x" * 5000):
+        with pytest.raises(InputError) as caught:
+            read_text("notes", f"@{name}")
+        assert str(caught.value).startswith(f"--notes @{name}: ")
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """As in a shell's --notes @<(command): whoever opens it again would find nothing, or wait."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=["hello\n"])
+    writer.start()
+    assert converted(Cook(notes=f"@{pipe}")).notes == ("hello",)  # type: ignore[arg-type]
+    writer.join(timeout=5)
+    assert not writer.is_alive()
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", [Cook, Demo, Interactive])
+def test_help_lists_every_option_with_its_text(command: type) -> None:
+    text = describe(command.__name__.lower(), "prog", command)
+    words = " ".join(text.split())
+    assert text.startswith(f"usage: prog {command.__name__.lower()} [")
+    for field in fields(command):
+        assert (f"\n  --{field.name}" if field.kw_only else f"\n  {field.name.upper()}\n") in text
+        assert field.metadata["help"] in words
+    assert max(map(len, text.splitlines())) <= 88
+
+
+def test_help_shows_defaults_but_not_empty_ones() -> None:
+    text = describe("cook", "prog", Cook)
+    assert "For how long. [5]" in text and "How much. [0.5]" in text
+    assert "None" not in text and "()" not in text and "[False]" not in text
+    assert "--spicy_hot\n" in text and "--minutes MINUTES\n" in text
+
+
+# Texts in twos, texts from files, and options that a command does not take
+
+
+def baked(*arguments: str) -> Bake:
+    values = dict(each.removeprefix("--").split("=", 1) for each in checked_arguments(arguments, Bake))
+    return converted(Bake(**values))  # type: ignore[arg-type]
+
+
+def test_two_texts_follow_their_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from a file\n")
+    assert baked("--between", "a b", "", "cake").between == ("a b", "")
+    assert baked("--between", "-x", f"@{tmp_path / 'file'}", "--minutes", "3").between == ("-x", "from a file")
+    assert baked('--between=["--a", "@@b"]').between == ("--a", "@b")
+    assert baked("cake").between is None
+    for arguments, message in (
+        (["--between", "a"], "--between: needs two values"),
+        (
+            ["--between", "a", "--minutes=3"],
+            "--between: needs a value; for a text that begins with --, write --between=[",
+        ),
+        (["--between=a"], "--between a: needs two texts"),
+        (['--between=["a"]'], "needs two texts"),
+        (['--between=["a", 1]'], "needs two texts"),
+        (["--between", "a", "b", "--between", "a", "b"], "--between: given twice"),
+    ):
+        with pytest.raises(InputError) as caught:
+            baked(*arguments)
+        assert message in str(caught.value)
+
+
+def test_one_text_stays_a_text_and_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text('["a", "b"]\n')
+    assert baked(f"--title=@{tmp_path / 'file'}").title == '["a", "b"]'
+    assert baked('--title=["a"]').title == '["a"]' and baked("--title", "42").title == "42"
+
+
+def test_an_inherited_option_that_is_not_taken_is_unknown_and_not_shown() -> None:
+    assert baked("cake").salt == 0.0
+    with pytest.raises(InputError, match="--salt: bake has no such option"):
+        baked("--salt=1")
+    text = describe("bake", "kitchen", Bake)
+    assert "--salt" not in text and "  --between TEXT TEXT\n" in text and "  --title TITLE\n" in text

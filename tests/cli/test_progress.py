@@ -1,0 +1,101 @@
+"""The line that says how far work has come."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from mistral.cli.console import INTERVAL, PATIENCE, Progress
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """A clock that moves when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_nothing_is_written_where_there_is_no_terminal(clock: Clock) -> None:
+    out = io.StringIO()
+    progress = Progress("reading:", "GB", 1e9, out)
+    for step in range(100):
+        clock.now += PATIENCE
+        progress(step, 100)
+    progress.clear()
+    assert out.getvalue() == ""
+
+
+def test_quick_work_shows_nothing(clock: Clock) -> None:
+    out = Terminal()
+    progress = Progress("reading:", "tokens", out=out)
+    for step in range(101):
+        clock.now += PATIENCE / 200
+        progress(step, 100)
+    assert out.getvalue() == ""
+
+
+def test_long_work_shows_how_far_it_has_come_on_one_line_and_takes_it_away(clock: Clock) -> None:
+    out = Terminal()
+    progress = Progress("reading weights:", "GB", 1e9, out)
+    clock.now = PATIENCE
+    progress(1_500_000_000, 6_000_000_000)
+    assert out.getvalue() == "\r\x1b[Kreading weights: 1.5 of 6 GB (25 %)"
+    progress(6_000_000_000, 6_000_000_000)
+    assert out.getvalue().endswith("(25 %)\r\x1b[K")
+    progress.clear()
+    assert out.getvalue().count("\x1b[K") == 2, "there is nothing left to take away"
+
+
+def test_the_line_is_not_written_at_every_step(clock: Clock) -> None:
+    out = Terminal()
+    progress = Progress("reading:", "tokens", out=out)
+    clock.now = PATIENCE
+    for step in range(1, 100):
+        progress(step, 100)
+    assert out.getvalue().count("\r") == 1
+    clock.now += INTERVAL
+    progress(99, 100)
+    assert out.getvalue().endswith("99 of 100 tokens (99 %)")
+
+
+def test_patience_begins_again_after_a_clear(clock: Clock) -> None:
+    out = Terminal()
+    progress = Progress("reading:", "tokens", out=out)
+    clock.now = PATIENCE
+    progress.clear()
+    progress(1, 2)
+    assert out.getvalue() == ""
+    clock.now += PATIENCE
+    progress(1, 2)
+    assert "1 of 2" in out.getvalue()
+
+
+def test_work_of_no_size_is_done(clock: Clock) -> None:
+    out = Terminal()
+    clock.now = 2 * PATIENCE
+    Progress("reading:", "tokens", out=out)(0, 0)
+    assert out.getvalue() == ""
+
+
+def test_it_goes_to_standard_error(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress("reading:", "tokens")
+    clock.now = PATIENCE
+    progress(1, 2)
+    assert terminal.getvalue().startswith("\r\x1b[Kreading: 1 of 2")

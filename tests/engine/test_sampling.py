@@ -1,0 +1,370 @@
+"""Sampling against answers worked out by hand on a few ids, and against the laws that every row keeps."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mistral.engine.sampling import (
+    SamplingRow,
+    SamplingSettings,
+    _top_p,
+    likeliest,
+    log_softmax,
+    sampler,
+    target_logprob,
+)
+from mistral.errors import InputError
+
+PROBS = [0.5, 0.3, 0.15, 0.05]
+LAST = math.nextafter(1.0, 0.0)  # the largest number a generator draws
+
+
+class Fixed:
+    """A generator that draws the same number every time, and counts."""
+
+    def __init__(self, number: float) -> None:
+        self.number, self.draws = number, 0
+
+    def random(self) -> float:
+        self.draws += 1
+        return self.number
+
+
+def use(row: SamplingRow, number: float) -> Fixed:
+    row.generator = generator = Fixed(number)  # type: ignore[assignment]
+    return generator
+
+
+def logits_of(probs: list[float]) -> npt.NDArray[np.float32]:
+    with np.errstate(divide="ignore"):
+        return np.log(np.array([probs], np.float32))
+
+
+def draw_at(probs: list[float], number: float, **options: Any) -> int:
+    row = SamplingRow(SamplingSettings(**{"temperature": 1.0, **options}), [])
+    use(row, number)
+    return int(sampler(logits_of(probs), [row])[0][0])
+
+
+def shares(probs: list[float], **options: Any) -> list[float]:
+    """The share of the unit interval of draws that each id has."""
+    counts = Counter(draw_at(probs, (n + 0.5) / 1000, **options) for n in range(1000))
+    return [counts[i] / 1000 for i in range(len(probs))]
+
+
+def reachable(probs: list[float], **options: Any) -> list[int]:
+    return [i for i, share in enumerate(shares(probs, **options)) if share]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.5, 0.3, 0.15, 0.05]),
+        ({"temperature": 0.5}, [0.685, 0.247, 0.062, 0.007]),  # squares over their sum 0.365
+        ({"temperature": 2.0}, [0.379, 0.294, 0.208, 0.120]),  # square roots over their sum 1.8657
+        ({"top_k": 1}, [1, 0, 0, 0]),
+        ({"top_k": 2}, [0.625, 0.375, 0, 0]),
+        ({"top_k": 9}, [0.5, 0.3, 0.15, 0.05]),
+        ({"top_p": 0.49}, [1, 0, 0, 0]),
+        ({"top_p": 0.51}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.79}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.81}, [0.526, 0.316, 0.158, 0]),  # over 0.95
+        ({"top_p": 0.96}, [0.5, 0.3, 0.15, 0.05]),
+        ({"min_p": 0.11}, [0.526, 0.316, 0.158, 0]),  # at least 0.055
+        ({"min_p": 1.0}, [1, 0, 0, 0]),
+        # After top_k the first id alone has 0.625 of what is left: enough for top_p 0.6, which needed two before.
+        ({"top_k": 2, "top_p": 0.6}, [1, 0, 0, 0]),
+        # After the temperature it has 0.685; before, 0.5.
+        ({"temperature": 0.5, "top_p": 0.6}, [1, 0, 0, 0]),
+        ({"temperature": 2.0, "top_p": 0.6}, [0.563, 0.437, 0, 0]),
+        ({"temperature": 0.5, "min_p": 0.1}, [0.735, 0.265, 0, 0]),  # ratios 1, 0.36, 0.09, 0.01
+        ({"top_p": 0.96, "min_p": 0.2}, [0.526, 0.316, 0.158, 0]),
+    ],
+)
+def test_filters_leave_the_shares_worked_out_by_hand(options: dict[str, Any], expected: list[float]) -> None:
+    assert shares(PROBS, **options) == pytest.approx(expected, abs=0.0011)
+
+
+def test_filters_follow_the_probabilities_and_keep_the_lowest_ids_among_equals() -> None:
+    probs = [0.05, 0.5, 0.15, 0.3]
+    assert reachable(probs, top_k=2) == reachable(probs, top_p=0.7) == reachable(probs, min_p=0.5) == [1, 3]
+    equal = [0.25] * 4
+    assert reachable(equal, top_k=3) == [0, 1, 2]
+    assert reachable(equal, top_p=0.5) == [0, 1]  # reached exactly: no third
+    assert reachable(equal, top_p=0.51) == [0, 1, 2]
+    assert reachable([0.1, 0.3, 0.3, 0.3], top_k=2) == [1, 2]
+    assert reachable(equal, min_p=1.0) == [0, 1, 2, 3]
+
+
+def test_a_filter_that_removes_nothing_changes_no_draw() -> None:
+    for number in np.linspace(0, LAST, 50):
+        plain = draw_at(PROBS, number)
+        assert plain == draw_at(PROBS, number, top_k=4) == draw_at(PROBS, number, top_p=0.9999)
+
+
+@pytest.mark.parametrize(
+    ("logits", "seen", "penalty", "expected"),
+    [
+        ([2.0, 1.5, -1.0, -2.0], (), 2.0, 0),
+        ([2.0, 1.5, -1.0, -2.0], (0,), 2.0, 1),  # 2 / 2 < 1.5
+        ([2.0, 1.5, -1.0, -2.0], (0, 0, 0), 1.3, 0),  # once, however often it occurs: 1.538 > 1.5
+        ([-1.0, -1.5, -3.0, -4.0], (0,), 2.0, 1),  # -1 * 2 < -1.5
+        ([2.0, 1.5, -1.0, -2.0], (0, 1, 2, 3), 2.0, 0),
+        ([1.0, 2.0, 1.5, 0.0], (2,), 0.5, 2),  # below 1 it rewards: 1.5 / 0.5
+        ([0.5, 0.4, 0.0, -1.0], (0,), 2.0, 1),  # 0.25 < 0.4
+    ],
+)
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits(
+    logits: list[float], seen: tuple[int, ...], penalty: float, expected: int
+) -> None:
+    row = SamplingRow(SamplingSettings(repetition_penalty=penalty), seen)
+    assert sampler(np.array([logits], np.float32), [row])[0].tolist() == [expected]
+
+
+def test_repetition_penalty_comes_before_temperature_and_counts_appended_ids() -> None:
+    logits = np.array([[2.0, 1.5, -1.0, -2.0]], np.float32)
+    row = SamplingRow(SamplingSettings(temperature=1.0, top_k=1, repetition_penalty=2.0), [3])
+    assert sampler(logits, [row])[0].tolist() == [0]
+    assert sampler(logits, [row])[0].tolist() == [0]  # the sampler itself appends nothing
+    row.append(0)
+    assert sampler(logits, [row])[0].tolist() == [1]
+    # exp(2/2), exp(1.5), exp(-1), exp(-2) over their sum 7.7034 at temperature 1
+    row = SamplingRow(SamplingSettings(temperature=1.0, repetition_penalty=2.0), [0])
+    for number, expected in ((0.352, 0), (0.354, 1), (0.934, 1), (0.936, 2), (0.981, 2), (0.984, 3)):
+        use(row, number)
+        assert sampler(logits, [row])[0].tolist() == [expected]
+
+
+def test_logprobs_are_of_the_raw_logits() -> None:
+    given = SamplingSettings(temperature=0.3, top_p=0.6, top_k=1, min_p=0.5, repetition_penalty=1.01)
+    ids, logprobs = sampler(logits_of(PROBS), [SamplingRow(given, [0, 1])])
+    assert ids.tolist() == [0]
+    assert ids.dtype == np.int64
+    assert logprobs.dtype == np.float32
+    assert logprobs[0] == pytest.approx(math.log(0.5), abs=1e-6)
+
+
+def test_log_softmax_of_known_probabilities() -> None:
+    logits = np.stack([logits_of(PROBS)[0], logits_of([0.25] * 4)[0]]) + np.float32(3)
+    result = log_softmax(logits)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, np.log([PROBS, [0.25] * 4]), atol=1e-6)
+    np.testing.assert_array_equal(log_softmax(logits[1]), result[1])
+    huge = np.array([3e38, 3e38, -3e38, -np.inf], np.float32)
+    np.testing.assert_allclose(log_softmax(huge), [-math.log(2), -math.log(2), -np.inf, -np.inf], rtol=1e-6)
+
+
+def test_greedy_takes_the_lowest_id_on_ties_and_draws_nothing() -> None:
+    row = SamplingRow(SamplingSettings(seed=5), [])
+    generator = use(row, LAST)
+    assert sampler(np.array([[1.0, 7.0, 7.0, 7.0]], np.float32), [row])[0].tolist() == [1]
+    assert generator.draws == 0
+
+
+def test_a_sampled_token_costs_one_draw() -> None:
+    row = SamplingRow(SamplingSettings(temperature=1.0, top_k=1, top_p=0.5, min_p=0.1), [])
+    generator = use(row, 0.5)
+    sampler(logits_of(PROBS), [row])
+    assert generator.draws == 1
+
+
+def test_the_last_draw_gives_a_real_id_of_positive_probability() -> None:
+    assert draw_at(PROBS, LAST) == 3
+    assert draw_at([0.25] * 4, 0.25) == 1  # [0.25, 0.5) is its share
+    assert draw_at([0.5, 0.5, 0.0, 0.0], LAST) == 1
+    assert draw_at([0.0, 0.0, 0.5, 0.5], 0.0) == 2
+    assert draw_at([0.1] * 10, LAST) == 9  # 0.1 added up ten times is less than 1
+    assert draw_at(PROBS, 1.0) == 3  # no generator gives 1, and rounding up to it would still be safe
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e-6}, {"temperature": 5e-324}, {"temperature": 1e-6, "top_p": 0.5}]
+)
+def test_tiny_temperatures_are_greedy(options: dict[str, Any]) -> None:
+    logits = np.array([[-3e38, 1.0, 1.001, -np.inf], [3e38, 2e38, 0.0, -3e38]], np.float32)
+    rows = [SamplingRow(SamplingSettings(**options), []) for _ in range(2)]
+    assert all(sampler(logits, rows)[0].tolist() == [2, 0] for _ in range(20))
+
+
+def test_extreme_options_overflow_nothing() -> None:
+    logits = np.array([[3e38, -3e38, -np.inf, 1.0]], np.float32)
+    for temperature in (0.0, 5e-324, 1.0, 1e308):
+        for penalty in (5e-324, 1e-300, 1e300):
+            for number in (0.0, 0.5, LAST):
+                row = SamplingRow(SamplingSettings(temperature=temperature, repetition_penalty=penalty), [0, 1, 2, 3])
+                use(row, number)
+                ids, logprobs = sampler(logits, [row])
+                assert ids[0] in (0, 1, 3)
+                assert not np.isnan(logprobs[0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [([0, np.nan], "hold NaN"), ([0, np.inf], r"hold \+inf"), ([-np.inf, -np.inf], "hold only -inf")]
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_without_a_distribution_are_refused(bad: list[float], said: str, temperature: float) -> None:
+    logits = np.array([[0.0, 0.0], bad], np.float32)
+    rows = [SamplingRow(SamplingSettings(temperature=temperature), []) for _ in range(2)]
+    with pytest.raises(InputError, match=said):
+        sampler(logits, rows)
+    with pytest.raises(InputError, match=said):
+        log_softmax(logits)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_frequencies_follow_the_distribution(temperature: float) -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1.5, (1, 12)).astype(np.float32)
+    row = SamplingRow(SamplingSettings(temperature=temperature, seed=11), [])
+    draws = 20_000
+    counts = np.bincount([sampler(logits, [row])[0][0] for _ in range(draws)], minlength=12)
+    expected = np.exp(log_softmax(logits[0] / temperature).astype(np.float64)) * draws
+    assert float(((counts - expected) ** 2 / expected).sum()) < 31.26  # chi-square, 11 degrees of freedom, p = 0.001
+
+
+def texts(row_settings: list[SamplingSettings], steps: int = 30) -> list[list[int]]:
+    """Ids that rows draw from the same stream of logits."""
+    rng = np.random.default_rng(0)
+    rows = [SamplingRow(s, [1, 2]) for s in row_settings]
+    out: list[list[int]] = [[] for _ in rows]
+    for _ in range(steps):
+        logits = np.repeat(rng.normal(0, 1, (1, 50)).astype(np.float32), len(rows), axis=0)
+        for ids, row, token in zip(out, rows, sampler(logits, rows)[0].tolist(), strict=True):
+            ids.append(token)
+            row.append(token)
+    return out
+
+
+def test_seed_and_sample_decide_the_draws() -> None:
+    base = SamplingSettings(temperature=1.0, seed=7)
+    [first] = texts([base])
+    assert texts([base, base]) == [first, first]
+    others = [replace(base, seed=8), replace(base, sample=1), replace(base, seed=2**32), replace(base, seed=7 + 2**32)]
+    different = texts([*others, replace(base, seed=0), replace(base, seed=0, sample=1), replace(base, seed=2**200)])
+    assert len({tuple(ids) for ids in [first, *different]}) == 8
+
+
+def test_greedy_ignores_the_seed() -> None:
+    assert len({tuple(ids) for ids in texts([SamplingSettings(seed=s, sample=s) for s in range(5)])}) == 1
+
+
+def test_the_draws_stay_the_same_from_release_to_release() -> None:
+    assert texts([SamplingSettings(temperature=1.0, seed=42, sample=3)], steps=6) == [[42, 20, 23, 27, 2, 43]]
+
+
+finite_logits = arrays(
+    np.float32, st.tuples(st.integers(1, 5), st.integers(1, 40)), elements=st.floats(-50, 50, width=32)
+)
+options = st.builds(
+    SamplingSettings,
+    temperature=st.sampled_from([0.0, 1e-6, 0.3, 1.0, 5.0]),
+    top_p=st.floats(1e-6, 1.0),
+    top_k=st.integers(0, 45),
+    min_p=st.floats(0, 1),
+    repetition_penalty=st.floats(0.1, 10),
+    seed=st.integers(0, 2**70),
+    sample=st.integers(0, 9),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(finite_logits, options, st.data())
+def test_a_row_is_the_same_in_any_batch_and_at_any_place(
+    logits: npt.NDArray[np.float32], option: SamplingSettings, data: st.DataObject
+) -> None:
+    vocab = logits.shape[1]
+    each = [replace(option, sample=i) for i in range(len(logits))]
+    seen = data.draw(st.lists(st.integers(0, vocab - 1), max_size=5))
+    together = [SamplingRow(s, seen) for s in each]
+    order = data.draw(st.permutations(range(len(logits))))
+    moved = [SamplingRow(each[i], seen) for i in order]
+    for _ in range(2):
+        ids, logprobs = sampler(logits, together)
+        moved_ids, moved_logprobs = sampler(np.asfortranarray(logits[order]), moved)
+        assert ids[order].tolist() == moved_ids.tolist()
+        assert logprobs[order].tolist() == moved_logprobs.tolist()
+    alone = SamplingRow(each[0], seen)
+    first = [sampler(logits[:1], [alone]) for _ in range(2)][-1]
+    assert (first[0][0], first[1][0]) == (ids[0], logprobs[0])
+    assert logprobs.tolist() == log_softmax(logits)[np.arange(len(ids)), ids].tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(finite_logits, options, st.floats(0, LAST), st.data())
+def test_only_ids_that_can_occur_are_given(
+    logits: npt.NDArray[np.float32], option: SamplingSettings, number: float, data: st.DataObject
+) -> None:
+    impossible = data.draw(st.sets(st.integers(0, logits.shape[1] - 1), max_size=logits.shape[1] - 1))
+    logits[:, sorted(impossible)] = -np.inf
+    rows = [SamplingRow(option, []) for _ in logits]
+    for row in rows:
+        use(row, number)
+    ids, logprobs = sampler(logits, rows)
+    assert not impossible & set(ids.tolist())
+    assert np.isfinite(logprobs).all()
+
+
+weights = arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)).map(
+    lambda w: w / w.max() if w.any() else w + 1
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(weights, st.floats(1e-9, 0.9999))
+def test_top_p_is_the_smallest_set_that_reaches_p(given_weights: npt.NDArray[np.float64], p: float) -> None:
+    order = sorted(range(len(given_weights)), key=lambda i: (-given_weights[i], i))
+    total, running, expected = math.fsum(given_weights), 0.0, []
+    for i in order:
+        expected.append(i)
+        running += given_weights[i]
+        if abs(running / total - p) < 1e-12:
+            return  # rounding decides
+        if running > p * total:
+            break
+    kept = _top_p(given_weights, p)
+    assert set(np.flatnonzero(kept)) == {i for i in expected if given_weights[i] > 0}
+    assert (kept[expected] == given_weights[expected]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", [-0.1, math.nan, math.inf, "1", None, True, 10**400]),
+        ("top_p", [0, -1, 1.01, math.nan, "0.8", None]),
+        ("top_k", [-1, 2.0, "3", None, True]),
+        ("min_p", [-0.1, 1.1, math.nan, None]),
+        ("repetition_penalty", [0, -1, math.inf, math.nan, None]),
+        ("seed", [-1, 1.5, "x", None, True]),
+        ("sample", [-1, 0.0]),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(InputError, match=f"^{name} must be a .* not "):
+            SamplingSettings(**{name: value})
+
+
+def test_options_accept_whole_numbers_and_numpy_scalars() -> None:
+    SamplingSettings(temperature=1, top_p=1, min_p=0, repetition_penalty=2, seed=2**100)
+    scalars: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3), "seed": np.uint32(1)}
+    SamplingSettings(**scalars)
+
+
+def test_the_likeliest_ids_come_in_order_the_lowest_first_among_equals() -> None:
+    logits = np.array([0.5, 2.0, -1.0, 2.0, 0.5, -np.inf], np.float32)
+    scores = log_softmax(logits)
+    for count in (0, 1, 2, 3, 5, 6, 9):
+        found = likeliest(logits, count)
+        assert [token for token, _ in found] == [1, 3, 0, 4, 2, 5][:count]
+        assert [logprob for _, logprob in found] == [float(scores[token]) for token, _ in found]
+    assert [target_logprob(logits, token) for token in range(6)] == scores.tolist()
+    with pytest.raises(InputError, match="NaN"):
+        likeliest(np.array([np.nan, 1], np.float32), 1)

@@ -1,0 +1,146 @@
+"""Compiled libraries: where they are kept, who builds them, and what goes wrong."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mistral.errors import InputError
+from mistral.model.transformer import Transformer
+from mistral.ops import build
+from mistral.ops.backend import WORTH_BUILDING, choose_backend
+from mistral.ops.build import Library
+from mistral.ops.native import Native
+from tests.support.checkpoint_forms import random_tensors, write_checkpoint
+from tests.support.small_models import DENSE
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and temporary files of our own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "cache" / "mistral-mindspore"
+
+
+def library(tmp_path: Path, script: str = "") -> Library:
+    """One that takes a moment to build and leaves a line for each time that it is built."""
+    command = f"sleep 0.2; echo built >> {tmp_path}/times; {script} echo content > thing.so"
+    return Library("thing", "0123", ((("sh", "-c", command),),))
+
+
+def times_built(tmp_path: Path) -> int:
+    return len((tmp_path / "times").read_text().splitlines())
+
+
+def test_a_library_is_built_once_and_then_found(tmp_path: Path, cache: Path) -> None:
+    assert library(tmp_path).find() is None
+    for _ in range(2):
+        found = library(tmp_path).build()
+        assert found == cache / "thing-0123.so"
+        assert found.read_text() == "content\n"
+    assert times_built(tmp_path) == 1
+    assert sorted(path.name for path in cache.iterdir()) == ["thing-0123.so", "thing.lock"]
+
+
+def test_several_processes_wait_for_one_build(tmp_path: Path, cache: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=library(tmp_path).build) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert times_built(tmp_path) == 1
+
+
+def test_a_killed_build_is_no_obstacle(tmp_path: Path, cache: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=library(tmp_path, "sleep 15;").build)
+    process.start()
+    while not (tmp_path / "times").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert [path for path in cache.iterdir() if "building" in path.name]
+    started = time.monotonic()
+    assert library(tmp_path).build().is_file()
+    assert time.monotonic() - started < 10
+    assert not [path for path in cache.iterdir() if "building" in path.name]
+
+
+def test_where_the_cache_cannot_be_written_a_private_temporary_folder_serves(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.parent.write_text("a file, where a folder should be")
+    for _ in range(2):
+        found = library(tmp_path).build()
+        assert found.parent == tmp_path / "tmp" / f"mistral-mindspore-{os.getuid()}"
+    assert stat.S_IMODE(found.parent.stat().st_mode) == 0o700
+    assert times_built(tmp_path) == 1
+
+
+def test_a_temporary_folder_that_others_may_write_is_not_used(tmp_path: Path, cache: Path) -> None:
+    cache.parent.write_text("a file, where a folder should be")
+    folder = tmp_path / "tmp" / f"mistral-mindspore-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "thing-0123.so").write_text("not ours")
+    with pytest.raises(InputError, match=r"cannot write .* XDG_CACHE_HOME"):
+        library(tmp_path).build()
+
+
+def test_a_build_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    broken = Library("thing", "0123", ((("sh", "-c", "echo 'x.cpp:1: error: no'; echo more; exit 1"),),))
+    with pytest.raises(InputError, match=r"does not compile \(x.cpp:1: error: no\); use --backend portable") as caught:
+        broken.build()
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in cache.iterdir()] == ["thing.lock"]
+
+
+def test_another_source_flag_or_compiler_is_another_library(tmp_path: Path) -> None:
+    source = tmp_path / "a.cpp"
+    source.write_text("1")
+    keys = {build.key_of([source], parts) for parts in (["a", "b"], ["ab", ""], ["a", "c"])}
+    source.write_text("2")
+    keys.add(build.key_of([source], ["a", "b"]))
+    assert len(keys) == 4
+    assert build.kernels(()).key != build.kernels().key
+
+
+def test_without_a_compiler_native_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    folder = write_checkpoint(tmp_path / "m", DENSE, random_tensors(DENSE), "consolidated.safetensors")
+    with pytest.raises(InputError, match=r"no-such-compiler; install one .*apt install g\+\+") as caught:
+        Transformer.from_folder(folder, backend="native", device="CPU")
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_is_native_where_it_pays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_backend("auto", "CPU", WORTH_BUILDING) == "native"
+    assert choose_backend("auto", "CPU", WORTH_BUILDING - 1) == "portable"
+    assert choose_backend("auto", "Ascend", WORTH_BUILDING) == "portable"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert choose_backend("auto", "CPU", WORTH_BUILDING) == "portable"
+    assert "install one" in capsys.readouterr().err
+    assert choose_backend("native", "CPU", 1) == "native"
+
+
+def test_weights_stay_in_the_file(tmp_path: Path) -> None:
+    """A change of the mapped bytes is seen by the weight: nothing was copied."""
+    path = tmp_path / "w"
+    np.zeros((3, 5), np.uint16).tofile(path)
+    mapped = np.memmap(path, np.uint16, "r+", shape=(3, 5))
+    weight = Native().weight(mapped.view(ml_dtypes.bfloat16))
+    mapped[1, 2] = 0x3F80
+    assert weight.data.arrays[0].view(np.uint16)[1, 2] == 0x3F80
+    assert Native().embed(weight, np.array([1])).asnumpy()[0, 2] == 1

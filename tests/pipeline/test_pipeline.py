@@ -1,0 +1,113 @@
+"""The pipeline under a real mpirun: the same tokens and logprobs as in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.engine.engine import Engine
+from mistral.engine.requests import Generated, KeptRow, Request
+from mistral.engine.scheduler import generate_stream
+from mistral.engine.snapshot_file import read_saved
+from mistral.generate import generate
+from mistral.model.parameters import needs
+from mistral.model.transformer import Transformer
+from tests.support.checkpoint_forms import random_tensors, write_checkpoint
+from tests.support.generation import PROMPTS, Found, close
+from tests.support.mpi_cases import CASES, SHAPES, SHORT, results, write_checkpoints
+from tests.support.mpirun import Job
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline")
+    write_checkpoints(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, dict[int, Found]]:
+    """What one process gives."""
+    return {backend: results(folder, 1, backend) for backend in ("portable", "native")}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "backend", "which"),
+    [
+        (1, "portable", "some"),
+        (2, "portable", "all"),
+        (3, "portable", "some"),
+        (4, "portable", "some"),
+        (2, "native", "all"),
+    ],
+)
+def test_every_rank_gives_what_one_process_gives(
+    folder: Path, alone: dict[str, dict[int, Found]], ranks: int, backend: str, which: str
+) -> None:
+    program = ["-m", "tests.support.mpi_job", "equal", str(ranks), str(folder), f"{backend},{which}"]
+    network = ["--mca", "btl", "tcp,self"] if ranks == 3 else []  # as between machines
+    code, _, err = Job.start(ranks, program, flags=network).end()
+    assert (code, err) == (0, "")
+    for rank in range(ranks):
+        found = json.loads((folder / f"{backend}-{ranks}-{rank}.json").read_text())
+        assert len(found) == len(CASES) or which == "some"
+        for place, (tokens, logprobs) in found.items():
+            wanted = alone[backend][int(place)]
+            assert tokens == wanted[0], CASES[int(place)]
+            close(logprobs, wanted[1], 1e-4 if backend == "portable" else 1e-2)
+
+
+SHARDED = ("consolidated-sharded", "hf-sharded-index", "first-mixtral")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whole checkpoints of several files, and beside them folders with the files that one rank needs of each."""
+    folder = tmp_path_factory.mktemp("shards")
+    for form in SHARDED:
+        args = SHAPES["moe" if form == "first-mixtral" else "windowed"]
+        whole = write_checkpoint(folder / form / "whole", args, random_tensors(args), form)
+        checkpoint, lacking = open_checkpoint(whole), 0
+        for rank, layers in enumerate((range(2), range(2, 4))):
+            needed = {checkpoint.file_of(name) for name in checkpoint.shapes if needs(name, args, layers)}
+            lacking += len(set(checkpoint.files) - needed)
+            (folder / form / str(rank)).mkdir()
+            for file in {*needed, *(file for file in whole.iterdir() if file.suffix == ".json")}:
+                (folder / form / str(rank) / file.name).symlink_to(file)
+        assert lacking
+    return folder
+
+
+def test_a_rank_needs_the_files_of_its_own_layers_only(shards: Path) -> None:
+    code, _, err = Job.start(2, ["-m", "tests.support.mpi_job", "shards", "2", str(shards), ",".join(SHARDED)]).end()
+    assert (code, err) == (0, "")
+    for form in SHARDED:
+        tokens, logprobs = generate(PROMPTS, Transformer.from_folder(shards / form / "whole", 1, "portable"), **SHORT)
+        lines = {(shards / form / f"{rank}.txt").read_text() for rank in range(2)}
+        for rank in range(2):
+            found = json.loads((shards / form / f"{rank}.json").read_text())
+            assert found[0] == tokens
+            close(found[1], logprobs, 1e-4)
+        assert len(lines) == 1
+        assert "rank 0 on " in (line := lines.pop()) and "is not here, and weights of this rank's layers 0 to 2" in line
+
+
+def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None:
+    """It is rewound or read again on every rank alike, and its file is that of one process."""
+    shape = "interleaved"
+    code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "kept", "2", str(folder), shape]).end()
+    assert (code, out, err) == (0, "", "")
+    said = json.loads((folder / f"kept-{shape}").read_text())
+    model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
+    assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
+    assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 0)]
+    snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+    assert snapshot
+    kept = KeptRow(Engine(model))
+    kept.restore(snapshot)
+    events = generate_stream(kept.engine, [Request(said[2]["prompt"], 3, kept=kept)])
+    assert [event.id for event in events if isinstance(event, Generated)] == said[2]["ids"]
+    assert kept.reused == 24

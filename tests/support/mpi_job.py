@@ -1,0 +1,141 @@
+"""Run by mpirun: what the tests of the pipeline do on every rank. Arguments: what to do, ranks, folder, and more."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import mistral.pipeline.shared_checkpoint
+from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.engine.requests import KeptRow
+from mistral.engine.snapshot_file import Saved, read_saved, write_saved
+from mistral.generate import drive, open_engine, serve
+from mistral.pipeline.launch import launched
+from mistral.version import __version__
+from tests.support.generation import PROMPTS
+from tests.support.mpi_cases import LONG, SHORT, Case, results
+
+
+def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
+    """Every case, on every rank; and an InputError comes out on all."""
+    backend, which = what.split(",")
+    (folder / f"{backend}-{ranks}-{rank}.json").write_text(json.dumps(results(folder, ranks, backend, which)))
+    model = Transformer.from_folder(folder / "windowed", ranks, backend, device="CPU")
+    for bad in (list[int](), [10**6]):
+        try:
+            generate([bad], model)
+        except InputError as error:
+            assert "the prompt" in str(error)
+        else:
+            raise AssertionError("not refused")
+
+
+def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
+    """Read a long prompt, or write a long answer, and say when that has begun."""
+    model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    if rank:
+        serve(model)
+        return
+    prompt, tokens = (LONG * 10**3, 1) if phase == "prefill" else ([1], 10**7)
+    engine = open_engine(model)
+
+    def use() -> None:
+        for count, event in enumerate(generate_stream(engine, [Request(prompt, tokens)])):
+            if count == 20:
+                assert isinstance(event, Prefilled) == (phase == "prefill")
+                (folder / "begun").touch()
+
+    drive(engine, use)
+
+
+def differs(rank: int, ranks: int, folder: Path, whats: str) -> None:
+    """Rank 1 has another version, checkpoint, or weights: an InputError on every rank."""
+    others = {"checkpoint": "dense", "missing": "missing", "weights": "trained"}
+    for what in whats.split(","):
+        version = "0.0.0" if what == "version" and rank else __version__
+        setattr(mistral.pipeline.shared_checkpoint, "__version__", version)  # noqa: B010  a name that is not exported
+        name = others.get(what, "windowed") if rank else "windowed"
+        try:
+            Transformer.from_folder(folder / name, ranks, "portable", device="CPU")
+        except InputError as error:
+            (folder / f"{what}-{rank}").write_text(str(error))
+            assert "mindspore" not in sys.modules
+        else:
+            raise AssertionError("not refused")
+
+
+def shards(rank: int, ranks: int, folder: Path, forms: str) -> None:
+    """Each rank has only the files that its layers are in, enough for one way to split and not for another."""
+    for form in forms.split(","):
+        mine = folder / form / str(rank)
+        model = Transformer.from_folder(mine, ranks, "portable", device="CPU", pipeline_split="2,2")
+        (folder / form / f"{rank}.json").write_text(json.dumps(Case(form, PROMPTS, SHORT).run(model)))
+        try:
+            Transformer.from_folder(mine, ranks, "portable", device="CPU", pipeline_split="3,1")
+        except InputError as error:
+            (folder / form / f"{rank}.txt").write_text(str(error))
+        else:
+            raise AssertionError("not refused")
+
+
+def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
+    """One rank fails in one of several ways; the other goes on."""
+    how, failing = how.split(",")
+    model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    if not rank:
+        (folder / "begun").touch()
+    if rank != int(failing):
+        generate([[1]], model, 10**7)
+    elif how == "raise":
+        model.run_blocks = lambda *_: 1 / 0  # type: ignore[method-assign]
+        generate([[1]], model)
+    elif how == "memory":
+        model.run_blocks = lambda *_: [0] * (1 << 60)  # type: ignore[method-assign]
+        generate([[1]], model)
+    elif how == "return":
+        return
+    elif how == "midway":
+        model.run_blocks = lambda *_: sys.exit(0)  # type: ignore[method-assign]
+        generate([[1]], model)
+
+
+def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
+    """A conversation of three turns on a row that is kept, saved after the second and gone on with from the file."""
+    model = Transformer.from_folder(folder / shape, ranks, "portable", device="CPU")
+    if rank:
+        serve(model)
+        return
+    engine = open_engine(model)
+
+    def use() -> None:
+        first, second = KeptRow(engine), KeptRow(engine)
+        said = []
+        for row, more in ((first, LONG[:12]), (first, LONG[12:20]), (second, LONG[20:27]), (first, [])):
+            if row is second:
+                held = first.export()
+                assert held
+                write_saved(folder / f"saved-{shape}", Saved("", held), "key")
+                snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+                assert snapshot
+                second.restore(snapshot)
+            prompt = row.held() + more if more else LONG[:7]
+            events = generate_stream(engine, [Request(prompt, 3, kept=row)], 5)
+            ids = [event.id for event in events if isinstance(event, Generated)]
+            said.append({"prompt": prompt, "ids": ids, "shared": row.shared, "reused": row.reused})
+        (folder / f"kept-{shape}").write_text(json.dumps(said))
+        first.leave()
+        second.leave()
+
+    drive(engine, use)
+
+
+if __name__ == "__main__":
+    launch = launched()
+    assert launch is not None
+    works = {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards, "kept": kept}
+    works[sys.argv[1]](launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    assert (launch.size == 1) == ("mpi4py" not in sys.modules)
