@@ -116,7 +116,7 @@ def guarded(arguments: list[str], program: str) -> int:
         sys.stdout.flush()
         return code
     except InputError as error:
-        message = str(error)
+        message = error.with_flags()
     except MemoryError:
         message = "out of memory; use a smaller model, or lower --max_tokens"
     except KeyboardInterrupt as error:

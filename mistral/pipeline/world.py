@@ -93,7 +93,7 @@ class World:
         if isinstance(error, MemoryError):
             self.fail(f"{name}: out of memory; use more ranks, a smaller model, or lower --max_tokens", 2)
         if isinstance(error, InputError):
-            self.fail(f"{name}: {error}", 2)
+            self.fail(f"{name}: {error.with_flags()}", 2)
         if isinstance(error, SystemExit):
             self.fail(f"{name} left before the job was done (exit code {error.code}); the job ends")
         trace = "".join(traceback.format_exception(error))
@@ -114,19 +114,19 @@ class World:
     def agreed(self, attempt: Callable[[], T]) -> T:
         """Do the same on every rank; where it cannot be done on one, every rank raises that rank's InputError."""
         before, self.busy = self.busy, True
-        result, message = None, ""
+        result, error = None, None
         try:
             result = attempt()
-        except InputError as error:
-            message = str(error)
-        except BaseException as error:
-            self.fail_with(error)
-        messages = self.gather((self.host, message))
+        except InputError as caught:
+            error = caught
+        except BaseException as caught:
+            self.fail_with(caught)
+        found = self.gather((self.host, error))
         self.busy = before
-        for rank, (host, found) in enumerate(messages):
-            if found:
-                everywhere = all(other == found for _, other in messages)
-                raise InputError(found if everywhere else f"rank {rank} on {host}: {found}")
+        for rank, (host, theirs) in enumerate(found):
+            if theirs is not None:
+                everywhere = all(str(other) == str(theirs) for _, other in found)
+                raise theirs if everywhere else theirs.within(f"rank {rank} on {host}")
         return cast(T, result)
 
     def share_of_cores(self) -> int:

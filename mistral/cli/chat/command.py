@@ -93,7 +93,7 @@ def converse(conversation: Conversation) -> None:
                 if conversation.pending:
                     print(f"note: the next line is the result of {conversation.pending[0].name}", file=sys.stderr)
             except InputError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {error.with_flags()}", file=sys.stderr)
             except KeyboardInterrupt:  # before an answer began, or while a file was written or read
                 print("interrupted", file=sys.stderr)
     except Leave:

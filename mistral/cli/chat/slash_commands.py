@@ -59,7 +59,7 @@ class Commands:
         try:
             return command(text)
         except InputError as error:
-            raise InputError(f"/{name}: {error}") from None
+            raise error.within(f"/{name}") from None
 
     def _help(self, _: str) -> None:
         width = max(map(len, HELP)) + 2

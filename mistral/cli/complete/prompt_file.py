@@ -49,7 +49,7 @@ class Prompt:
             ids = tokenizer.encode(self.text)
             return ids, ids
         except InputError as error:
-            raise InputError(f"{self.where}: {error}") from None
+            raise error.within(self.where) from None
 
 
 def read_prompts(path: str) -> list[Prompt]:
