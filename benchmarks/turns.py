@@ -1,4 +1,4 @@
-"""How long a conversation's next answer takes to begin, with its row kept and without, as JSON lines.
+"""How long a conversation's next answer takes to begin, with its row slot and without, as JSON lines.
 
     python benchmarks/turns.py [--shape mistral-7b] [--layers 4] [--folder FOLDER] [--threads 2]
 
@@ -23,7 +23,8 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.fingerprint import fingerprint
 from mistral.cli.bench.random_checkpoint import random_checkpoint
 from mistral.engine.engine import Engine
-from mistral.engine.requests import Generated, KeptRow, Request
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.load import load_model
@@ -42,17 +43,17 @@ def first_token(engine: Engine, request: Request) -> tuple[float, list[int]]:
     return first, ids
 
 
-def turns(engine: Engine, kept: KeptRow, count: int, question: int, answer: int) -> Iterator[dict[str, float | int]]:
+def turns(engine: Engine, slot: PrefixSlot, count: int, question: int, answer: int) -> Iterator[dict[str, float | int]]:
     """One line for each turn; both ways must give the same answer."""
     random, prompt = np.random.default_rng(0), list[int]()
     first_token(engine, Request([1], 1))  # not counted: what the first step of a process takes
     for turn in range(1, count + 1):
         prompt = prompt + random.integers(3, engine.args.vocab_size, question).tolist()
         fresh, expected = first_token(engine, Request(prompt, answer))
-        seconds, ids = first_token(engine, Request(prompt, answer, kept=kept))
+        seconds, ids = first_token(engine, Request(prompt, answer, slot=slot))
         assert ids == expected
         yield {
-            "turn": turn, "prompt_tokens": len(prompt), "reused_tokens": kept.reused,
+            "turn": turn, "prompt_tokens": len(prompt), "reused_tokens": slot.reused,
             "first_token_fresh_seconds": round(fresh, 3), "first_token_kept_seconds": round(seconds, 3),
         }  # fmt: skip
         prompt += ids
@@ -73,10 +74,10 @@ def main() -> None:
     checkpoint = open_checkpoint(folder)
     model = load_model(checkpoint, backend="native", threads=options.threads)
     engine = Engine(model)
-    kept = KeptRow(engine)
-    for line in turns(engine, kept, options.turns, options.question, options.answer):
+    slot = PrefixSlot(engine)
+    for line in turns(engine, slot, options.turns, options.question, options.answer):
         print(json.dumps(line), flush=True)
-    held, path = kept.export(), options.folder / SAVED
+    held, path = slot.export(), options.folder / SAVED
     assert held
     started = time.perf_counter()
     key = fingerprint(checkpoint, model.args)
@@ -84,7 +85,7 @@ def main() -> None:
     written, size = time.perf_counter(), path.stat().st_size
     snapshot = read_saved(path, key, model.args, model.ops.SLOT_BYTES).snapshot
     assert snapshot
-    KeptRow(engine).restore(snapshot)
+    PrefixSlot(engine).restore(snapshot)
     loaded = time.perf_counter()
     path.unlink()
     seconds = {"save_seconds": round(written - started, 3), "load_seconds": round(loaded - written, 3)}

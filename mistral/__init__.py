@@ -1,10 +1,13 @@
 """Mistral's open-weight models in MindSpore. Importing this package loads no MindSpore; building a model does."""
 
 from mistral.checkpoint import Checkpoint, open_checkpoint
-from mistral.engine.engine import Engine, Work
-from mistral.engine.requests import Generated, KeptRow, Prefilled, Request
+from mistral.engine.engine import Engine
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
-from mistral.engine.scheduler import Timings, generate_stream
+from mistral.engine.scheduler import Handle, Scheduler, generate_stream
+from mistral.engine.timings import Timings
+from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.generate import drive, generate, open_engine, serve
 from mistral.model.args import ModelArgs, MoeArgs
@@ -17,10 +20,13 @@ from mistral.tokenizer.tool_calls import Reply, ReplyStream, parse_reply
 from mistral.tokenizer.tool_file import load_tools
 from mistral.version import __version__
 
+KeptRow = PrefixSlot  # the name it had before
+
 __all__ = [
     "Checkpoint",
     "Engine",
     "Generated",
+    "Handle",
     "InputError",
     "KeptRow",
     "Message",
@@ -28,10 +34,12 @@ __all__ = [
     "MoeArgs",
     "PipelineEngine",
     "Prefilled",
+    "PrefixSlot",
     "Reply",
     "ReplyStream",
     "Request",
     "SamplingSettings",
+    "Scheduler",
     "StreamDecoder",
     "TextStream",
     "Timings",

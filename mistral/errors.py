@@ -41,6 +41,10 @@ class InputError(Exception):
         """The same error behind the name of what it was found in, such as "prompt 3"."""
         return _restored(f"{where}: {self._marked}", self.option, self.value)
 
+    def and_more(self, count: int) -> InputError:
+        """The same error, with a word about how many others there are."""
+        return _restored(f"{self._marked} (and {count} more)" if count else self._marked, self.option, self.value)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self._marked, self.option, self.value)
 

@@ -1,44 +1,51 @@
-"""Generation: chunked prefill, then one token at a time, for any number of prompts at once.
-
-Every step feeds every row its next tokens: a chunk of its prompt, or the token just sampled. So a short prompt is
-already being answered while a long one is still read, and a row that has finished makes room for the next prompt.
-"""
+"""Prompts in, tokens out: generation for a whole model, and for one whose layers are spread over ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from mistral.engine.engine import Engine
-from mistral.engine.requests import Generated, Prefilled, Request
+from mistral.engine.requests import Event, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
 from mistral.model.transformer import Transformer
 from mistral.pipeline.engine import PipelineEngine
-from mistral.pipeline.stage import Follower
+from mistral.pipeline.follower import Follower
 
 T = TypeVar("T")
 
 
-def open_engine(
-    model: Transformer, max_context: int | None = None, num_micro_batches: int | None = None
-) -> Engine | PipelineEngine:
+def open_engine(model: Transformer, max_context: int | None = None, num_micro_batches: int | None = None) -> Engine:
     """An engine for a whole model, or on the first rank for one that is spread over ranks; the others call `serve`."""
     if model.world is None:
         return Engine(model, max_context)
-    return PipelineEngine(model, max_context, num_micro_batches)
+    return PipelineEngine(model, model.world, max_context, num_micro_batches)
 
 
-def drive(engine: Engine | PipelineEngine, use: Callable[[], T]) -> T:
-    """What `use` makes with the engine, which every rank's `serve` then returns; at the end the ranks are let go.
+@dataclass
+class Result:
+    """What the first rank gives to the others at the end."""
 
-    They raise an InputError as `use` does. Where output cannot be written they just end; anything else ends the job.
+    value: Any = None
+
+
+@contextmanager
+def driven(engine: Engine) -> Iterator[Result]:
+    """The time in which an engine is used: at its end the other ranks are let go, and their `serve` returns the result.
+
+    They raise an InputError that leaves this block. Where output cannot be written they just end; anything else ends
+    the job.
     """
-    if isinstance(engine, Engine):
-        return use()
+    result = Result()
+    if not isinstance(engine, PipelineEngine):
+        yield result
+        return
     try:
-        result = use()
+        yield result
     except OSError:
         engine.close()
         raise
@@ -47,8 +54,14 @@ def drive(engine: Engine | PipelineEngine, use: Callable[[], T]) -> T:
         raise
     except BaseException as error:
         engine.world.fail_with(error)
-    engine.close(result)
-    return result
+    engine.close(result.value)
+
+
+def drive(engine: Engine, use: Callable[[], T]) -> T:
+    """What `use` makes with the engine, which every rank's `serve` then returns; see `driven`."""
+    with driven(engine) as result:
+        result.value = use()
+    return cast(T, result.value)
 
 
 def serve(model: Transformer) -> Any:
@@ -89,27 +102,35 @@ def generate(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Generate for ragged prompts at once.
 
-    Returns, for each prompt, the ids generated (without `eos_id`) and the logprobs, in nats from the raw logits, of
-    the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter alone, and
-    the head then runs only where a token is sampled. Sampling depends on (seed, sample), not on the place among the
-    prompts. With a model that is spread over ranks, every rank calls this and is given the result; the prompts of the
-    first rank count. Raises InputError for prompts or settings that cannot be used.
+    Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
+    logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
+    alone, and the head then runs only where a token is sampled. Sampling depends on (seed, sample), not on the place
+    among the prompts. With a model that is spread over ranks, every rank calls this and is given the result; the
+    prompts of the first rank count. May be called from several threads with one model: their steps take turns.
+
+    Raises InputError for prompts or settings that cannot be used, and where one prompt's logits are not numbers.
     """
     if model.world is not None and model.world.rank:
         return cast(tuple[list[list[int]], list[list[float]]], serve(model))
     settings = SamplingSettings(temperature, top_p, top_k, min_p, repetition_penalty, seed, sample)
-    requests = [Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs) for prompt in encoded_prompts]
+    try:
+        prompts = list(encoded_prompts)
+    except TypeError:
+        raise InputError(f"encoded_prompts is {type(encoded_prompts).__name__}: give a list of lists of ids") from None
+    requests = [Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs) for prompt in prompts]
     engine = open_engine(model, max_context, num_micro_batches)
     return drive(engine, lambda: _collected(generate_stream(engine, requests, chunk_size), len(requests)))
 
 
-def _collected(events: Iterable[Prefilled | Generated], requests: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Ids and logprobs of each request."""
+def _collected(events: Iterable[Event], requests: int) -> tuple[list[list[int]], list[list[float]]]:
+    """Ids and log-probabilities of each request. Raises the error of the first request that has one."""
     tokens: list[list[int]] = [[] for _ in range(requests)]
     logprobs: list[list[float]] = [[] for _ in range(requests)]
     for event in events:
         if isinstance(event, Prefilled):
             logprobs[event.index].extend(event.logprobs)
+        elif event.error:
+            raise event.error
         elif event.id is not None and event.logprob is not None:
             tokens[event.index].append(event.id)
             logprobs[event.index].append(event.logprob)

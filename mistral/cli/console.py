@@ -41,7 +41,7 @@ def write(text: str, end: str = "") -> None:
     print(text.translate(HARMLESS) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
-class Progress:
+class ProgressLine:
     """Shows `verb done/total` on standard error while work takes long; nothing where that is not a terminal."""
 
     def __init__(self, verb: str, unit: str, scale: float = 1, out: TextIO | None = None) -> None:

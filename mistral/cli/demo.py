@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mistral.checkpoint.checkpoint import Checkpoint
-from mistral.cli.console import Board, Progress
+from mistral.cli.console import Board, ProgressLine
 from mistral.cli.model_options import Options
 from mistral.cli.options import option
-from mistral.cli.session import Session, with_session
+from mistral.cli.session import Session, open_files, raise_first, running
+from mistral.cli.token_records import PartialAnswer
 from mistral.engine.prompt_cache import PromptCache
-from mistral.engine.requests import Generated, Prefilled
+from mistral.engine.requests import Prefilled
 from mistral.engine.scheduler import generate_stream
-from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.errors import InputError
 
 PROMPTS = (
     "This is a test",
@@ -34,39 +35,44 @@ class Demo(Options):
 
     def run(self) -> None:
         """Load, complete, report."""
-        texts = self.prompts or PROMPTS
-        caches: list[PromptCache] = []
-
-        def prepare(checkpoint: Checkpoint, _: Tokenizer) -> None:
-            if self.prompt_cache is not None:
-                caches.append(PromptCache.open(self.prompt_cache, checkpoint, self.bits))
-
-        with_session(self, False, lambda session: complete(session, texts, *caches), prepare)
+        texts, cache = self.prompts or PROMPTS, None
+        opened = open_files(self)
+        with opened.before_loading() as first:
+            if first and self.prompt_cache is not None:
+                cache = PromptCache.open(self.prompt_cache, opened.checkpoint, self.bits)
+        with running(opened) as session:
+            if session:
+                complete(session, texts, cache)
 
 
 def complete(session: Session, texts: Sequence[str], cache: PromptCache | None = None) -> None:
-    """Complete the texts all at once; show them in order, or each as a JSON line when it is finished."""
+    """Complete the texts all at once; show them in order, or each as a JSON line when it is finished.
+
+    Raises InputError, at the end, where a text could not be completed.
+    """
     options = session.options
     requests = [session.request(session.tokenizer.encode(text), text_follows=True) for text in texts]
     board = Board(["" if options.json else text for text in texts])
-    answers, ids = [""] * len(texts), [list[int]() for _ in texts]
-    progress, total = Progress("reading prompts:", "tokens"), sum(len(request.prompt) for request in requests)
+    answers, errors = [PartialAnswer() for _ in texts], list[InputError]()
+    progress, total = ProgressLine("reading prompts:", "tokens"), sum(len(request.prompt) for request in requests)
     stream = cache.stream if cache else generate_stream
     for event in stream(session.engine, requests, options.chunk_size, timings=session.timings):
         if isinstance(event, Prefilled):
             progress(session.timings.prefill_tokens, total)
             continue
         progress.clear()
+        answers[event.index].add(event)
+        if event.error:
+            errors.append(event.error.within(f"prompt {event.index}") if len(texts) > 1 else event.error)
         if not options.json:
             board.add(event.index, event.text, event.finish_reason is not None)
-        answers[event.index] += event.text
-        ids[event.index].extend(() if event.id is None else (event.id,))
-        if options.json and event.finish_reason:
-            print_result(event, texts[event.index], answers[event.index], ids[event.index])
+        elif event.finish_reason:
+            print(json.dumps(record(event.index, texts[event.index], answers[event.index])), flush=True)
     session.report()
+    raise_first(errors)
 
 
-def print_result(event: Generated, prompt: str, text: str, ids: list[int]) -> None:
-    """One finished answer as a JSON line."""
-    result = {"index": event.index, "prompt": prompt, "text": text, "ids": ids, "finish_reason": event.finish_reason}
-    print(json.dumps(result), flush=True)
+def record(index: int, prompt: str, answer: PartialAnswer) -> dict[str, Any]:
+    """A finished answer as JSON has it."""
+    result = {"index": index, "prompt": prompt, "text": answer.text, "ids": answer.ids}
+    return result | {"finish_reason": answer.finish_reason} | ({"error": str(answer.error)} if answer.error else {})

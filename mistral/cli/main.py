@@ -24,8 +24,8 @@ from mistral.errors import InputError
 from mistral.pipeline.launch import launched, work_alone
 from mistral.version import __version__
 
-Command = Demo | Interactive | Complete | Score | Info | Quantize | Bench
-COMMANDS: dict[str, type[Command]] = {
+AnyCommand = Demo | Interactive | Complete | Score | Info | Quantize | Bench
+COMMANDS: dict[str, type[AnyCommand]] = {
     "demo": Demo, "interactive": Interactive, "complete": Complete, "score": Score,
     "info": Info, "quantize": Quantize, "bench": Bench,
 }  # fmt: skip
@@ -60,14 +60,14 @@ def overview(program: str) -> str:
     )
 
 
-def parse(arguments: list[str]) -> Command:
+def parse(arguments: list[str]) -> AnyCommand:
     """The command that a command line asks for, all its options sound. Raises InputError naming what is not."""
     name = arguments[0]
     if name not in COMMANDS:
         raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
     kind = COMMANDS[name]
     spelled = checked_arguments(arguments[1:], kind)
-    parsed: list[Command] = []
+    parsed: list[AnyCommand] = []
 
     def build(*operands: str, **options: str) -> None:
         parsed.append(kind(*operands, **options))  # type: ignore[arg-type]  # text so far

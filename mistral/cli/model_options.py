@@ -21,7 +21,7 @@ def shipped_checkpoint() -> Path:
 
 @dataclass(frozen=True)
 class Options:
-    """The options that all commands share; `mistral/options.py` turns text into them."""
+    """The options that all commands share; `mistral/cli/options.py` turns text into their values."""
 
     ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
     max_tokens: int = option(35, "New tokens for each prompt, at most.")
@@ -52,11 +52,11 @@ class Options:
         check_options(self.num_pipeline_ranks, self.backend, self.bits, self.device)
         check_device(self.device, self.threads)
         if self.max_tokens < 0:
-            raise InputError(f"--max_tokens {self.max_tokens}: must be 0 or more")
+            raise InputError("must be 0 or more", option="max_tokens", value=self.max_tokens)
         for name in ("chunk_size", "max_context", "num_micro_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"--{name} {value}: must be at least 1")
+                raise InputError("must be at least 1", option=name, value=value)
         self.settings()
 
     def settings(self) -> SamplingSettings:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mistral.errors import InputError
 
-Command = TypeVar("Command")
+CommandT = TypeVar("CommandT")
 TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON list of texts, or @FILE
 PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the other, each of which may be @FILE
 MAX_TEXT = 1 << 24  # characters of a file
@@ -91,7 +91,7 @@ def _known_name(flag: str, command: type) -> str:
     raise InputError(f"{flag}: {command.__name__.lower()} has no such option; {hint}")
 
 
-def converted(command: Command) -> Command:
+def converted(command: CommandT) -> CommandT:
     """The command with every option's text turned into the field's type; files named by @ are read, once.
 
     Raises InputError naming the option.

@@ -13,7 +13,7 @@ from mistral.checkpoint.args_file import params_of
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.write import write_model
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.cli.options import operand, option
 from mistral.errors import InputError
 from mistral.memory import gigabytes
@@ -59,7 +59,7 @@ class Quantize:
         tokenizer = Tokenizer.from_folder(checkpoint.folder)
         args = quantized_args(checkpoint.args, self.bits, self.output_bits)
         with unfinished(out) as work:
-            total = write_model(checkpoint, args, work, Progress("quantizing:", "GB", 1e9))
+            total = write_model(checkpoint, args, work, ProgressLine("quantizing:", "GB", 1e9))
             (work / "params.json").write_text(json.dumps(params_of(args), indent=2) + "\n")
             shutil.copyfile(tokenizer.file, work / tokenizer.file.name)
             work.rename(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.checkpoint.checkpoint import Checkpoint
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.cli.input_text import display_name, read_text_file
 from mistral.cli.model_options import Options
 from mistral.cli.options import fixed, operand, option
-from mistral.cli.session import Session, with_session
+from mistral.cli.session import Session, open_files, running
 from mistral.cli.token_records import finite, piece_text
 from mistral.engine.engine import Engine, context_limit
-from mistral.engine.requests import Prefilled, Request
-from mistral.engine.scheduler import Timings, generate_stream
+from mistral.engine.requests import Generated, Request
+from mistral.engine.scheduler import generate_stream
+from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.pipeline.engine import PipelineEngine
 from mistral.pipeline.launch import launched
 from mistral.tokenizer.tokenizer import Tokenizer
 
@@ -78,8 +77,14 @@ class Score(Options):
         text = read_text_file(options.file) if launch is None or launch.rank == 0 else ""
         if not text and not (launch and launch.rank):
             raise InputError(f"{display_name(options.file)}: empty; there is nothing to score")
-        run = Run(options, text)
-        with_session(options, False, run.score, run.prepare)
+        opened, scored = open_files(options), None
+        with opened.before_loading() as first:
+            if first:
+                ids = opened.tokenizer.encode(text, bos=False)
+                scored = ScoredText(text, ids, *choose_context(options, opened.checkpoint.args))
+        with running(opened) as session:
+            if session and scored:
+                score(session, scored)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def choose_context(options: Score, args: ModelArgs) -> tuple[int | None, int]:
 
 
 def score_windows(
-    engine: Engine | PipelineEngine,
+    engine: Engine,
     ids: Sequence[int],
     parts: Sequence[Window],
     bos_id: int,
@@ -144,57 +149,29 @@ def score_windows(
     chunk_size = chunk_size or CHUNK
     rows = max(1, chunk_size // max(len(request.prompt) for request in requests))
     for event in generate_stream(engine, requests, chunk_size, rows, timings):
-        if isinstance(event, Prefilled) and event.logprobs:
+        if isinstance(event, Generated):
+            if event.error:
+                raise event.error
+        elif event.logprobs:
             part = parts[event.index]
             last = part.start + min(event.done, event.total - 1) - 1
             first = max(part.scored, last - len(event.logprobs) + 1)
             yield first, np.asarray(event.logprobs[first - last - 1 :], np.float32)
 
 
-class Run:
-    """One text on its way through the model."""
+@dataclass(frozen=True)
+class ScoredText:
+    """A text, its ids, and the windows it is read in: `context` text tokens each (None: any number), of which `overlap`
+    are also in the window before.
+    """
 
-    def __init__(self, options: Score, text: str) -> None:
-        self.options, self.text = options, text
-        self.ids: list[int] = []
-        self.context: int | None = None
-        self.overlap = 0
-
-    def prepare(self, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-        """Settle what is scored, and in which windows."""
-        self.ids = tokenizer.encode(self.text, bos=False)
-        self.context, self.overlap = choose_context(self.options, checkpoint.args)
-
-    def score(self, session: Session) -> None:
-        """Score, and show each token as soon as those before it are shown."""
-        logprobs = np.full(len(self.ids), np.nan, np.float32)
-        parts, shown, progress = windows(len(self.ids), self.context, self.overlap), 0, Progress("scoring:", "tokens")
-        bos_id, size = session.tokenizer.bos_id, self.options.chunk_size
-        for first, found in score_windows(session.engine, self.ids, parts, bos_id, size, session.timings):
-            logprobs[first : first + len(found)] = found
-            start = shown
-            while shown < len(logprobs) and not math.isnan(logprobs[shown]):
-                shown += 1
-            if not sys.stdout.isatty():
-                progress(shown, len(self.ids))
-            self.show(start, logprobs[start:shown], session.tokenizer)
-        assert shown == len(self.ids)
-        self.show_summary(logprobs)
-        session.report()
-
-    def show(self, start: int, logprobs: NDArray[np.float32], tokenizer: Tokenizer) -> None:
-        """The next tokens, a line each."""
-        lines = []
-        for index, (token, logprob) in enumerate(zip(self.ids[start:], logprobs.tolist(), strict=False), start):
-            text = piece_text(tokenizer, token)
-            if self.options.json:
-                lines.append(json.dumps({"index": index, "id": token, "text": text, "logprob": finite(logprob)}))
-            else:
-                lines.append(f"{index:8d} {logprob:10.4f}  {text!r}")
-        print("\n".join(lines), flush=True)
+    text: str
+    ids: Sequence[int]
+    context: int | None
+    overlap: int
 
     def summary(self, logprobs: NDArray[np.float32]) -> dict[str, Any]:
-        """The text as a whole. Logprobs are in nats."""
+        """The text as a whole, from the log-probabilities (T,) of its ids, in nats."""
         total, tokens, nbytes = float(logprobs.astype(np.float64).sum()), len(logprobs), len(self.text.encode())
         mean = total / tokens
         return {
@@ -208,13 +185,46 @@ class Run:
             "min_context": self.overlap + 1 if self.context is not None and tokens > self.context else None,
         }
 
-    def show_summary(self, logprobs: NDArray[np.float32]) -> None:
-        """The same, as the last line."""
-        found = self.summary(logprobs)
-        if self.options.json:
-            print(json.dumps({"summary": found}), flush=True)
-            return
-        tokens, total, mean, perplexity, bits = (
-            found[name] for name in ("tokens", "logprob", "mean_logprob", "perplexity", "bits_per_byte")
-        )
-        print(f"{tokens} tokens | logprob {total} | {mean} a token | perplexity {perplexity} | {bits} bits a byte")
+
+def score(session: Session, scored: ScoredText) -> None:
+    """Score a text, and show each token as soon as those before it are shown."""
+    ids, options = scored.ids, session.options
+    logprobs = np.full(len(ids), np.nan, np.float32)
+    parts, shown, progress = windows(len(ids), scored.context, scored.overlap), 0, ProgressLine("scoring:", "tokens")
+    bos_id, chunk_size = session.tokenizer.bos_id, options.chunk_size
+    for first, found in score_windows(session.engine, ids, parts, bos_id, chunk_size, session.timings):
+        logprobs[first : first + len(found)] = found
+        start = shown
+        while shown < len(logprobs) and not math.isnan(logprobs[shown]):
+            shown += 1
+        if not sys.stdout.isatty():
+            progress(shown, len(ids))
+        show_tokens(start, ids[start:shown], logprobs[start:shown], session.tokenizer, options.json)
+    assert shown == len(ids)
+    show_summary(scored.summary(logprobs), options.json)
+    session.report()
+
+
+def show_tokens(
+    start: int, ids: Sequence[int], logprobs: NDArray[np.float32], tokenizer: Tokenizer, as_json: bool
+) -> None:
+    """The tokens from place `start` on with their log-probabilities, a line each."""
+    lines = []
+    for index, (token, logprob) in enumerate(zip(ids, logprobs.tolist(), strict=True), start):
+        text = piece_text(tokenizer, token)
+        if as_json:
+            lines.append(json.dumps({"index": index, "id": token, "text": text, "logprob": finite(logprob)}))
+        else:
+            lines.append(f"{index:8d} {logprob:10.4f}  {text!r}")
+    print("\n".join(lines), flush=True)
+
+
+def show_summary(found: Mapping[str, Any], as_json: bool) -> None:
+    """The text as a whole, in one line."""
+    if as_json:
+        print(json.dumps({"summary": found}), flush=True)
+        return
+    tokens, total, mean, perplexity, bits = (
+        found[name] for name in ("tokens", "logprob", "mean_logprob", "perplexity", "bits_per_byte")
+    )
+    print(f"{tokens} tokens | logprob {total} | {mean} a token | perplexity {perplexity} | {bits} bits a byte")

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from mistral.checkpoint.checkpoint import Checkpoint
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.cli.model_options import Options, shipped_checkpoint
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
-from mistral.engine.scheduler import Timings
+from mistral.engine.timings import Timings
 from mistral.errors import InputError
-from mistral.generate import drive, open_engine, serve
+from mistral.generate import driven, open_engine, serve
 from mistral.load import load_model
-from mistral.pipeline.engine import PipelineEngine
 from mistral.pipeline.shared_checkpoint import open_shared
 from mistral.pipeline.split import split_layers
-from mistral.pipeline.world import connect
+from mistral.pipeline.world import World, connect
 from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.tokenizer import Tokenizer
 
@@ -32,14 +32,15 @@ class Session:
     options: Options
     checkpoint: Checkpoint
     tokenizer: Tokenizer
-    engine: Engine | PipelineEngine
+    engine: Engine
     load_seconds: float
     timings: Timings = field(default_factory=Timings)
 
     def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
         """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
         stream = TextStream(self.tokenizer.stream(prompt if text_follows else ()), self.options.stop)
-        return Request(prompt, self.options.max_tokens, self.options.settings(), self.tokenizer.eos_id, stream)
+        options, eos_id = self.options, self.tokenizer.eos_id
+        return Request(prompt, options.max_tokens, options.settings(), eos_id, stream, logprobs=False)
 
     def figures(self) -> dict[str, float | int]:
         """Seconds, tokens and tokens a second so far."""
@@ -66,38 +67,67 @@ class Session:
         )
 
 
-def with_session(
-    options: Options,
-    chat: bool,
-    use: Callable[[Session], None],
-    prepare: Callable[[Checkpoint, Tokenizer], None] | None = None,
-) -> None:
-    """Load, then `use` the session; on the other ranks of a pipeline, do their part of it instead.
+@dataclass(frozen=True)
+class OpenedFiles:
+    """A checkpoint and its tokenizer, opened and checked; nothing of the model is loaded yet.
 
-    `chat` wants a chat template. `prepare` is called first, on the first rank, before anything is loaded.
+    `world`: the ranks that share the layers, None for this process alone. `started`: when opening began, in seconds of
+    `time.perf_counter`.
+    """
+
+    options: Options
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    world: World | None
+    started: float
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that reads prompts and shows answers."""
+        return self.world is None or self.world.rank == 0
+
+    @contextmanager
+    def before_loading(self) -> Iterator[bool]:
+        """A block in which the first rank gets ready (True there); its InputError is raised on every rank."""
+        with self.world.agreement() if self.world else nullcontext():
+            yield self.is_first
+
+
+def open_files(options: Options, chat: bool = False) -> OpenedFiles:
+    """Open what the options name; `chat` asks for a chat template.
+
+    Raises InputError, on every rank, for what is unsound.
     """
     started = time.perf_counter()
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
-
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
+    with world.agreement() if world else nullcontext():
+        tokenizer = open_tokenizer(options, checkpoint, chat)
+    return OpenedFiles(options, checkpoint, tokenizer, world, started)
 
-    def opened() -> Tokenizer:
-        found = open_tokenizer(options, checkpoint, chat)
-        if prepare and not (world and world.rank):
-            prepare(checkpoint, found)
-        return found
 
-    tokenizer = world.agreed(opened) if world else opened()
+@contextmanager
+def running(opened: OpenedFiles) -> Iterator[Session | None]:
+    """Load the model and give the session that drives it; None on the other ranks, which have done their part then."""
+    options, world = opened.options, opened.world
     model = load_model(
-        checkpoint, options.num_pipeline_ranks, options.backend, options.bits, options.device, options.threads,
-        Progress("reading weights:", "GB", 1e9), options.precise, options.pipeline_split, world,
+        opened.checkpoint, options.num_pipeline_ranks, options.backend, options.bits, options.device, options.threads,
+        ProgressLine("reading weights:", "GB", 1e9), options.precise, options.pipeline_split, world,
     )  # fmt: skip
-    if world and world.rank:
+    if not opened.is_first:
         serve(model)
+        yield None
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
-    session = Session(options, checkpoint, tokenizer, engine, time.perf_counter() - started)
-    drive(engine, lambda: use(session))
+    seconds = time.perf_counter() - opened.started
+    with driven(engine):
+        yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds)
+
+
+def raise_first(errors: Sequence[InputError]) -> None:
+    """Raise the first of the errors that ended requests, if there are any; it says how many more there are."""
+    if errors:
+        raise errors[0].and_more(len(errors) - 1)
 
 
 def open_tokenizer(options: Options, checkpoint: Checkpoint, chat: bool) -> Tokenizer:

@@ -7,21 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mistral.engine.requests import FinishReason, Generated
+from mistral.errors import InputError
 from mistral.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass
-class Answer:
-    """What an item has so far."""
+class PartialAnswer:
+    """What has come of a request so far."""
 
     text: str = ""
     steps: list[Generated] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    error: InputError | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the answer."""
+        return [step.id for step in self.steps if step.id is not None]
 
     def add(self, step: Generated) -> None:
         """One more step."""
         self.text += step.text
-        self.finish_reason = step.finish_reason
+        self.finish_reason, self.error = step.finish_reason, step.error
         if step.id is not None:
             self.steps.append(step)
 

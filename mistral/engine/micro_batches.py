@@ -1,4 +1,4 @@
-"""Who does what when in a pipeline: layers to stages, rows to micro-batches, and the time that this takes. Pure.
+"""Which rows go into the next micro-batch, and with how many tokens. Pure.
 
 Every stage takes the micro-batches in the order in which the first stage began them, one after the other. So a stage
 that waits always waits for the one before it, and the first for a result of the last: nobody can wait in a circle as
@@ -38,7 +38,7 @@ def choose_chunk(tokens: int, ranks: int) -> int:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RowProgress:
     """Where a row stands: prompt tokens that no micro-batch has had yet, and whether its next token is unknown yet."""
 
     prompt_left: int
@@ -46,7 +46,7 @@ class Progress:
 
 
 def next_micro_batch(
-    rows: Sequence[Progress], decoding: int, chunk_size: int, room: int
+    rows: Sequence[RowProgress], decoding: int, chunk_size: int, room: int
 ) -> tuple[tuple[int, int], ...]:
     """Which rows go into the next micro-batch, with how many tokens each: (place in `rows`, tokens), in order.
 

@@ -1,4 +1,4 @@
-"""--prompt_cache FILE: what was computed of a prompt outlives the program, and other prompts may begin with it."""
+"""A file that holds what was computed of a prompt, so that other prompts, and later runs, may begin with it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.fingerprint import fingerprint
 from mistral.checkpoint.quantization import model_args
 from mistral.engine.engine import Engine
-from mistral.engine.requests import Generated, KeptRow, Prefilled, Request
-from mistral.engine.scheduler import MAX_ROWS, Timings, generate_stream
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Event, Request
+from mistral.engine.scheduler import MAX_ROWS, generate_stream
 from mistral.engine.snapshot_file import Saved, open_saved, read_saved, write_saved
-from mistral.pipeline.engine import PipelineEngine
+from mistral.engine.timings import Timings
 
 
 @dataclass(frozen=True)
@@ -37,27 +38,30 @@ class PromptCache:
 
     def stream(
         self,
-        engine: Engine | PipelineEngine,
+        engine: Engine,
         requests: Sequence[Request],
         chunk_size: int | None = None,
         max_rows: int = MAX_ROWS,
         timings: Timings | None = None,
-    ) -> Generator[Prefilled | Generated]:
+    ) -> Generator[Event]:
         """As `generate_stream`, but every prompt begins with what it has in common with the file's.
 
-        The file is written when the first prompt has been read, unless it held all of that.
+        The file is written when the first prompt has been read, unless the file held all of it; where it cannot be
+        written, that ends the first request.
         """
-        kept, start = KeptRow(engine), None
+        slot, start = PrefixSlot(engine), None
         if os.path.exists(self.path):
             start = read_saved(self.path, self.checkpoint, engine.args, engine.model.ops.SLOT_BYTES).snapshot
-        if start:
-            kept.restore(start)
-        first = [replace(request, kept=kept) for request in requests[:1]]
+
+        def write() -> None:
+            if len(slot.cached_ids()) > slot.reused + 1:
+                write_saved(self.path, Saved("", slot.export()), self.checkpoint)
+
         try:
+            if start:
+                slot.restore(start)
+            first = [replace(request, slot=slot, on_prompt_read=write) for request in requests[:1]]
             rest = [replace(request, start=start) for request in requests[1:]]
-            for event in generate_stream(engine, [*first, *rest], chunk_size, max_rows, timings):
-                if isinstance(event, Prefilled) and event.index == 0 and event.done == event.total > kept.reused + 1:
-                    write_saved(self.path, Saved("", kept.export()), self.checkpoint)
-                yield event
+            yield from generate_stream(engine, [*first, *rest], chunk_size, max_rows, timings)
         finally:
-            kept.leave()
+            slot.leave()

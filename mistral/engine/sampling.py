@@ -204,3 +204,40 @@ def _is(value: object, kind: type) -> bool:
 
 def _shown(value: object) -> str:
     return repr(str(value)[:40]) if isinstance(value, str) else str(value)[:40]
+
+
+@dataclass(frozen=True)
+class Wants:
+    """SHIM"""
+
+    logprob: bool = True
+    top: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """SHIM"""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    error: str | None = None
+
+
+def choose(logits: Any, rows: Sequence[SamplingRow], wants: Sequence[Wants]) -> list[Choice]:
+    """SHIM"""
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            ids, lp = sampler(logits[i : i + 1], [row])
+            found.append(
+                Choice(int(ids[0]), float(lp[0]) if wants[i].logprob else None, likeliest(logits[i], wants[i].top))
+            )
+        except InputError as error:
+            found.append(Choice(-1, error=str(error)))
+    return found
+
+
+def target_logprobs(logits: Any, targets: Any) -> Any:
+    """SHIM"""
+    return np.array([target_logprob(logits[i], t) for i, t in enumerate(targets)], np.float32)

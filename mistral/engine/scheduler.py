@@ -1,7 +1,12 @@
-"""Prompts on their way through an engine: chunked prefill, then one token at a time, for many rows at once."""
+"""The scheduler: requests come at any time, and every step moves all rows on together.
+
+A step feeds every row its next tokens: a chunk of its prompt, or the token just sampled. So a short prompt is already
+being answered while a long one is still read, and a row that has finished makes room for the next request.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -9,24 +14,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mistral.engine import micro_batches
-from mistral.engine.engine import Engine, Work
-from mistral.engine.requests import Generated, Prefilled, Request, Row
+from mistral.engine.active_row import ActiveRow
+from mistral.engine.requests import Event, Generated, Request, check_request, row_capacity
+from mistral.engine.row_engine import RowEngine
+from mistral.engine.timings import Timings
+from mistral.engine.work import Work
 from mistral.errors import InputError
-from mistral.model.args import ModelArgs
-from mistral.pipeline.engine import PipelineEngine
 
 MAX_ROWS = 64  # rows generated for at once
 STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one chunk alone is longer
 
 
-@dataclass
-class Timings:
-    """Tokens and seconds of the steps that read prompts, and of those that only wrote answers."""
+@dataclass(frozen=True, eq=False)
+class Handle:
+    """A request that has been submitted; `index` is the one that its events have."""
 
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
+    index: int
+    request: Request
 
 
 @dataclass(frozen=True)
@@ -34,134 +38,178 @@ class _Flight:
     """A micro-batch that is under way: its ticket, and its rows with their work and whether that was a prompt's."""
 
     ticket: int
-    pieces: tuple[tuple[Row, Work, bool], ...]
+    pieces: tuple[tuple[ActiveRow, Work, bool], ...]
 
 
-def check_prompt(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
-    """Raise InputError for a prompt that cannot be generated for, in a context of `limit` tokens."""
-    vocab_size, length = args.vocab_size, len(request.prompt)
-    if length == 0:
-        raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
-    if not all(0 <= token < vocab_size for token in request.prompt):
-        raise InputError(f"{name} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?")
-    if request.max_tokens < 0:
-        raise InputError(f"--max_tokens {request.max_tokens}: must be 0 or more")
-    if limit is not None and length + min(request.max_tokens, 1) > limit:
-        raise InputError(f"{name} has {length} tokens and the context limit is {limit}: shorten the prompt")
+class Scheduler:
+    """Serves any number of requests with the rows of one engine.
 
-
-def generate_stream(
-    engine: Engine | PipelineEngine,
-    requests: Sequence[Request],
-    chunk_size: int | None = None,
-    max_rows: int = MAX_ROWS,
-    timings: Timings | None = None,
-) -> Generator[Prefilled | Generated]:
-    """Generate for all requests, yielding each row's progress as it happens.
-
-    `chunk_size` prompt tokens of a row are read at once (see `micro_batches.choose_chunk`); this changes no result.
-    Every request ends in exactly one Generated with a finish_reason. Closing the iterator frees the rows. Raises
-    InputError for a request that cannot be served, before anything is computed.
+    `submit` and `cancel` may be called from any thread and at any time. `step` and `close` are for the one thread that
+    owns the engine. An answer depends on its own request alone: not on what else is under way, nor on chunks. Whatever
+    goes wrong with one request ends that request, with finish_reason "error", and no other.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise InputError(f"--chunk_size {chunk_size}: must be at least 1")
-    assert max_rows > 0
-    for index, request in enumerate(requests):
-        name = "the prompt" if len(requests) == 1 else f"prompt {index}"
-        check_prompt(name, request, engine.args, engine.context_limit)
-    ranks, tokens = engine.num_pipeline_ranks, sum(len(request.prompt) for request in requests)
-    chunk_size = chunk_size or micro_batches.choose_chunk(tokens, ranks)
-    room = max(chunk_size, STEP_TOKENS if ranks == 1 else micro_batches.choose_chunk(tokens, ranks))
-    return _Stream(engine, chunk_size, room, timings or Timings()).run(requests, max_rows)
 
+    def __init__(
+        self,
+        engine: RowEngine,
+        chunk_size: int | None = None,
+        max_rows: int = MAX_ROWS,
+        timings: Timings | None = None,
+    ) -> None:
+        """`chunk_size` prompt tokens of a row are read at once (see `micro_batches.choose_chunk`)."""
+        if chunk_size is not None and chunk_size < 1:
+            raise InputError("must be at least 1", option="chunk_size", value=chunk_size)
+        if max_rows < 1:
+            raise InputError("must be at least 1", option="max_rows", value=max_rows)
+        self.engine, self.chunk_size, self.max_rows = engine, chunk_size, max_rows
+        self.timings = Timings() if timings is None else timings
+        self._lock = threading.Lock()  # of the two below, which other threads may change
+        self._waiting: deque[Handle] = deque()
+        self._cancelled: set[Handle] = set()
+        self._submitted = 0
+        self._active: dict[Handle, ActiveRow] = {}
+        self._flights: deque[_Flight] = deque()
+        self._clock = 0.0
 
-class _Stream:
-    """Rows on their way through an engine, and the micro-batches that they are in."""
+    def submit(self, request: Request, name: str = "the prompt") -> Handle:
+        """Take a request, which begins as soon as there is a row and memory for it.
 
-    def __init__(self, engine: Engine | PipelineEngine, chunk_size: int, room: int, timings: Timings) -> None:
-        """`room`: prompt tokens of a micro-batch, at most."""
-        self.engine, self.chunk_size, self.room, self.timings = engine, chunk_size, room, timings
-        self.active: list[Row] = []
-        self.flying: deque[_Flight] = deque()
-        self.clock = 0.0
+        Raises InputError, with the prompt's `name`, for one that cannot be served at all.
+        """
+        check_request(name, request, self.engine.args, self.engine.context_limit)
+        self.engine.check_capacity(row_capacity(request, self.engine.context_limit))
+        with self._lock:
+            handle = Handle(self._submitted, request)
+            self._submitted += 1
+            self._waiting.append(handle)
+        return handle
 
-    def run(self, requests: Sequence[Request], max_rows: int) -> Generator[Prefilled | Generated]:
-        """Serve the requests, `max_rows` at a time at most."""
-        waiting = deque(enumerate(requests))
-        try:
-            while waiting or self.active:
-                self.admit(waiting, max_rows)
-                if not self.flying:
-                    self.clock = time.perf_counter()
-                while self.launch():
-                    pass
-                for event in self.land():
-                    yield event
-                    if isinstance(event, Generated) and event.finish_reason:
-                        row = next(row for row in self.active if row.index == event.index)
-                        self.active.remove(row)
-                        row.leave(self.engine)
-        finally:
-            for flight in self.flying:
-                with suppress(InputError):  # of a micro-batch that nobody wants any more
-                    self.engine.collect(flight.ticket)
-            for row in self.active:
-                row.leave(self.engine)
+    def cancel(self, handle: Handle) -> None:
+        """End a request: the next step gives its last event, with finish_reason "cancelled", and frees its memory.
 
-    def admit(self, waiting: deque[tuple[int, Request]], max_rows: int) -> None:
-        """Give rows to requests while there are rows and memory."""
-        while waiting and len(self.active) < max_rows:
+        Nothing happens where the request has ended already.
+        """
+        with self._lock:
+            self._cancelled.add(handle)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is waiting or under way."""
+        return not (self._waiting or self._active)
+
+    def step(self) -> list[Event]:
+        """Admit requests, run the next micro-batch, and return what came of it; nothing where the scheduler is idle.
+
+        Every request ends in exactly one Generated with a finish_reason.
+        """
+        events = [*self._drop_cancelled(), *self._admit()]
+        if not self._flights:
+            self._clock = time.perf_counter()
+        while self._launch():
+            pass
+        if self._flights:
+            events += self._land(self._flights.popleft())
+        return events
+
+    def close(self) -> None:
+        """Give all rows back; requests that have not ended get no more events."""
+        for flight in self._flights:
+            with suppress(InputError):  # of a micro-batch that nobody wants any more
+                self.engine.collect(flight.ticket)
+        self._flights.clear()
+        for row in self._active.values():
+            row.leave(self.engine)
+        self._active.clear()
+        with self._lock:
+            self._waiting.clear()
+
+    def _drop_cancelled(self) -> list[Event]:
+        with self._lock:
+            cancelled, self._cancelled = self._cancelled, set()
+            waiting = [handle for handle in self._waiting if handle in cancelled]
+            self._waiting = deque(handle for handle in self._waiting if handle not in cancelled)
+        under_way = [handle for handle in self._active if handle in cancelled]
+        for handle in under_way:
+            self._active.pop(handle).leave(self.engine)
+        return [Generated(handle.index, None, None, "", "cancelled") for handle in (*under_way, *waiting)]
+
+    def _admit(self) -> list[Event]:
+        """Give rows to requests, the first ones first, while there are rows and memory."""
+        failed: list[Event] = []
+        while self._waiting and len(self._active) < self.max_rows:
+            handle = self._waiting[0]
             try:
-                self.active.append(Row(*waiting[0], self.engine))
-            except InputError:  # no memory for one more
-                if not self.active:
-                    raise
-                return
-            waiting.popleft()
+                self._active[handle] = ActiveRow(handle.index, handle.request, self.engine)
+            except InputError as error:  # no memory for one more
+                if self._active:
+                    break
+                failed.append(Generated(handle.index, None, None, "", "error", error=error))
+            with self._lock:
+                self._waiting.popleft()
+        return failed
 
-    def launch(self) -> bool:
+    def _launch(self) -> bool:
         """Begin one more micro-batch, if there is work for one and the pipeline is not full."""
         ranks, chosen = self.engine.num_pipeline_ranks, self.engine.num_micro_batches
-        if len(self.flying) >= (1 if ranks == 1 else chosen or ranks + 1):
+        if len(self._flights) >= (1 if ranks == 1 else chosen or ranks + 1):
             return False
-        answering = sum(row.sent == len(row.request.prompt) for row in self.active)
+        rows = list(self._active.values())
+        answering = sum(not row.reads for row in rows)
         groups = 1 if ranks == 1 else chosen or micro_batches.decode_groups(answering, ranks)
-        under_way = sum(any(not prefill for _, _, prefill in flight.pieces) for flight in self.flying)
+        under_way = sum(any(not prefill for _, _, prefill in flight.pieces) for flight in self._flights)
         decoding = -(-answering // groups) if under_way < groups else 0
-        picked = micro_batches.next_micro_batch(
-            [row.progress for row in self.active], decoding, self.chunk_size, self.room
-        )  # fmt: skip
+        picked = micro_batches.next_micro_batch([row.progress for row in rows], decoding, *self._sizes(rows))
         if not picked:
             return False
         pieces = []
         for place, tokens in picked:
-            row = self.active[place]
-            prefill = row.sent < len(row.request.prompt)
+            row, prefill = rows[place], rows[place].reads
             pieces.append((row, row.work(tokens), prefill))
         ticket = self.engine.submit([work for _, work, _ in pieces])
-        self.flying.append(_Flight(ticket, tuple(pieces)))
+        self._flights.append(_Flight(ticket, tuple(pieces)))
         return True
 
-    def land(self) -> list[Prefilled | Generated]:
-        """Wait for the oldest micro-batch; what came of it."""
-        flight = self.flying.popleft()
-        outcomes = self.engine.collect(flight.ticket)
-        events: list[Prefilled | Generated] = []
-        sampled: list[Generated] = []
-        for (row, work, prefill), outcome in zip(flight.pieces, outcomes, strict=True):
-            if prefill:
-                events.append(row.prefilled(work, outcome))
-            if outcome.id is not None:
-                sampled.append(row.generated(outcome))
-            elif row.read == len(row.request.prompt):  # and no token was asked for
-                sampled.append(Generated(row.index, None, None, "", "length"))
-        self.count(flight)
-        return events + sampled
+    def _sizes(self, rows: Sequence[ActiveRow]) -> tuple[int, int]:
+        """Prompt tokens of one row, and of all rows together, that a micro-batch takes at most."""
+        ranks = self.engine.num_pipeline_ranks
+        tokens = sum(len(row.request.prompt) for row in rows)
+        if ranks > 1:
+            tokens += sum(len(handle.request.prompt) for handle in tuple(self._waiting))
+        chosen = micro_batches.choose_chunk(tokens, ranks)
+        chunk_size = self.chunk_size or chosen
+        return chunk_size, max(chunk_size, STEP_TOKENS if ranks == 1 else chosen)
 
-    def count(self, flight: _Flight) -> None:
+    def _land(self, flight: _Flight) -> list[Event]:
+        """Wait for a micro-batch; what came of it: chunks that were read, then tokens that were chosen."""
+        outcomes = self.engine.collect(flight.ticket)
+        self._count(flight)
+        prefilled: list[Event] = []
+        generated: list[Event] = []
+        for (row, work, prefill), outcome in zip(flight.pieces, outcomes, strict=True):
+            if row.ended:  # was cancelled, or failed in an earlier chunk
+                continue
+            try:
+                if outcome.error:
+                    raise outcome.error
+                if prefill:
+                    prefilled.append(row.prefilled(work, outcome))
+                    if row.prompt_read and row.request.on_prompt_read:
+                        row.request.on_prompt_read()
+                if row.prompt_read:
+                    generated.append(row.generated(outcome))
+            except InputError as error:
+                generated.append(Generated(row.index, None, None, "", "error", error=error))
+        self._end({event.index for event in generated if isinstance(event, Generated) and event.finish_reason})
+        return prefilled + generated
+
+    def _end(self, indices: set[int]) -> None:
+        for handle in [handle for handle in self._active if handle.index in indices]:
+            self._active.pop(handle).leave(self.engine)
+
+    def _count(self, flight: _Flight) -> None:
         """Add the time since the micro-batch before to the timings."""
         now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
+        seconds, self._clock = now - self._clock, now
         prefill_tokens = sum(len(work.ids) for _, work, prefill in flight.pieces if prefill)
         if prefill_tokens:
             self.timings.prefill_tokens += prefill_tokens
@@ -169,3 +217,30 @@ class _Stream:
         else:
             self.timings.decode_tokens += len(flight.pieces)
             self.timings.decode_seconds += seconds
+
+
+def generate_stream(
+    engine: RowEngine,
+    requests: Sequence[Request],
+    chunk_size: int | None = None,
+    max_rows: int = MAX_ROWS,
+    timings: Timings | None = None,
+) -> Generator[Event]:
+    """Generate for all requests, yielding each row's progress as it happens; an event's index is the request's place.
+
+    `chunk_size` prompt tokens of a row are read at once; this changes no result. Every request ends in exactly one
+    Generated with a finish_reason. Closing the iterator frees the rows. Raises InputError for a request that cannot be
+    served at all, before anything is computed.
+    """
+    scheduler = Scheduler(engine, chunk_size, max_rows, timings)
+    for index, request in enumerate(requests):
+        scheduler.submit(request, "the prompt" if len(requests) == 1 else f"prompt {index}")
+    return _events(scheduler)
+
+
+def _events(scheduler: Scheduler) -> Generator[Event]:
+    try:
+        while not scheduler.idle:
+            yield from scheduler.step()
+    finally:
+        scheduler.close()

@@ -239,6 +239,14 @@ class RollingCache:
         """Tokens that a row has seen."""
         return self.rows[row].kv_seqlen
 
+    def begin(self, seqlens: Sequence[int], rows: Sequence[int]) -> CacheMetadata:
+        """SHIM"""
+        return CacheMetadata.build(seqlens, self, rows, self.ops)
+
+    def end(self, metadata: CacheMetadata) -> None:
+        """SHIM"""
+        self.advance(metadata)
+
     def advance(self, metadata: CacheMetadata) -> None:
         """Count a step's tokens, after every layer has written them."""
         for row, seqlen in zip(metadata.rows, metadata.seqlens, strict=True):

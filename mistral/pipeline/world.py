@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 T = TypeVar("T")
-COMMAND, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
+ORDER, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
 # A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
 PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
 EAGER = 0.3  # seconds for which a rank with a core to itself looks without a nap: cores that have slept begin slowly
@@ -111,12 +112,13 @@ class World:
         if os.getppid() != self._parent:
             self.fail("")
 
-    def agreed(self, attempt: Callable[[], T]) -> T:
-        """Do the same on every rank; where it cannot be done on one, every rank raises that rank's InputError."""
+    @contextmanager
+    def agreement(self) -> Iterator[None]:
+        """What every rank does in this block: an InputError on one rank is raised on all when the block ends."""
         before, self.busy = self.busy, True
-        result, error = None, None
+        error: InputError | None = None
         try:
-            result = attempt()
+            yield
         except InputError as caught:
             error = caught
         except BaseException as caught:
@@ -127,7 +129,12 @@ class World:
             if theirs is not None:
                 everywhere = all(str(other) == str(theirs) for _, other in found)
                 raise theirs if everywhere else theirs.within(f"rank {rank} on {host}")
-        return cast(T, result)
+
+    def agreed(self, attempt: Callable[[], T]) -> T:
+        """Do the same on every rank; where it cannot be done on one, every rank raises that rank's InputError."""
+        with self.agreement():
+            result = attempt()
+        return result
 
     def share_of_cores(self) -> int:
         """Cores for each of the ranks of this machine that may use the same ones as this rank."""

@@ -22,7 +22,7 @@ from mistral.checkpoint.weight_memory import used_nbytes
 from mistral.cli.bench.measure import Figure, Plan, Run, read_prompt, table
 from mistral.cli.bench.random_checkpoint import SHAPES, random_checkpoint, shape_args
 from mistral.cli.bench.roofline import decode_nbytes, keys_seen, prefill_flops, resident_limit
-from mistral.engine.engine import Work
+from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.memory import forget_peak, resident_memory
 from mistral.model.args import MoeArgs, Quantization

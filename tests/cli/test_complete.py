@@ -120,13 +120,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_results(
     out.write_text("".join(lines[:50]) + lines[50][:25])  # as a killed process leaves it
 
     asked: list[int] = []
-    original = Transformer.forward
+    original = Transformer.run_blocks
 
-    def counted(self: Transformer, ids: Any, *rest: Any) -> Any:
-        asked.append(len(ids))
-        return original(self, ids, *rest)
+    def counted(self: Transformer, x: Any, metadata: Any, *rest: Any) -> Any:
+        asked.append(sum(metadata.seqlens))
+        return original(self, x, metadata, *rest)
 
-    monkeypatch.setattr(Transformer, "forward", counted)
+    monkeypatch.setattr(Transformer, "run_blocks", counted)
     outcome = run(*command)
     assert outcome.code == 0 and f"has 50 of {RAGGED} results already" in outcome.err
     assert sorted(out.read_text().splitlines()) == whole and asked
@@ -252,7 +252,7 @@ def test_refusals_come_before_mindspore_is_loaded(folder: Path, tmp_path: Path) 
     options = (f"--input={tmp_path / 'in'}", "--max_context=9000")
     outcome = run_program("complete", folder, *options, shell="{} 2>&1", PYTHONVERBOSE="1")
     assert re.search(r"error: .*/in: line 1 has \d+ tokens and the context limit is 9000: shorten", outcome.out)
-    assert "import 'mistral.complete'" in outcome.out and "import 'mindspore'" not in outcome.out
+    assert "import 'mistral.cli.complete'" in outcome.out and "import 'mindspore'" not in outcome.out
 
 
 def test_an_empty_file_and_a_missing_one(run: CommandLine, folder: Path, tmp_path: Path) -> None:

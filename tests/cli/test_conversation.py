@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from mistral.cli.chat.answer import Exchange
+from mistral.cli.chat.answer import ChatAnswer
 from mistral.cli.chat.conversation import Conversation, Turn
 from mistral.cli.model_options import Options
 from mistral.cli.session import Session
@@ -44,14 +44,14 @@ def conversation(kind: str, limit: int | None = None, **more: Any) -> Conversati
 
 
 def feed(talk: Conversation, proposal: Any, reply: Reply, ids: list[int] | None = None) -> Turn:
-    """Exchange with `reply`, as if a model had written its text's own ids."""
-    tokenizer, held = talk.session.tokenizer, list(talk.kept.held())
+    """ChatAnswer with `reply`, as if a model had written its text's own ids."""
+    tokenizer, held = talk.session.tokenizer, list(talk.slot.cached_ids())
     request = talk.request(proposal)
-    talk.kept.begin(request.prompt, 0, None)
+    talk.slot.begin(request.prompt, 0, None)
     ids = tokenizer.encode(reply.text, bos=False) if ids is None else ids
-    talk.kept.ids = [*request.prompt, *ids]
-    talk.session.engine.tokens = len(talk.kept.ids)  # type: ignore[union-attr]
-    return talk.accept(proposal, Exchange(reply, tuple(ids), "stop", 0.0), held)
+    talk.slot.ids = [*request.prompt, *ids]
+    talk.session.engine.tokens = len(talk.slot.ids)  # type: ignore[attr-defined]
+    return talk.accept(proposal, ChatAnswer(reply, tuple(ids), "stop", 0.0), held)
 
 
 def say(talk: Conversation, question: str, answer: str) -> Turn:
@@ -62,7 +62,7 @@ def say(talk: Conversation, question: str, answer: str) -> Turn:
 def test_the_next_turn_has_all_of_the_last_one_in_common(kind: str) -> None:
     talk = conversation(kind)
     say(talk, "What is the weather like?", "It is fine, as it was yesterday.")
-    held = len(talk.kept.held())
+    held = len(talk.slot.cached_ids())
     turn = say(talk, "And tomorrow?", "Rain.")
     assert turn.reused == held < turn.prompt and not turn.note
 
@@ -73,7 +73,7 @@ def test_the_next_turn_has_all_of_the_last_one_in_common(kind: str) -> None:
 def test_a_template_that_moves_the_system_prompt_is_told_of(kind: str, whole: bool) -> None:
     talk = conversation(kind, system="Be brief.")
     say(talk, "What is the weather like?", "It is fine.")
-    held = len(talk.kept.held())
+    held = len(talk.slot.cached_ids())
     turn = say(talk, "And tomorrow?", "Rain.")
     assert (turn.reused == held) == whole
     assert ("moves the system prompt" in turn.note) == (not whole) and (whole or turn.reused < 5)

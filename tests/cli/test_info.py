@@ -421,7 +421,7 @@ def test_checksums_of_every_kind(run: CommandLine, tmp_path: Path, kind: str) ->
 
 def test_headers_are_not_mistaken_for_tensors(tmp_path: Path) -> None:
     """Blocks begin with a tensor, whatever lies before it, and large tensors are many of them."""
-    from mistral.cli.console import Progress
+    from mistral.cli.console import ProgressLine
     from mistral.cli.info.verify import BLOCK, verify
 
     values = np.ones((3, BLOCK // 4 + 5), np.float32)
@@ -432,5 +432,5 @@ def test_headers_are_not_mistaken_for_tensors(tmp_path: Path) -> None:
         values.flat[bad] = np.nan
         file = tmp_path / "consolidated.safetensors"
         file.write_bytes(struct.pack("<Q", len(raw)) + raw + b"".join(t.tobytes() for t in tensors.values()))
-        found = verify(tmp_path, [file], None, Progress("", ""))
+        found = verify(tmp_path, [file], None, ProgressLine("", ""))
         assert [p for p in found.problems if "tensor 'b': 1 of its" in p] and len(found.problems) == 1

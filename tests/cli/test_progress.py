@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mistral.cli.console import INTERVAL, PATIENCE, Progress
+from mistral.cli.console import INTERVAL, PATIENCE, ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_nothing_is_written_where_there_is_no_terminal(clock: Clock) -> None:
     out = io.StringIO()
-    progress = Progress("reading:", "GB", 1e9, out)
+    progress = ProgressLine("reading:", "GB", 1e9, out)
     for step in range(100):
         clock.now += PATIENCE
         progress(step, 100)
@@ -42,7 +42,7 @@ def test_nothing_is_written_where_there_is_no_terminal(clock: Clock) -> None:
 
 def test_quick_work_shows_nothing(clock: Clock) -> None:
     out = Terminal()
-    progress = Progress("reading:", "tokens", out=out)
+    progress = ProgressLine("reading:", "tokens", out=out)
     for step in range(101):
         clock.now += PATIENCE / 200
         progress(step, 100)
@@ -51,7 +51,7 @@ def test_quick_work_shows_nothing(clock: Clock) -> None:
 
 def test_long_work_shows_how_far_it_has_come_on_one_line_and_takes_it_away(clock: Clock) -> None:
     out = Terminal()
-    progress = Progress("reading weights:", "GB", 1e9, out)
+    progress = ProgressLine("reading weights:", "GB", 1e9, out)
     clock.now = PATIENCE
     progress(1_500_000_000, 6_000_000_000)
     assert out.getvalue() == "\r\x1b[Kreading weights: 1.5 of 6 GB (25 %)"
@@ -63,7 +63,7 @@ def test_long_work_shows_how_far_it_has_come_on_one_line_and_takes_it_away(clock
 
 def test_the_line_is_not_written_at_every_step(clock: Clock) -> None:
     out = Terminal()
-    progress = Progress("reading:", "tokens", out=out)
+    progress = ProgressLine("reading:", "tokens", out=out)
     clock.now = PATIENCE
     for step in range(1, 100):
         progress(step, 100)
@@ -75,7 +75,7 @@ def test_the_line_is_not_written_at_every_step(clock: Clock) -> None:
 
 def test_patience_begins_again_after_a_clear(clock: Clock) -> None:
     out = Terminal()
-    progress = Progress("reading:", "tokens", out=out)
+    progress = ProgressLine("reading:", "tokens", out=out)
     clock.now = PATIENCE
     progress.clear()
     progress(1, 2)
@@ -88,14 +88,14 @@ def test_patience_begins_again_after_a_clear(clock: Clock) -> None:
 def test_work_of_no_size_is_done(clock: Clock) -> None:
     out = Terminal()
     clock.now = 2 * PATIENCE
-    Progress("reading:", "tokens", out=out)(0, 0)
+    ProgressLine("reading:", "tokens", out=out)(0, 0)
     assert out.getvalue() == ""
 
 
 def test_it_goes_to_standard_error(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress("reading:", "tokens")
+    progress = ProgressLine("reading:", "tokens")
     clock.now = PATIENCE
     progress(1, 2)
     assert terminal.getvalue().startswith("\r\x1b[Kreading: 1 of 2")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mistral import Engine, Tokenizer, Transformer
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.score import CHUNK, Window, score_windows, windows
-from mistral.engine.scheduler import Timings
+from mistral.engine.timings import Timings
 from tests.end_to_end.test_golden import CASES, GOLDEN, entries_of
 from tests.support.command_line import CommandLine, write_model
 from tests.support.generation import Spy

@@ -10,7 +10,8 @@ import pytest
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
-from mistral.engine.scheduler import Timings, generate_stream
+from mistral.engine.scheduler import generate_stream
+from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.model.transformer import Transformer
@@ -182,7 +183,7 @@ def test_timings_count_prompt_tokens_and_answer_tokens(model: Transformer) -> No
         (Request([]), r"prompt 1 is empty"),
         (Request([3, DENSE.vocab_size]), r"prompt 1 has an id outside the vocabulary of 40"),
         (Request([-1]), r"prompt 1 has an id outside the vocabulary"),
-        (Request([1], -1), r"--max_tokens -1"),
+        (Request([1], -1), r"^max_tokens -1: must be 0 or more"),
     ],
 )
 def test_a_bad_request_is_refused_before_any_work(
@@ -196,5 +197,5 @@ def test_a_bad_request_is_refused_before_any_work(
 
 @pytest.mark.parametrize("chunk_size", [0, -3])
 def test_a_chunk_size_below_one_is_refused(model: Transformer, chunk_size: int) -> None:
-    with pytest.raises(InputError, match=f"--chunk_size {chunk_size}"):
+    with pytest.raises(InputError, match=f"^chunk_size {chunk_size}: must be at least 1"):
         generate_stream(Engine(model), [Request([1])], chunk_size)

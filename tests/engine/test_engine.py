@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mistral.engine.engine import Engine, Work
+from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
 from mistral.engine.sampling import log_softmax
 from mistral.engine.scheduler import generate_stream
+from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.model.transformer import Transformer
@@ -72,15 +73,15 @@ def test_without_a_limit_the_context_may_be_any_length(models: dict[str, SmallMo
 
 
 def test_a_max_context_below_one_is_refused(model: Transformer) -> None:
-    with pytest.raises(InputError, match="--max_context 0"):
+    with pytest.raises(InputError, match="max_context 0: must be at least 1"):
         Engine(model, 0)
 
 
 def test_a_row_for_which_memory_is_short_is_refused(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mistral.memory.psutil.virtual_memory", lambda: type("Memory", (), {"available": 100})())
     engine = Engine(model)
-    with pytest.raises(InputError, match="lower --max_tokens"):
-        list(generate_stream(engine, [Request([1], 5)]))
+    with pytest.raises(InputError, match="lower max_tokens or max_context"):
+        generate_stream(engine, [Request([1], 5)])
     assert engine.cache.rows == {}
 
 

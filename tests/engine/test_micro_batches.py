@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.timetable import Link, bubble_share, idle_share, predicted_seconds, timetable
-from mistral.engine.engine import Outcome, Sampling, Work
-from mistral.engine.micro_batches import LONGEST, SHORTEST, Progress, choose_chunk, decode_groups, next_micro_batch
+from mistral.engine.micro_batches import LONGEST, SHORTEST, RowProgress, choose_chunk, decode_groups, next_micro_batch
 from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.scheduler import generate_stream
+from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
 from mistral.pipeline.split import balance_layers, parse_split, split_layers
 from tests.support.small_models import DENSE
@@ -62,12 +62,12 @@ def test_a_split_by_hand() -> None:
 
 # Micro-batches
 
-ROWS = st.lists(st.builds(Progress, st.integers(0, 20), st.booleans()), max_size=12)
+ROWS = st.lists(st.builds(RowProgress, st.integers(0, 20), st.booleans()), max_size=12)
 
 
 @given(ROWS, st.integers(0, 12), st.integers(1, 9), st.integers(1, 30))
 def test_a_micro_batch_takes_what_is_ready_and_no_more(
-    rows: list[Progress], decoding: int, chunk_size: int, room: int
+    rows: list[RowProgress], decoding: int, chunk_size: int, room: int
 ) -> None:
     picked = dict(next_micro_batch(rows, decoding, chunk_size, room))
     answering = [place for place, row in enumerate(rows) if not row.waits and not row.prompt_left]
@@ -109,6 +109,9 @@ class Stages:
         self.done: list[list[int]] = [[] for _ in range(ranks)]
         self.seen: dict[int, int] = {}
         self.most, self.tickets, self.capacities = 0, 0, dict[int, int]()
+
+    def check_capacity(self, capacity: int) -> None:
+        pass
 
     def join(self, capacity: int, sampling: Sampling | None = None) -> int:
         row = len(self.seen)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistral.engine.engine import Engine
-from mistral.engine.requests import Generated, KeptRow, Prefilled, Request
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
 from mistral.generate import generate
@@ -41,16 +42,16 @@ def test_a_conversation_computes_only_what_is_new(models: dict[str, SmallModel],
     """Each prompt is the one before with its answer and a few more ids, far past the end of every window."""
     model = models[shape].transformer
     engine, prompt = Engine(model), TEXT[:3]
-    kept = KeptRow(engine)
+    slot = PrefixSlot(engine)
     for turn in range(6):
-        known = len(kept.held())
-        found = answer(engine, Request(prompt, 4, kept=kept))
+        known = len(slot.cached_ids())
+        found = answer(engine, Request(prompt, 4, slot=slot))
         require_fresh(model, prompt, 4, found)
-        assert kept.reused == kept.shared == known
-        assert kept.held() == prompt + found[0][:-1]
+        assert slot.reused == slot.shared == known
+        assert slot.cached_ids() == prompt + found[0][:-1]
         prompt = prompt + found[0] + TEXT[9 * turn : 9 * turn + 1 + turn % 2]
     assert len(engine.cache.rows) == 1
-    kept.leave()
+    slot.leave()
     assert not engine.cache.rows
 
 
@@ -63,13 +64,13 @@ def test_any_prompt_after_any_other_is_answered_as_if_it_were_the_first(
     """Prompts that keep the beginning of what is held, however short, and go on differently."""
     model = models[shape].transformer
     engine = Engine(model)
-    kept = KeptRow(engine)
+    slot = PrefixSlot(engine)
     for number, (keep, new, tokens) in enumerate(turns):
-        prompt = kept.held()[:keep] + TEXT[number : number + new]
-        written = engine.cache.rows[kept.row].written if kept.row >= 0 else 0
-        found = answer(engine, Request(prompt, tokens, kept=kept))
+        prompt = slot.cached_ids()[:keep] + TEXT[number : number + new]
+        written = engine.cache.rows[slot.row].written if slot.row >= 0 else 0
+        found = answer(engine, Request(prompt, tokens, slot=slot))
         require_fresh(model, prompt, tokens, found)
-        assert kept.reused == (kept.shared if can_rewind(model.args.sliding_windows, written, kept.shared) else 0)
+        assert slot.reused == (slot.shared if can_rewind(model.args.sliding_windows, written, slot.shared) else 0)
 
 
 @given(
@@ -90,25 +91,25 @@ def test_rewinding_is_possible_where_the_slots_are_still_there(
 def test_a_row_that_cannot_be_rewound_is_read_again(models: dict[str, SmallModel]) -> None:
     model = models["windowed"].transformer
     engine = Engine(model)
-    kept = KeptRow(engine)
-    answer(engine, Request(TEXT[:20], 3, kept=kept))
+    slot = PrefixSlot(engine)
+    answer(engine, Request(TEXT[:20], 3, slot=slot))
     for prompt, shared, reused in ((TEXT[:15], 14, 0), (TEXT[:15], 14, 0), (TEXT[:30], 15, 15)):
-        require_fresh(model, prompt, 2, answer(engine, Request(prompt, 2, kept=kept)))
-        assert (kept.shared, kept.reused) == (shared, reused)
+        require_fresh(model, prompt, 2, answer(engine, Request(prompt, 2, slot=slot)))
+        assert (slot.shared, slot.reused) == (shared, reused)
 
 
 def test_an_abandoned_answer_leaves_what_was_computed(models: dict[str, SmallModel]) -> None:
     model = models["interleaved"].transformer
     engine = Engine(model)
-    kept = KeptRow(engine)
-    events = generate_stream(engine, [Request(TEXT[:20], 9, kept=kept)], 4)
+    slot = PrefixSlot(engine)
+    events = generate_stream(engine, [Request(TEXT[:20], 9, slot=slot)], 4)
     for event in events:
         if isinstance(event, Prefilled) and event.done == 12:
             break
     events.close()
-    assert kept.held() == TEXT[:12]
-    require_fresh(model, TEXT[:30], 2, answer(engine, Request(TEXT[:30], 2, kept=kept)))
-    assert kept.reused == 12
+    assert slot.cached_ids() == TEXT[:12]
+    require_fresh(model, TEXT[:30], 2, answer(engine, Request(TEXT[:30], 2, slot=slot)))
+    assert slot.reused == 12
 
 
 @pytest.mark.parametrize("shape", ["dense", "windowed", "interleaved"])
@@ -118,29 +119,29 @@ def test_a_step_that_is_interrupted_halfway_spoils_nothing(
     """As by a second Ctrl-C: the first layer has written, and the others have not."""
     model = models[shape].transformer
     engine = Engine(model)
-    kept = KeptRow(engine)
-    answer(engine, Request(TEXT[:20], 3, kept=kept))
-    before, block = list(kept.held()), model.blocks[1]
+    slot = PrefixSlot(engine)
+    answer(engine, Request(TEXT[:20], 3, slot=slot))
+    before, block = list(slot.cached_ids()), model.blocks[1]
 
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(model.blocks, 1, broken)
     with pytest.raises(KeyboardInterrupt):
-        answer(engine, Request([*before, *TEXT[30:36]], 3, kept=kept), chunk_size=6)
+        answer(engine, Request([*before, *TEXT[30:36]], 3, slot=slot), chunk_size=6)
     monkeypatch.setitem(model.blocks, 1, block)
-    assert kept.held() == before
+    assert slot.cached_ids() == before
     prompt = [*before, *TEXT[40:45]]
-    require_fresh(model, prompt, 4, answer(engine, Request(prompt, 4, kept=kept)))
-    assert kept.reused == (len(before) if shape == "dense" else 0)
+    require_fresh(model, prompt, 4, answer(engine, Request(prompt, 4, slot=slot)))
+    assert slot.reused == (len(before) if shape == "dense" else 0)
 
 
 def test_a_row_grows_with_its_conversation_and_not_before(models: dict[str, SmallModel]) -> None:
     engine = Engine(models["interleaved"].transformer)
-    kept = KeptRow(engine)
+    slot = PrefixSlot(engine)
     for prompt, slots in ((TEXT[:2], [4, 3, 4]), (TEXT[:9], [11, 3, 5]), (TEXT[:4], [11, 3, 5])):
-        answer(engine, Request(prompt, 2, kept=kept))
-        held = engine.cache.rows[kept.row].layers
+        answer(engine, Request(prompt, 2, slot=slot))
+        held = engine.cache.rows[slot.row].layers
         assert [held[layer][0].shape[1] for layer in range(3)] == slots
 
 
@@ -151,14 +152,14 @@ def test_where_memory_is_short_the_row_keeps_what_it_has(
     room = Engine(model).cache.nbytes(20)
     monkeypatch.setattr("mistral.memory.psutil.virtual_memory", lambda: type("Memory", (), {"available": room})())
     engine = Engine(model)
-    kept = KeptRow(engine)
-    answer(engine, Request(TEXT[:10], 5, kept=kept))
-    held = list(kept.held())
+    slot = PrefixSlot(engine)
+    answer(engine, Request(TEXT[:10], 5, slot=slot))
+    held = list(slot.cached_ids())
     with pytest.raises(InputError, match="the cache of 25 tokens needs"):
-        answer(engine, Request(TEXT[:20], 5, kept=kept))
-    assert kept.held() == held
-    answer(engine, Request(TEXT[:15], 5, kept=kept))
-    assert kept.reused == 10
+        answer(engine, Request(TEXT[:20], 5, slot=slot))
+    assert slot.cached_ids() == held
+    answer(engine, Request(TEXT[:15], 5, slot=slot))
+    assert slot.reused == 10
 
 
 # Snapshots
@@ -171,17 +172,17 @@ def test_a_row_that_begins_with_a_snapshot_goes_on_as_the_one_it_was_taken_of(
 ) -> None:
     model = models[shape].transformer
     engine = Engine(model)
-    kept = KeptRow(engine)
-    first = answer(engine, Request(TEXT[:length], 4, kept=kept))
-    snapshot = copied(kept.export())
+    slot = PrefixSlot(engine)
+    first = answer(engine, Request(TEXT[:length], 4, slot=slot))
+    snapshot = copied(slot.export())
     prompt = TEXT[:length] + first[0] + TEXT[50:55]
     other = Engine(model)
     require_fresh(model, prompt, 5, answer(other, Request(prompt, 5, start=snapshot)))
     assert not other.cache.rows
-    resumed = KeptRow(other)
+    resumed = PrefixSlot(other)
     resumed.restore(snapshot)
-    assert resumed.held() == kept.held()
-    require_fresh(model, prompt, 5, answer(other, Request(prompt, 5, kept=resumed)))
+    assert resumed.cached_ids() == slot.cached_ids()
+    require_fresh(model, prompt, 5, answer(other, Request(prompt, 5, slot=resumed)))
     assert resumed.reused == length + 3
     require_fresh(model, TEXT[:length], 5, answer(other, Request(TEXT[:length], 5, start=snapshot)))
 
@@ -193,19 +194,19 @@ def copied(snapshot: Snapshot | None) -> Snapshot:
 
 def test_a_snapshot_holds_no_empty_slots(models: dict[str, SmallModel]) -> None:
     engine = Engine(models["interleaved"].transformer)
-    kept = KeptRow(engine)
-    assert kept.export() is None
-    answer(engine, Request(TEXT[:3], 9, kept=kept))
-    snapshot = kept.export()
+    slot = PrefixSlot(engine)
+    assert slot.export() is None
+    answer(engine, Request(TEXT[:3], 9, slot=slot))
+    snapshot = slot.export()
     assert snapshot and [keys.shape[1] for keys, _ in snapshot.layers.values()] == [11, 3, 5]
 
 
 def test_rows_of_a_batch_begin_with_one_snapshot(models: dict[str, SmallModel]) -> None:
     model = models["windowed"].transformer
     engine = Engine(model)
-    kept = KeptRow(engine)
-    answer(engine, Request(TEXT[: WINDOW - 1], 1, kept=kept))
-    start = copied(kept.export())
+    slot = PrefixSlot(engine)
+    answer(engine, Request(TEXT[: WINDOW - 1], 1, slot=slot))
+    start = copied(slot.export())
     prompts = [TEXT[: WINDOW - 1] + TEXT[20 : 20 + n] for n in range(4)] + [TEXT[7:9], TEXT[:2]]
     found: list[list[int]] = [[] for _ in prompts]
     read = [0] * len(prompts)

@@ -1,168 +1,363 @@
-"""Where an answer ends, and rows that come and go."""
+"""The scheduler: requests come and go at any time, and what goes wrong with one touches no other."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mistral.engine.engine import Engine
-from mistral.engine.requests import Generated, Request
-from mistral.engine.scheduler import generate_stream
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Event, Generated, Prefilled, Request
+from mistral.engine.sampling import SamplingSettings
+from mistral.engine.scheduler import Handle, Scheduler
 from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.model.transformer import Transformer
 from mistral.ops.interface import Ops
-from tests.support.generation import MAX_TOKENS, PROMPTS, Found, Spy, answers, close, ids_in, lettered
-from tests.support.oracle import oracle_logprobs
-from tests.support.small_models import DENSE, SmallModel, build
-
-# Where an answer ends
-
-
-def test_trap_8_eos_ends_a_row_and_nothing_follows_it(model: Transformer, expected: dict[str, Found], spy: Spy) -> None:
-    """EOS is not among the tokens, its row is fed nothing more, and other rows go on as before."""
-    plain = expected["windowed"][0]
-    eos_id = plain[1][2]
-    wanted = [tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens for tokens in plain]
-    assert len({len(tokens) for tokens in wanted}) > 1
-    requests = [Request(prompt, MAX_TOKENS, eos_id=eos_id) for prompt in PROMPTS]
-    found = answers(generate_stream(Engine(model), requests, chunk_size=100))
-    assert [ids_in(found[i]) for i in range(len(PROMPTS))] == wanted
-    for i, tokens in enumerate(wanted):
-        last = found[i][-1]
-        stopped = len(tokens) < MAX_TOKENS
-        assert last.finish_reason == ("stop" if stopped else "length")
-        assert (last.id is None) == stopped
-        assert (last.logprob is None) == stopped
-        # a step reads the prompt, and then one for every token but the last
-        assert sum(i in rows for rows in spy.rows) == (len(tokens) + 1 if stopped else MAX_TOKENS)
+from mistral.tokenizer.streaming import TextStream
+from tests.support.generation import PROMPTS, Spy, lettered
+from tests.support.pieces import PieceDecoder
+from tests.support.small_models import DENSE, WINDOWED, SmallModel, build
 
 
-def test_generate_leaves_eos_out_of_tokens_and_logprobs(
-    models: dict[str, SmallModel], expected: dict[str, Found]
-) -> None:
-    plain, scores = expected["windowed"]
-    tokens, logprobs = generate([PROMPTS[1]], models["windowed"].transformer, MAX_TOKENS, eos_id=plain[1][2])
-    end = plain[1].index(plain[1][2])
-    assert tokens == [plain[1][:end]]
-    close(logprobs, [scores[1][: len(PROMPTS[1]) - 1 + end]], 1e-3)
+class Log:
+    """The events of each request, by its index."""
+
+    def __init__(self) -> None:
+        self.events: dict[int, list[Event]] = {}
+
+    def add(self, events: list[Event]) -> None:
+        for event in events:
+            self.events.setdefault(event.index, []).append(event)
+
+    def run(self, scheduler: Scheduler) -> Log:
+        """Step until the scheduler is idle."""
+        while not scheduler.idle:
+            self.add(scheduler.step())
+        return self
+
+    def ids(self, handle: Handle) -> list[int]:
+        found = [e.id for e in self.events.get(handle.index, []) if isinstance(e, Generated)]
+        return [token for token in found if token is not None]
+
+    def logprobs(self, handle: Handle) -> list[float | None]:
+        return [e.logprob for e in self.events[handle.index] if isinstance(e, Generated) and e.id is not None]
+
+    def end(self, handle: Handle) -> Generated:
+        """The last event, which alone ends the request."""
+        events = self.events[handle.index]
+        ends = [event for event in events if isinstance(event, Generated) and event.finish_reason]
+        assert len(ends) == 1
+        assert events[-1] is ends[0]
+        return ends[0]
 
 
-def test_max_tokens_zero_gives_empty_lists_and_scores_the_prompts(models: dict[str, SmallModel]) -> None:
-    model = models["moe_windowed"]
-    tokens, logprobs = generate(PROMPTS, model.transformer, 0, chunk_size=4)
-    assert tokens == [[], [], [], []]
-    close(logprobs, [oracle_logprobs(model.tensors, model.args, prompt) for prompt in PROMPTS], 1e-3)
+def rows_of(scheduler: Scheduler) -> Mapping[int, object]:
+    """The rows that the engine has."""
+    assert isinstance(scheduler.engine, Engine)
+    return scheduler.engine.cache.rows
 
 
-def test_max_tokens_zero_still_ends_each_request_once(model: Transformer) -> None:
-    found = answers(generate_stream(Engine(model), [Request(prompt, 0) for prompt in PROMPTS]))
-    assert [(steps[0].id, steps[0].finish_reason) for steps in found.values()] == [(None, "length")] * 4
+def alone(model: Transformer, prompt: list[int], tokens: int) -> list[int]:
+    return generate([prompt], model, tokens)[0][0]
 
 
-def test_no_prompts_give_no_answers(model: Transformer) -> None:
-    assert generate([], model) == ([], [])
+def test_requests_join_and_leave_between_steps(model: Transformer, spy: Spy) -> None:
+    scheduler, log = Scheduler(Engine(model)), Log()
+    first = scheduler.submit(Request(PROMPTS[0], 6))
+    log.add(scheduler.step())
+    log.add(scheduler.step())
+    second = scheduler.submit(Request(PROMPTS[1], 2))
+    log.run(scheduler)
+    assert [len(rows) for rows in spy.rows] == [1, 1, 2, 2, 1, 1]
+    third = scheduler.submit(Request(PROMPTS[3], 3))  # after it had been idle
+    log.run(scheduler)
+    assert log.ids(first) == alone(model, PROMPTS[0], 6)
+    assert log.ids(second) == alone(model, PROMPTS[1], 2)
+    assert log.ids(third) == alone(model, PROMPTS[3], 3)
+    assert rows_of(scheduler) == {}
 
 
-def test_the_last_token_is_not_fed(model: Transformer, spy: Spy) -> None:
-    generate([PROMPTS[0]], model, 4, chunk_size=100)
-    assert spy.tokens == [3, 1, 1, 1]
+def test_an_idle_scheduler_gives_nothing(model: Transformer, spy: Spy) -> None:
+    scheduler = Scheduler(Engine(model))
+    assert (scheduler.idle, scheduler.step(), spy.rows) == (True, [], [])
 
 
-def test_one_token_costs_one_step(model: Transformer, spy: Spy) -> None:
-    generate([PROMPTS[0]], model, 1, chunk_size=100)
-    assert spy.tokens == [3]
+def test_a_request_that_waits_is_not_idle(model: Transformer) -> None:
+    scheduler = Scheduler(Engine(model), max_rows=1)
+    scheduler.submit(Request([1], 3))
+    assert not scheduler.idle
 
 
-@pytest.mark.parametrize("cut", [slice(0, 3), slice(0, 1), slice(1, 5), slice(2, 6)])
-def test_a_stop_string_ends_a_row_even_if_tokens_split_it(
-    model: Transformer, expected: dict[str, Found], cut: slice
-) -> None:
-    """From inside the third token on: the text ends before it, and the token that completes it is the last."""
-    tokens = expected["windowed"][0][1]
-    text = "".join(f"{token:02}," for token in tokens)
-    stop = text[6 : 6 + 6][cut]
-    at = text.index(stop)
-    last = (at + len(stop) - 1) // 3
-    steps = answers(generate_stream(Engine(model), [Request(PROMPTS[1], MAX_TOKENS, text=lettered([stop]))]))[0]
-    assert "".join(step.text for step in steps) == text[:at]
-    assert ids_in(steps) == tokens[: last + 1]
-    assert steps[-1].finish_reason == "stop"
+def test_a_request_that_cannot_be_served_is_refused_when_it_is_submitted(model: Transformer) -> None:
+    scheduler = Scheduler(Engine(model))
+    with pytest.raises(InputError, match="request 7 has an id outside the vocabulary of 40"):
+        scheduler.submit(Request([DENSE.vocab_size]), "request 7")
+    assert scheduler.idle
 
 
-def test_text_held_back_is_shown_when_the_length_ends_it(model: Transformer, expected: dict[str, Found]) -> None:
-    text = "".join(f"{token:02}," for token in expected["windowed"][0][1])
-    requests = [Request(PROMPTS[1], MAX_TOKENS, text=lettered([text[-2:] + "never"], rest="\ufffd"))]
-    steps = answers(generate_stream(Engine(model), requests))[0]
-    assert "".join(step.text for step in steps) == text + "\ufffd"
-    assert steps[-1].text == text[-3:] + "\ufffd"
-    assert steps[-1].finish_reason == "length"
+def test_closing_gives_all_rows_back(model: Transformer) -> None:
+    scheduler = Scheduler(Engine(model), max_rows=2)
+    for _ in range(3):
+        scheduler.submit(Request([1, 2], 5))
+    scheduler.step()
+    scheduler.close()
+    assert (scheduler.idle, rows_of(scheduler)) == (True, {})
 
 
-def test_text_held_back_is_shown_when_eos_ends_it(model: Transformer, expected: dict[str, Found]) -> None:
-    tokens = expected["windowed"][0][1]
-    first = f"{tokens[0]:02},"
-    request = Request(PROMPTS[1], MAX_TOKENS, eos_id=tokens[1], text=lettered([first + "never"]))
-    steps = answers(generate_stream(Engine(model), [request]))[0]
-    assert [step.text for step in steps] == ["", first]
-    assert steps[-1].finish_reason == "stop"
+# Cancellation
 
 
-# Rows that come and go
+def test_a_cancelled_row_ends_and_its_neighbour_goes_on(model: Transformer, spy: Spy) -> None:
+    scheduler, log = Scheduler(Engine(model)), Log()
+    gone, stays = scheduler.submit(Request(PROMPTS[1], 50)), scheduler.submit(Request(PROMPTS[0], 5))
+    log.add(scheduler.step())
+    scheduler.cancel(gone)
+    assert len(rows_of(scheduler)) == 2
+    log.add(scheduler.step())
+    assert len(rows_of(scheduler)) == 1, "its memory is free within one step"
+    log.run(scheduler)
+    assert log.end(gone).finish_reason == "cancelled"
+    assert log.ids(stays) == alone(model, PROMPTS[0], 5)
+    assert [len(rows) for rows in spy.rows][:5] == [2, 1, 1, 1, 1]
 
 
-def test_a_finished_row_costs_nothing_more_and_a_waiting_one_takes_its_place(model: Transformer, spy: Spy) -> None:
-    requests = [Request([1, 2], 2), Request([3], 5), Request([4, 5], 1), Request([6], 2)]
+def test_a_request_is_cancelled_while_it_waits_or_is_read(model: Transformer, spy: Spy) -> None:
+    scheduler, log = Scheduler(Engine(model), chunk_size=4, max_rows=1), Log()
+    read, waits = scheduler.submit(Request(PROMPTS[1], 5)), scheduler.submit(Request([1], 5))
+    log.add(scheduler.step())
+    scheduler.cancel(waits)
+    scheduler.cancel(read)
+    log.run(scheduler)
+    assert log.end(read).finish_reason == log.end(waits).finish_reason == "cancelled"
+    assert [event.done for event in log.events[read.index] if isinstance(event, Prefilled)] == [4]
+    assert spy.tokens == [4]
+
+
+def test_cancelling_what_has_ended_does_nothing(model: Transformer) -> None:
+    scheduler, log = Scheduler(Engine(model)), Log()
+    handle = scheduler.submit(Request([1], 1))
+    log.run(scheduler)
+    scheduler.cancel(handle)
+    other = scheduler.submit(Request([1], 2))
+    log.run(scheduler)
+    assert log.end(handle).finish_reason == log.end(other).finish_reason == "length"
+
+
+def test_a_prefix_slot_outlives_a_cancelled_request(model: Transformer) -> None:
     engine = Engine(model)
-    found = answers(generate_stream(engine, requests, max_rows=2))
-    assert {i: len(ids_in(steps)) for i, steps in found.items()} == {0: 2, 1: 5, 2: 1, 3: 2}
-    assert spy.rows == [[0, 1], [0, 1], [1, 2], [1, 3], [1, 3]]
-    assert engine.cache.rows == {}
+    slot, scheduler, log = PrefixSlot(engine), Scheduler(engine), Log()
+    first = scheduler.submit(Request(PROMPTS[0], 50, slot=slot))
+    log.add(scheduler.step())
+    scheduler.cancel(first)
+    log.run(scheduler)
+    assert slot.cached_ids() == PROMPTS[0]
+    prompt = [*PROMPTS[0], 5, 6]
+    second = scheduler.submit(Request(prompt, 3, slot=slot))
+    log.run(scheduler)
+    assert (log.ids(second), slot.reused) == (alone(model, prompt, 3), len(PROMPTS[0]))
 
 
-def test_a_row_frees_its_memory_when_it_ends(model: Transformer) -> None:
-    engine = Engine(model)
-    held = []
-    for event in generate_stream(engine, [Request([1], 2), Request([2], 4)]):
-        if isinstance(event, Generated):
-            held.append((event.index, sorted(engine.cache.rows)))
-    assert held[-1] == (1, [1])
-    assert held[-2] == (1, [1])
+# What goes wrong with one request
 
 
-def test_closing_the_iterator_frees_the_rows(model: Transformer) -> None:
-    engine = Engine(model)
-    events = generate_stream(engine, [Request(prompt, 5) for prompt in PROMPTS])
-    next(events)
-    assert sorted(engine.cache.rows) == [0, 1, 2, 3]
-    events.close()
-    assert engine.cache.rows == {}
+def test_an_id_without_a_text_ends_its_request_alone(model: Transformer) -> None:
+    """As that of a padded embedding, which a tokenizer knows nothing of."""
+
+    class Short(PieceDecoder):
+        def push(self, token_id: int) -> str:
+            raise InputError(f"has 3 ids, not id {token_id}")
+
+    scheduler, log = Scheduler(Engine(model)), Log()
+    bad = scheduler.submit(Request(PROMPTS[1], 4, text=TextStream(Short([]))))
+    good = scheduler.submit(Request(PROMPTS[0], 4, text=lettered()))
+    log.run(scheduler)
+    assert log.end(bad).finish_reason == "error"
+    assert "has 3 ids, not id" in str(log.end(bad).error)
+    assert log.ids(good) == alone(model, PROMPTS[0], 4)
+    assert rows_of(scheduler) == {}
 
 
-def test_an_engine_serves_one_stream_after_another(model: Transformer, expected: dict[str, Found]) -> None:
-    engine = Engine(model)
-    for _ in range(2):
-        found = answers(generate_stream(engine, [Request(prompt, MAX_TOKENS) for prompt in PROMPTS]))
-        assert [ids_in(found[i]) for i in range(len(PROMPTS))] == expected["windowed"][0]
+def test_a_full_disk_when_a_prompt_has_been_read_ends_its_request_alone(model: Transformer) -> None:
+    def fail() -> None:
+        raise InputError("cache.bin: cannot be written (No space left on device)")
+
+    scheduler, log = Scheduler(Engine(model)), Log()
+    bad, good = (scheduler.submit(Request(PROMPTS[0], 4, on_prompt_read=hook)) for hook in (fail, None))
+    log.run(scheduler)
+    assert "No space left" in str(log.end(bad).error)
+    assert log.ids(good) == alone(model, PROMPTS[0], 4)
 
 
-def test_two_streams_of_one_engine_may_take_turns(model: Transformer, expected: dict[str, Found]) -> None:
-    engine = Engine(model)
-    streams = [generate_stream(engine, [Request(prompt, MAX_TOKENS)]) for prompt in PROMPTS[:2]]
-    tokens: list[list[int]] = [[], []]
-    for _ in range(40):
-        for stream, found in zip(streams, tokens, strict=True):
-            event = next(stream, None)
-            if isinstance(event, Generated) and event.id is not None:
-                found.append(event.id)
-    assert tokens == expected["windowed"][0][:2]
-
-
-def test_a_failing_step_frees_the_rows(ops: Ops) -> None:
-    """Weights that overflow give one line, not a token out of NaN."""
-    broken = build(DENSE, ops)
-    broken.tensors["norm.weight"][:] = np.nan
-    engine = Engine(broken.transformer)
+@pytest.mark.parametrize("scored", [False, True])
+def test_logits_that_are_not_numbers_end_their_request_alone(ops: Ops, scored: bool) -> None:
+    """One token's embedding is damaged; no other row meets it."""
+    model = build(WINDOWED, ops)
+    model.tensors["tok_embeddings.weight"][7] = np.nan
+    damaged = build_again(model, ops)
+    scheduler, log = Scheduler(Engine(damaged), chunk_size=2), Log()
+    bad = scheduler.submit(Request([1, 2, 3, 7, 4], 4, prompt_logprobs=scored))
+    good = scheduler.submit(Request([1, 2, 3, 4], 4, prompt_logprobs=scored))
+    log.run(scheduler)
+    assert log.end(bad).finish_reason == "error"
+    assert "logits hold NaN: the checkpoint's weights are damaged or overflow" in str(log.end(bad).error)
+    assert log.ids(good) == alone(damaged, [1, 2, 3, 4], 4)
+    assert rows_of(scheduler) == {}
     with pytest.raises(InputError, match="NaN"):
-        list(generate_stream(engine, [Request([1, 2], 3)]))
-    assert engine.cache.rows == {}
+        generate([[1, 7]], damaged)
+
+
+def build_again(model: SmallModel, ops: Ops) -> Transformer:
+    return Transformer(model.args, lambda name: ops.weight(model.tensors[name]), ops)
+
+
+def test_requests_wait_for_memory_and_what_never_fits_is_refused_at_once(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = build(DENSE, model.ops).transformer
+    room = Engine(dense).cache.nbytes(12)
+    monkeypatch.setattr("mistral.memory.psutil.virtual_memory", lambda: type("Memory", (), {"available": room})())
+    scheduler, log = Scheduler(Engine(dense)), Log()
+    small, after = (scheduler.submit(Request([1, 2], tokens)) for tokens in (6, 7))
+    log.add(scheduler.step())
+    assert len(rows_of(scheduler)) == 1
+    with pytest.raises(InputError, match="the cache of 62 tokens needs"):
+        scheduler.submit(Request([1, 2], 60))
+    log.run(scheduler)
+    assert [log.end(handle).finish_reason for handle in (small, after)] == ["length", "length"]
+
+
+def test_a_mistake_in_the_program_is_not_hidden(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "run_blocks", lambda *_: 1 / 0)
+    scheduler = Scheduler(Engine(model))
+    scheduler.submit(Request([1]))
+    with pytest.raises(ZeroDivisionError):
+        scheduler.step()
+
+
+# Threads
+
+
+def test_other_threads_submit_and_cancel_while_the_owner_steps(model: Transformer) -> None:
+    scheduler, log = Scheduler(Engine(model), max_rows=3), Log()
+    handles: list[list[Handle]] = [[], [], []]
+
+    def ask(number: int) -> None:
+        for count in range(8):
+            handle = scheduler.submit(Request(PROMPTS[number], 3))
+            handles[number].append(handle)
+            if count % 4 == 3:
+                scheduler.cancel(handle)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) or not scheduler.idle:
+        log.add(scheduler.step())
+    wanted = [alone(model, prompt, 3) for prompt in PROMPTS[:3]]
+    assert sorted(handle.index for found in handles for handle in found) == list(range(24))
+    for number, found in enumerate(handles):
+        for handle in found:
+            end = log.end(handle)
+            assert log.ids(handle) == wanted[number] if end.finish_reason == "length" else end.finish_reason
+
+
+# Company
+
+
+REQUESTS = (
+    Request(PROMPTS[0], 5), Request(PROMPTS[1], 4, SamplingSettings(1.0, 0.9, seed=3)),
+    Request(PROMPTS[2], 6, SamplingSettings(0.7, top_k=5, seed=3), eos_id=9), Request(PROMPTS[3], 3),
+    Request(PROMPTS[3], 5, SamplingSettings(2.0, seed=1, repetition_penalty=1.3)),
+)  # fmt: skip
+Step = tuple[str, int]
+MOVES = st.lists(
+    st.one_of(st.tuples(st.just("submit"), st.integers(0, len(REQUESTS) - 1)),
+              st.tuples(st.just("cancel"), st.integers(0, 9)), st.tuples(st.just("step"), st.integers(1, 3))),
+    min_size=3, max_size=20,
+)  # fmt: skip
+
+
+@settings(max_examples=15, deadline=None)
+@given(moves=MOVES, max_rows=st.integers(1, 4), chunk_size=st.integers(1, 7))
+def test_an_answer_is_the_same_in_any_company(
+    models: dict[str, SmallModel], moves: list[Step], max_rows: int, chunk_size: int
+) -> None:
+    """Requests that come at any time, others that are cancelled, any chunks: each answer is the one given alone."""
+    model = models["interleaved"].transformer
+    scheduler, log = Scheduler(Engine(model), chunk_size, max_rows), Log()
+    handles: list[tuple[Handle, int]] = []
+    cancelled: set[Handle] = set()
+
+    def submit(kind: int) -> None:
+        handles.append((scheduler.submit(REQUESTS[kind]), kind))
+
+    def cancel(place: int) -> None:
+        if place < len(handles):
+            cancelled.add(handles[place][0])
+            scheduler.cancel(handles[place][0])
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            log.add(scheduler.step())
+
+    act: dict[str, Callable[[int], None]] = {"submit": submit, "cancel": cancel, "step": step}
+    for move, number in moves:
+        act[move](number)
+    log.run(scheduler)
+    for handle, kind in handles:
+        lone = Scheduler(Engine(model))
+        again = lone.submit(REQUESTS[kind])
+        wanted = Log().run(lone)
+        if log.end(handle).finish_reason == "cancelled":
+            assert handle in cancelled
+            assert log.ids(handle) == wanted.ids(again)[: len(log.ids(handle))]
+        else:
+            assert log.ids(handle) == wanted.ids(again)
+            np.testing.assert_allclose(log.logprobs(handle), wanted.logprobs(again), rtol=0, atol=1e-4)  # type: ignore[arg-type]
+    assert rows_of(scheduler) == {}
+
+
+def test_logprobs_are_computed_where_they_were_asked_for(model: Transformer) -> None:
+    scheduler, log = Scheduler(Engine(model)), Log()
+    with_, without = (scheduler.submit(Request(PROMPTS[0], 3, logprobs=logprobs)) for logprobs in (True, False))
+    log.run(scheduler)
+    assert log.logprobs(without) == [None] * 3
+    assert None not in log.logprobs(with_)
+    assert log.ids(with_) == log.ids(without)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("Hello", "is a text: give a list of ids from 0 to 39, such as tokenizer.encode"),
+        (["Hello"], "holds str"),
+        ([[1, 2], [3, 4]], r"has shape \(2, 2\)"),
+        ([[1], [2, 3]], "is not a flat list of ids"),
+        (np.ones((2, 2), int), r"has shape \(2, 2\)"),
+        ([1.5], "holds float64 values"),
+        ([True], "holds bool values"),
+        (5, "is int, not a list of ids"),
+        (None, "is NoneType, not a list of ids"),
+        ([], "is empty"),
+        ([40], "has an id outside the vocabulary of 40"),
+        ([-1], "has an id outside the vocabulary of 40"),
+        ([1 << 80], "holds object values"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_with_a_word_about_what_is_one(
+    model: Transformer, prompt: object, message: str
+) -> None:
+    with pytest.raises(InputError, match=f"the prompt {message}"):
+        Scheduler(Engine(model)).submit(Request(prompt))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="prompt"):
+        generate(prompt if prompt is None else [prompt], model)  # type: ignore[arg-type, list-item]
+
+
+def test_arrays_of_ids_are_prompts(model: Transformer) -> None:
+    assert generate([np.array(PROMPTS[0])], model, 4)[0] == [alone(model, PROMPTS[0], 4)]  # type: ignore[list-item]

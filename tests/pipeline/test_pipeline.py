@@ -9,7 +9,8 @@ import pytest
 
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.engine.engine import Engine
-from mistral.engine.requests import Generated, KeptRow, Request
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.snapshot_file import read_saved
 from mistral.generate import generate
@@ -100,14 +101,14 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
     shape = "interleaved"
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "kept", "2", str(folder), shape]).end()
     assert (code, out, err) == (0, "", "")
-    said = json.loads((folder / f"kept-{shape}").read_text())
+    said = json.loads((folder / f"slot-{shape}").read_text())
     model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
     assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
     assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 0)]
     snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
     assert snapshot
-    kept = KeptRow(Engine(model))
-    kept.restore(snapshot)
-    events = generate_stream(kept.engine, [Request(said[2]["prompt"], 3, kept=kept)])
+    slot = PrefixSlot(Engine(model))
+    slot.restore(snapshot)
+    events = generate_stream(slot.engine, [Request(said[2]["prompt"], 3, slot=slot)])
     assert [event.id for event in events if isinstance(event, Generated)] == said[2]["ids"]
-    assert kept.reused == 24
+    assert slot.reused == 24

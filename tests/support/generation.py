@@ -26,18 +26,18 @@ class Spy:
         self.rows: list[list[int]] = []
         self.tokens: list[int] = []
         self.head: list[int] = []
-        forward, head = model.forward, model.head
+        run_blocks, head = model.run_blocks, model.head
 
-        def spied_forward(ids, seqlens, cache, rows, wanted):  # type: ignore[no-untyped-def]
-            self.rows.append(list(rows))
-            self.tokens.append(len(ids))
-            return forward(ids, seqlens, cache, rows, wanted)
+        def spied_blocks(x, metadata, *more):  # type: ignore[no-untyped-def]
+            self.rows.append(list(metadata.rows))
+            self.tokens.append(sum(metadata.seqlens))
+            return run_blocks(x, metadata, *more)
 
         def spied_head(x):  # type: ignore[no-untyped-def]
             self.head.append(x.shape[0])
             return head(x)
 
-        patch.setattr(model, "forward", spied_forward)
+        patch.setattr(model, "run_blocks", spied_blocks)
         patch.setattr(model, "head", spied_head)
 
 

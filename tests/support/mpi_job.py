@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
-from mistral.engine.requests import KeptRow
+from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.generate import drive, open_engine, serve
 from mistral.pipeline.launch import launched
@@ -112,7 +112,7 @@ def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
     engine = open_engine(model)
 
     def use() -> None:
-        first, second = KeptRow(engine), KeptRow(engine)
+        first, second = PrefixSlot(engine), PrefixSlot(engine)
         said = []
         for row, more in ((first, LONG[:12]), (first, LONG[12:20]), (second, LONG[20:27]), (first, [])):
             if row is second:
@@ -122,8 +122,8 @@ def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
                 snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
                 assert snapshot
                 second.restore(snapshot)
-            prompt = row.held() + more if more else LONG[:7]
-            events = generate_stream(engine, [Request(prompt, 3, kept=row)], 5)
+            prompt = row.cached_ids() + more if more else LONG[:7]
+            events = generate_stream(engine, [Request(prompt, 3, slot=row)], 5)
             ids = [event.id for event in events if isinstance(event, Generated)]
             said.append({"prompt": prompt, "ids": ids, "shared": row.shared, "reused": row.reused})
         (folder / f"kept-{shape}").write_text(json.dumps(said))

@@ -13,9 +13,10 @@ import numpy as np
 from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.checkpoint.weight_memory import used_nbytes
 from mistral.cli.bench.roofline import Machine, decode_nbytes, prefill_flops, resident_limit
-from mistral.cli.console import Progress
-from mistral.engine.engine import Engine, Work
+from mistral.cli.console import ProgressLine
+from mistral.engine.engine import Engine
 from mistral.engine.micro_batches import choose_chunk
+from mistral.engine.work import Work
 from mistral.load import load_model
 from mistral.memory import available_memory, forget_peak, resident_memory
 from mistral.model.args import ModelArgs
@@ -114,7 +115,7 @@ class Run:
     def measure(self) -> list[Figure]:
         """All figures; those of the limits first."""
         load_backend(self.backend, self.precise)  # built and imported before the load is timed
-        progress, total = Progress("measuring:", "figures"), 3 + len(self.plan.batches) + len(self.plan.prompts)
+        progress, total = ProgressLine("measuring:", "figures"), 3 + len(self.plan.batches) + len(self.plan.prompts)
         self.measure_machine()
         fresh = forget_peak()
         engine, loads = self.load()
@@ -149,7 +150,7 @@ class Run:
             started = time.perf_counter()
             model = load_model(
                 open_checkpoint(self.checkpoint.folder), backend=self.backend, bits=self.bits,
-                device=self.device, progress=Progress("reading weights:", "GB", 1e9), precise=self.precise,
+                device=self.device, progress=ProgressLine("reading weights:", "GB", 1e9), precise=self.precise,
             )  # fmt: skip
             engine = Engine(model)
             seconds.append(time.perf_counter() - started)

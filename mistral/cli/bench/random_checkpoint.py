@@ -24,7 +24,7 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.formats.safetensors_file import write_header
 from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.write import write_model
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.model.args import ModelArgs
@@ -73,7 +73,7 @@ def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits:
 
     def quantize(work: Path) -> int:
         random_checkpoint(folder, shape, layers)
-        return write_model(open_checkpoint(plain), quantized, work, Progress("quantizing:", "GB", 1e9))
+        return write_model(open_checkpoint(plain), quantized, work, ProgressLine("quantizing:", "GB", 1e9))
 
     return kept(plain.with_name(f"{plain.name}-{bits}bit"), quantized, quantize)
 
@@ -122,7 +122,7 @@ def write_random(args: ModelArgs, folder: Path) -> int:
             f"{folder.parent}: needs {gigabytes(total)} and has {gigabytes(free)} free; lower --layers, or name another"
             " folder with --folder"
         )
-    progress, done = Progress("making random weights:", "GB", 1e9), 0
+    progress, done = ProgressLine("making random weights:", "GB", 1e9), 0
     with (folder / "consolidated.safetensors").open("wb") as out:
         write_header(out, {name: ("bfloat16", shape) for name, shape in shapes.items()})
         for number, (name, shape) in enumerate(shapes.items()):

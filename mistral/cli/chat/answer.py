@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from mistral.cli import console
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.cli.session import Session
 from mistral.engine.requests import Prefilled, Request
 from mistral.engine.scheduler import generate_stream
@@ -18,7 +18,7 @@ from mistral.tokenizer.tool_calls import Reply, ReplyStream
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ChatAnswer:
     """What came of one prompt. finish_reason is "stop", "length" or "interrupted"; seconds until the first token."""
 
     reply: Reply
@@ -53,12 +53,12 @@ class Interruption:
 
 def write_answer(
     session: Session, request: Request, replies: ReplyStream | None, asked_to_stop: Callable[[], bool]
-) -> Exchange:
+) -> ChatAnswer:
     """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program.
 
     So does `asked_to_stop`, which is looked at after every step. `replies` keeps tool calls out of what is shown.
     """
-    progress = Progress("reading the prompt:", "tokens")
+    progress = ProgressLine("reading the prompt:", "tokens")
     show = _nothing if session.options.json else console.write
     text, ids, reason = "", list[int](), "interrupted"
     started, first = time.perf_counter(), None
@@ -68,6 +68,8 @@ def write_answer(
             for event in events:
                 if isinstance(event, Prefilled):
                     progress(event.done, event.total)
+                elif event.error:
+                    raise event.error
                 else:
                     progress.clear()
                     first = first or time.perf_counter()
@@ -82,7 +84,7 @@ def write_answer(
             events.close()
     rest, reply = replies.finish() if replies else ("", Reply(text))
     show(rest)
-    return Exchange(reply, tuple(ids), reason, (first or time.perf_counter()) - started)
+    return ChatAnswer(reply, tuple(ids), reason, (first or time.perf_counter()) - started)
 
 
 def _nothing(text: str) -> None:

@@ -7,18 +7,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.cli import console
-from mistral.cli.chat.answer import Exchange, write_answer
+from mistral.cli.chat.answer import ChatAnswer, write_answer
 from mistral.cli.chat.conversation import Conversation, Proposal
 from mistral.cli.chat.line_editor import typed_lines
-from mistral.cli.chat.slash_commands import HELP, Commands, Leave
+from mistral.cli.chat.slash_commands import HELP, EndOfChat, SlashCommands
 from mistral.cli.chat.typed_ahead import TypedAhead
 from mistral.cli.model_options import Options
 from mistral.cli.options import option, text_option
-from mistral.cli.session import Session, with_session
+from mistral.cli.session import open_files, running
 from mistral.errors import InputError
-from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_file import load_tools
 
 NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
@@ -50,15 +48,13 @@ class Interactive(Options):
     def run(self) -> None:
         """Load, then answer."""
         tools = load_tools(self.tools) if self.tools else ()
-
-        def prepare(_: Checkpoint, tokenizer: Tokenizer) -> None:
-            if tools:
-                tokenizer.check_tools()
-
-        def use(session: Session) -> None:
-            converse(Conversation(session, self.instruct, self.system or "", tools))
-
-        with_session(self, self.instruct, use, prepare)
+        opened = open_files(self, chat=self.instruct)
+        with opened.before_loading() as first:
+            if first and tools:
+                opened.tokenizer.check_tools()
+        with running(opened) as session:
+            if session:
+                converse(Conversation(session, self.instruct, self.system or "", tools))
 
 
 def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
@@ -82,7 +78,7 @@ def decoded_lines(lines: Iterable[bytes]) -> Iterator[str]:
 
 def converse(conversation: Conversation) -> None:
     """Do what each line asks for, until they end."""
-    session, commands = conversation.session, Commands(conversation)
+    session, commands = conversation.session, SlashCommands(conversation)
     typed = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None
     try:
         for line in read_prompts(typed):
@@ -96,20 +92,20 @@ def converse(conversation: Conversation) -> None:
                 print(f"error: {error.with_flags()}", file=sys.stderr)
             except KeyboardInterrupt:  # before an answer began, or while a file was written or read
                 print("interrupted", file=sys.stderr)
-    except Leave:
+    except EndOfChat:
         pass
     session.report()
 
 
 def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | None) -> None:
-    """Exchange, and take the answer into the conversation."""
-    session, held = conversation.session, list(conversation.kept.held())
+    """ChatAnswer, and take the answer into the conversation."""
+    session, cached = conversation.session, list(conversation.slot.cached_ids())
     limit = session.engine.context_limit
     if proposal.dropped:
         print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
     stop, replies = typed.stop if typed else lambda: False, conversation.replies()
     given = write_answer(session, conversation.request(proposal), replies, stop)
-    conversation.accept(proposal, given, held)
+    conversation.accept(proposal, given, cached)
     show_end(given, proposal.messages[-1].content if proposal.messages else "", session.options.json)
     if given.reply.warning:
         print(f"warning: {given.reply.warning}", file=sys.stderr)
@@ -117,7 +113,7 @@ def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | N
         print(f"note: the answer ends at the context limit of {limit} tokens", file=sys.stderr)
 
 
-def show_end(given: Exchange, prompt: str, as_json: bool) -> None:
+def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
     """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
     text, calls = given.reply.text, given.reply.calls
     if as_json:

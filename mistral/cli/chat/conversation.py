@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mistral.cli.chat.answer import Exchange
+from mistral.cli.chat.answer import ChatAnswer
 from mistral.cli.session import Session
-from mistral.engine.requests import KeptRow, Request
+from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.requests import Request
 from mistral.errors import InputError
 from mistral.tokenizer.messages import Message, Tool, ToolCall
 from mistral.tokenizer.tool_calls import ReplyStream, assistant_message
@@ -18,9 +19,8 @@ FULL, SHRUNK = 1 / 4, 3 / 4
 
 @dataclass(frozen=True)
 class Turn:
-    """What one answer took: tokens of its prompt, how many were held already, tokens written, seconds to the first.
-
-    `note` says why not more were held, where that needs saying.
+    """What one answer took: tokens of its prompt, how many of them were reused from the cache, tokens written, and the
+    seconds to the first token. `note` says why not more were reused, where that needs saying.
     """
 
     prompt: int
@@ -51,7 +51,7 @@ class Conversation:
         self._answered = False
         self._results: list[Message] = []  # of the last answer's calls
         self.last: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # ids of the last prompt and of its answer
-        self.kept, self.turns = KeptRow(session.engine), list[Turn]()
+        self.slot, self.turns = PrefixSlot(session.engine), list[Turn]()
         self._asked: tuple[Message, ...] = ()  # with the last prompt, the system's included
 
     @property
@@ -124,20 +124,20 @@ class Conversation:
         if proposal.goes_on and self.instruct:  # the answer began a text of its own
             assert request.text
             request.text.decoder = session.tokenizer.stream(self.last[1])
-        return replace(request, settings=replace(request.settings, sample=self.sample), kept=self.kept)
+        return replace(request, settings=replace(request.settings, sample=self.sample), slot=self.slot)
 
     def replies(self) -> ReplyStream | None:
         """What takes calls out of an answer, where there are tools."""
         taken = {call.id for message in self.messages for call in message.calls}
         return ReplyStream(self.session.tokenizer, self.tools, taken) if self.tools else None
 
-    def accept(self, proposal: Proposal, answer: Exchange, held: Sequence[int]) -> Turn:
+    def accept(self, proposal: Proposal, answer: ChatAnswer, cached: Sequence[int]) -> Turn:
         """Take an answer into the conversation; an empty one leaves it, with its question.
 
-        `held`: the ids that the cache held before.
+        `cached`: the ids that the cache had before.
         """
-        note = self._note(proposal, held)
-        turn = Turn(len(proposal.ids), self.kept.reused, len(answer.ids), answer.seconds, note)
+        note = self._note(proposal, cached)
+        turn = Turn(len(proposal.ids), self.slot.reused, len(answer.ids), answer.seconds, note)
         self.turns.append(turn)
         reply, said = answer.reply, [message for message in proposal.messages if message.role != "system"]
         if proposal.goes_on:
@@ -179,12 +179,12 @@ class Conversation:
             messages, dropped = messages[roles.index("user", 1) :], True
         return Proposal((*system, *messages), tuple(ids), dropped=dropped)
 
-    def _note(self, proposal: Proposal, held: Sequence[int]) -> str:
-        """Why not all of what was held was of use."""
-        shared, reused, asked = self.kept.shared, self.kept.reused, self._asked
+    def _note(self, proposal: Proposal, cached: Sequence[int]) -> str:
+        """Why the prompt did not begin with all that the cache had; nothing where it did."""
+        shared, reused, asked = self.slot.shared, self.slot.reused, self._asked
         if reused < shared:
             return f"{shared} tokens were the same, but the rolling cache has overwritten what the next one sees"
-        if not held or shared >= min(len(held), len(proposal.ids) - 1) or not self.instruct:
+        if not cached or shared >= min(len(cached), len(proposal.ids) - 1) or not self.instruct:
             return ""
         if proposal.dropped:
             return "the oldest turns were left out"

@@ -29,7 +29,7 @@ def save(conversation: Conversation, path: Path) -> None:
         "last": conversation.last,
         "settings": {name: getattr(options, name) for name in SETTINGS},
     }
-    saved = Saved(json.dumps(state), conversation.kept.export())
+    saved = Saved(json.dumps(state), conversation.slot.export())
     write_saved(path, saved, key(conversation))
 
 
@@ -59,9 +59,9 @@ def load(conversation: Conversation, path: Path) -> None:
         limit = engine.context_limit
         if limit is not None and len(saved.snapshot.ids) > limit:
             raise InputError(f"{path}: has {len(saved.snapshot.ids)} tokens and the context limit is {limit}")
-        conversation.kept.restore(saved.snapshot)
+        conversation.slot.restore(saved.snapshot)
     else:
-        conversation.kept.leave()
+        conversation.slot.leave()
     conversation.session.options = options
     conversation.resume(system, tools, messages, (prompt, written))
 

@@ -35,18 +35,18 @@ HINTS = (
 )
 
 
-class Leave(Exception):  # noqa: N818  not an error
+class EndOfChat(Exception):  # noqa: N818  not an error
     """The session is to end."""
 
 
-class Commands:
+class SlashCommands:
     """Reads lines: a prompt becomes a proposal, a command is done."""
 
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
 
     def __call__(self, line: str) -> Proposal | None:
-        """What is to be answered, if anything. Raises InputError for a command that cannot be, and `Leave`."""
+        """What is to be answered, if anything. Raises InputError for a command that cannot be, and `EndOfChat`."""
         if not line.startswith("/") or line.startswith("//"):
             text = line[1:] if line.startswith("//") else line
             return self.conversation.give_result(text) if self.conversation.pending else self.conversation.ask(text)
@@ -104,11 +104,11 @@ class Commands:
 
     def _save(self, text: str) -> None:
         save(self.conversation, _file(text))
-        say(f"saved {len(self.conversation.messages)} messages and {len(self.conversation.kept.held())} tokens")
+        say(f"saved {len(self.conversation.messages)} messages and {len(self.conversation.slot.cached_ids())} tokens")
 
     def _load(self, text: str) -> None:
         load(self.conversation, _file(text))
-        say(f"loaded {len(self.conversation.messages)} messages and {len(self.conversation.kept.held())} tokens")
+        say(f"loaded {len(self.conversation.messages)} messages and {len(self.conversation.slot.cached_ids())} tokens")
 
     def _stats(self, _: str) -> None:
         turns = self.conversation.turns
@@ -119,11 +119,11 @@ class Commands:
                 f"{number:5}{turn.prompt:8}{turn.reused:8}{computed:10}{turn.written:8}{turn.seconds:11.2f} s"
                 + (f"  {turn.note}" if turn.note else "")
             )
-        held, limit = len(self.conversation.kept.held()), self.conversation.session.engine.context_limit
+        held, limit = len(self.conversation.slot.cached_ids()), self.conversation.session.engine.context_limit
         say(f"{held} tokens held, of {limit} at most" if limit is not None else f"{held} tokens held")
 
     def _exit(self, _: str) -> None:
-        raise Leave
+        raise EndOfChat
 
     _quit = _exit
 

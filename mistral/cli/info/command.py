@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral.checkpoint.args_file import params_of
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.cli.info.memory_estimate import all_needs
 from mistral.cli.info.summary import PARTS, Survey, active_parameters, part_of, survey
 from mistral.cli.info.verify import Verification, verify
@@ -56,7 +56,7 @@ class Info:
         if self.verify:
             adapter = found.checkpoint.adapter if found.checkpoint else None
             files = (*found.files, *([adapter.file] if adapter else []))
-            verification = verify(found.folder, files, found.args, Progress("verifying:", "GB", 1e9))
+            verification = verify(found.folder, files, found.args, ProgressLine("verifying:", "GB", 1e9))
             record["verified"] = asdict(verification)
         if self.json:
             print(json.dumps(record))

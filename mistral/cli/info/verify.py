@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_checksums
 from mistral.checkpoint.matching import read_file
-from mistral.cli.console import Progress
+from mistral.cli.console import ProgressLine
 from mistral.cli.info.checksums import Checksum, find_checksums
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
@@ -90,7 +90,7 @@ def span_of(tensor: StoredTensor) -> int:
     return (last + 1) * tensor.dtype.itemsize
 
 
-def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress: Progress) -> Verification:
+def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress: ProgressLine) -> Verification:
     """Read the weight `files`, and every other file that there is a checksum of."""
     sums, absent = find_checksums(folder)
     reading = Reading(args, progress, sum(file.stat().st_size for file in {*files, *sums} if file.is_file()))
@@ -109,7 +109,7 @@ def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress
 class Reading:
     """Files being read, one after the other."""
 
-    def __init__(self, args: ModelArgs | None, progress: Progress, total: int) -> None:
+    def __init__(self, args: ModelArgs | None, progress: ProgressLine, total: int) -> None:
         self.args, self.progress, self.total = args, progress, total
         self.done = self.tensors = 0
         self.checked, self.notes, self.problems = list[str](), list[str](), list[str]()

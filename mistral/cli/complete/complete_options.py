@@ -1,0 +1,81 @@
+"""The options of the complete command, and the prompts that they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mistral.cli.complete.prompt_file import Prompt, read_prompt, read_prompts
+from mistral.cli.model_options import Options
+from mistral.cli.options import option, text_option
+from mistral.engine.scheduler import MAX_ROWS
+from mistral.errors import InputError
+from mistral.tokenizer.messages import Message
+
+MOST_SAMPLES = 1 << 16
+
+
+@dataclass(frozen=True)
+class CompleteOptions(Options):
+    """What a completion takes; a line of a JSONL file may have values of its own for some of it."""
+
+    prompt: str | None = text_option("The text to continue, or @FILE; standard input when left out.")
+    fim: tuple[str, str] | None = option(
+        None, "Fill in between a prefix and a suffix, each a text or @FILE; for models made for it, such as Codestral."
+    )
+    input: str | None = option(None, "Prompts from this JSONL file, or from standard input for -.")
+    out: str | None = option(None, "Write results to this JSONL file, and go on where it ends.")
+    instruct: bool = option(False, "Each prompt is a question, put in the checkpoint's own chat template.")
+    system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
+    n: int = option(1, "Samples for each prompt.")
+    logprobs: int | None = option(
+        None, "With each token its logprob, and those of so many of the likeliest ones in its place."
+    )
+    prompt_cache: str | None = option(
+        None, "A file that keeps what was computed of the first prompt; what prompts share with it is not read again."
+    )
+    batch_size: int = option(
+        MAX_ROWS, "Prompts under way at once; the next one takes the place of one that is finished."
+    )
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        super().check()
+        given = [f"--{name}" for name in ("prompt", "fim", "input") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{given[1]}: cannot be together with {given[0]}; leave one out")
+        if self.fim is not None and self.instruct:
+            raise InputError("--instruct: a chat template has no place for --fim; leave one out")
+        if self.system is not None and not self.instruct:
+            raise InputError("--system: needs --instruct")
+        if not 1 <= self.n <= MOST_SAMPLES:
+            raise InputError(f"must be from 1 to {MOST_SAMPLES}", option="n", value=self.n)
+        if self.logprobs is not None and self.logprobs < 0:
+            raise InputError("must be 0 or more", option="logprobs", value=self.logprobs)
+        if self.batch_size < 1:
+            raise InputError("must be at least 1", option="batch_size", value=self.batch_size)
+
+    @property
+    def shows_text(self) -> bool:
+        """Whether answers are shown for people to read, and not as JSON."""
+        return not (self.json or self.input or self.out)
+
+    def prompts(self) -> list[Prompt]:
+        """What is to be completed."""
+        if self.input is not None:
+            found = read_prompts(self.input)
+        elif self.fim is not None:
+            prefix, suffix = self.fim
+            found = [Prompt("--fim", prefix, suffix, shown={"prompt": prefix, "suffix": suffix})]
+        elif self.prompt is not None:
+            found = [Prompt("--prompt", self.prompt, shown={"prompt": self.prompt})]
+        else:
+            found = [read_prompt()]
+        return [self._asked(prompt) for prompt in found] if self.instruct else found
+
+    def _asked(self, prompt: Prompt) -> Prompt:
+        if prompt.messages:
+            return prompt
+        if prompt.suffix is not None:
+            raise InputError(f"{prompt.where}: a chat template has no place for a suffix; leave out --instruct")
+        system = (Message("system", self.system),) if self.system is not None else ()
+        return replace(prompt, messages=(*system, Message("user", prompt.text)))

@@ -1,0 +1,138 @@
+"""Results on their way: what is completed, where results go, and what has come so far."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mistral.cli import console
+from mistral.cli.complete.complete_options import CompleteOptions
+from mistral.cli.complete.plan import Item, plan
+from mistral.cli.complete.prompt_file import Prompt
+from mistral.cli.complete.result_file import ResultFile
+from mistral.cli.console import Board, ProgressLine
+from mistral.cli.session import OpenedFiles, Session, raise_first
+from mistral.cli.token_records import PartialAnswer, token_line, token_record
+from mistral.engine.prompt_cache import PromptCache
+from mistral.engine.requests import Prefilled
+from mistral.engine.scheduler import generate_stream
+from mistral.errors import InputError
+from mistral.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """The items that are still to be completed, `total` with those that are in the file `out` already."""
+
+    options: CompleteOptions
+    items: Sequence[Item]
+    total: int
+    out: ResultFile | None
+    cache: PromptCache | None
+
+    @classmethod
+    def prepared(cls, options: CompleteOptions, prompts: Sequence[Prompt], opened: OpenedFiles) -> Job:
+        """Check all prompts, and leave out those whose results are there already. Raises InputError naming a prompt."""
+        cache = None
+        if options.prompt_cache is not None:
+            cache = PromptCache.open(options.prompt_cache, opened.checkpoint, options.bits)
+        items, out = plan(options, prompts, opened.checkpoint, opened.tokenizer), None
+        total = len(items)
+        if options.out is not None:
+            out = ResultFile(options.out, {(item.index, item.sample): item.key for item in items})
+            items = [item for item in items if (item.index, item.sample) not in out.done]
+            if out.done:
+                print(f"note: {options.out} has {len(out.done)} of {total} results already", file=sys.stderr)
+        if any(item.options.n > 1 and item.options.temperature == 0 for item in items):
+            print("note: with --temperature 0, all samples of a prompt are the same", file=sys.stderr)
+        return cls(options, items, total, out, cache)
+
+
+def complete(session: Session, job: Job) -> None:
+    """Complete what is left. Ctrl-C keeps the results so far.
+
+    Raises InputError at the end where a prompt could not be completed; the others are.
+    """
+    try:
+        errors = complete_items(session, job)
+    except KeyboardInterrupt:
+        if job.options.shows_text:
+            print(flush=True)  # below an answer that was cut off
+        if job.out is None:
+            raise
+        done = f"{len(job.out.done)} of {job.total} results are in {job.options.out}"
+        raise KeyboardInterrupt(f"interrupted; {done}, and the same command goes on") from None
+    finally:
+        if job.out:
+            job.out.close()
+    session.report()
+    raise_first(errors)
+
+
+def complete_items(session: Session, job: Job) -> list[InputError]:
+    """Complete the items and show or write their results -> the errors of those that could not be completed."""
+    options, answers, errors = job.options, dict[int, PartialAnswer](), list[InputError]()
+    show = shower(len(job.items)) if options.shows_text else None
+    reading, finishing = ProgressLine("reading prompts:", "tokens"), ProgressLine("completing:", "results")
+    total = sum(len(item.request.prompt) for item in job.items)
+    requests = [item.request for item in job.items]
+    stream = job.cache.stream if job.cache else generate_stream
+    for event in stream(session.engine, requests, options.chunk_size, options.batch_size, session.timings):
+        if isinstance(event, Prefilled):
+            if len(job.items) <= options.batch_size:
+                reading(session.timings.prefill_tokens, total)
+            continue
+        reading.clear()
+        item, answer = job.items[event.index], answers.setdefault(event.index, PartialAnswer())
+        answer.add(event)
+        if event.error:
+            errors.append(event.error.within(item.prompt.where))
+        if show:
+            logprobs = item.options.logprobs is not None
+            text = token_line(event, session.tokenizer) if logprobs else event.text
+            show(event.index, text, event.finish_reason is not None)
+        elif event.finish_reason:
+            finish(job, item, answers.pop(event.index), session.tokenizer)
+            if job.out:
+                finishing(len(job.out.done), job.total)
+    return errors
+
+
+def finish(job: Job, item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> None:
+    """Write a result. One that ended in an error does not go into a file: the same command tries it again."""
+    result = record(item, answer, tokenizer)
+    if job.out is None:
+        print(json.dumps(result), flush=True)
+    elif answer.error is None:
+        job.out.write({**result, "key": item.key})
+        job.out.done.add((item.index, item.sample))
+
+
+def shower(count: int) -> Callable[[int, str, bool], None]:
+    """What shows more text of an answer and whether that ends it: a single one as it grows, several in their order."""
+    if count > 1:
+        return Board([""] * count).add
+
+    def show(index: int, text: str, finished: bool) -> None:
+        console.write(text, end="\n" if finished else "")
+
+    return show
+
+
+def record(item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A result as JSON has it."""
+    result = {
+        "index": item.index,
+        **item.prompt.shown,
+        **({"sample": item.sample} if item.options.n > 1 else {}),
+        "text": answer.text,
+        "ids": answer.ids,
+        "finish_reason": answer.finish_reason,
+        **({"error": str(answer.error)} if answer.error else {}),
+    }
+    if item.options.logprobs is not None:
+        result["logprobs"] = [token_record(step, tokenizer) for step in answer.steps]
+    return result

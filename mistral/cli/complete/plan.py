@@ -1,0 +1,68 @@
+"""The results that prompts ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from mistral.checkpoint.checkpoint import Checkpoint
+from mistral.checkpoint.fingerprint import fingerprint
+from mistral.checkpoint.quantization import model_args
+from mistral.cli.complete.complete_options import CompleteOptions
+from mistral.cli.complete.prompt_file import Prompt
+from mistral.engine.engine import context_limit
+from mistral.engine.requests import Request, check_request
+from mistral.errors import InputError
+from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Item:
+    """One result to come: sample number `sample` of prompt number `index`. `key`: a digest of all that it rests on."""
+
+    index: int
+    sample: int
+    prompt: Prompt
+    request: Request
+    options: CompleteOptions
+    key: str
+
+
+def plan(
+    options: CompleteOptions, prompts: Sequence[Prompt], checkpoint: Checkpoint, tokenizer: Tokenizer
+) -> list[Item]:
+    """The results that prompts ask for. Raises InputError, naming the prompt, for one that cannot be served."""
+    limit = context_limit(checkpoint.args, options.max_context)
+    model: list[object] = []
+    if options.out is not None:  # what was written before must be of this model; else no file is looked into for it
+        model = [fingerprint(checkpoint, model_args(checkpoint, options.bits)), options.precise, options.max_context]
+    items = []
+    for index, prompt in enumerate(prompts):
+        chosen = own_options(options, prompt)
+        ids, continued = prompt.encode(tokenizer)
+        for sample in range(chosen.n):
+            request = Request(
+                ids, chosen.max_tokens, replace(chosen.settings(), sample=sample), tokenizer.eos_id,
+                TextStream(tokenizer.stream(continued), chosen.stop), top=chosen.logprobs or 0,
+                logprobs=chosen.logprobs is not None,
+            )  # fmt: skip
+            asked = [model, ids, chosen.max_tokens, asdict(request.settings), chosen.stop, chosen.logprobs, chosen.n]
+            key = hashlib.sha256(json.dumps([asked, prompt.shown]).encode()).hexdigest()[:16]
+            items.append(Item(index, sample, prompt, request, chosen, key))
+        check_request(prompt.where, items[-1].request, checkpoint.args, limit)
+    return items
+
+
+def own_options(options: CompleteOptions, prompt: Prompt) -> CompleteOptions:
+    """The command's options with those of the prompt in their place."""
+    if not prompt.options:
+        return options
+    chosen = replace(options, **prompt.options)
+    try:
+        chosen.check()
+    except InputError as error:
+        raise InputError(f"{prompt.where}: {error}") from None  # the names of a JSON object's keys have no dashes
+    return chosen

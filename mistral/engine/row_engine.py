@@ -1,0 +1,51 @@
+"""What a scheduler asks of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mistral.engine.work import Outcome, Sampling, Work
+from mistral.model.args import ModelArgs
+from mistral.model.kv_cache import Snapshot
+
+
+class RowEngine(Protocol):
+    """Rows that come and go, and micro-batches that move them on; `Engine` says what each function does."""
+
+    num_pipeline_ranks: int
+    num_micro_batches: int | None
+    context_limit: int | None
+
+    @property
+    def args(self) -> ModelArgs:
+        """The model's architecture."""
+
+    def check_capacity(self, capacity: int) -> None:
+        """Raise InputError where no row can have so many tokens."""
+
+    def join(self, capacity: int, sampling: Sampling | None = None) -> int:
+        """A new row -> its number."""
+
+    def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
+        """Let a row go on after its first tokens -> how many of them it still has."""
+
+    def restore(
+        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+    ) -> tuple[int, int]:
+        """A new row that begins with tokens of a snapshot -> its number, and how many it has."""
+
+    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
+        """What the cache holds of a row."""
+
+    def leave(self, row: int) -> None:
+        """Forget a row."""
+
+    def kv_seqlen(self, row: int) -> int:
+        """Tokens of a row that the cache holds."""
+
+    def submit(self, work: Sequence[Work]) -> int:
+        """Begin a micro-batch -> a ticket."""
+
+    def collect(self, ticket: int) -> list[Outcome]:
+        """What came of a micro-batch."""

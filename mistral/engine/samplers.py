@@ -1,0 +1,61 @@
+"""The samplers of the rows of an engine: logits in, outcomes of work out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.engine.sampling import SamplingRow, Wants, choose, target_logprobs
+from mistral.engine.work import Outcome, Sampling, Work
+from mistral.errors import InputError
+
+
+class Samplers:
+    """What is known of each row that joined with a `Sampling`."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[SamplingRow, Sampling]] = {}
+
+    def join(self, row: int, sampling: Sampling) -> None:
+        """A new row, or a row that is used for another answer."""
+        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt), sampling
+
+    def leave(self, row: int) -> None:
+        """Forget a row, if it is known."""
+        self._rows.pop(row, None)
+
+    def choose(self, work: Sequence[Work], logits: Sequence[NDArray[np.float32]]) -> list[Outcome]:
+        """What comes of each piece of work, given the logits (n, V) of its tokens.
+
+        Logits that are not numbers are an error of their own piece of work and touch no other.
+        """
+        outcomes = [scored(piece.targets, found) for piece, found in zip(work, logits, strict=True)]
+        places = [i for i, piece in enumerate(work) if piece.sample and not outcomes[i].error]
+        if not places:
+            return outcomes
+        rows = [self._rows[work[i].row] for i in places]
+        wants = [Wants(sampling.logprob, sampling.top) for _, sampling in rows]
+        choices = choose(np.stack([logits[i][-1] for i in places]), [row for row, _ in rows], wants)
+        for i, (row, sampling), choice in zip(places, rows, choices, strict=True):
+            logprobs = outcomes[i].logprobs
+            if choice.error:
+                outcomes[i] = Outcome(error=InputError(choice.error))
+                continue
+            finished = choice.id == sampling.eos_id
+            if not finished:
+                row.append(choice.id)
+            outcomes[i] = Outcome(logprobs, choice.id, choice.logprob, finished, choice.top)
+        return outcomes
+
+
+def scored(targets: Sequence[int], logits: NDArray[np.float32]) -> Outcome:
+    """The log-probabilities of `targets` by the logits (n, V) before each."""
+    if not len(targets):
+        return Outcome()
+    try:
+        found = target_logprobs(logits[: len(targets)], np.asarray(targets, np.int64))
+    except InputError as error:
+        return Outcome(error=error)
+    return Outcome(tuple(found.tolist()))

@@ -1,0 +1,70 @@
+"""The layers of one rank with their cache and, where they are the last ones, the samplers of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.engine.orders import Join, Leave, Restore, Resume, RowOrder
+from mistral.engine.samplers import Samplers
+from mistral.engine.work import Outcome, Work, wanted_tokens
+from mistral.model.kv_cache import Snapshot
+from mistral.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
+
+class Stage:
+    """What one rank does for an engine; an engine that is not a pipeline has one stage with all layers."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.cache, self.samplers = model, model.new_cache(), Samplers()
+
+    def apply(self, order: RowOrder) -> None:
+        """Let a row come, go on or go."""
+        if isinstance(order, Leave):
+            self.cache.drop(order.row)
+            self.samplers.leave(order.row)
+            return
+        if isinstance(order, Join):
+            self.cache.add(order.row, order.capacity)
+        elif isinstance(order, Resume):
+            self.cache.resume(order.row, order.kv_seqlen, order.capacity)
+        elif isinstance(order, Restore):
+            self.cache.restore(order.row, order.capacity, order.snapshot, order.kv_seqlen)
+        if order.sampling and self.model.is_last:
+            self.samplers.join(order.row, order.sampling)
+
+    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
+        """What the cache holds of a row in this stage's layers; `ids` are those of its tokens."""
+        return self.cache.export(row, ids)
+
+    def embed(self, work: Sequence[Work]) -> Tensor:
+        """On the first stage: the new tokens of all pieces of work, end to end -> (T, D)."""
+        return self.model.embed(np.concatenate([np.asarray(piece.ids, np.int64) for piece in work]))
+
+    def run_layers(self, work: Sequence[Work], x: Tensor, after_layer: Callable[[], None] | None = None) -> Tensor:
+        """x (T, D) through this stage's layers -> (T, D); `after_layer` is called after each."""
+        metadata = self.cache.begin([len(piece.ids) for piece in work], [piece.row for piece in work])
+        x = self.model.run_blocks(x, metadata, self.cache, after_layer)
+        self.cache.end(metadata)
+        return x
+
+    def logits(self, work: Sequence[Work], x: Tensor) -> list[NDArray[np.float32]]:
+        """On the last stage: x (T, D) -> for each piece of work the logits (n, V) that it wants.
+
+        The head runs on no other token.
+        """
+        counts, wanted = wanted_tokens(work)
+        if not len(wanted):
+            return [np.empty((0, self.model.args.vocab_size), np.float32)] * len(work)
+        logits = self.model.head(self.model.ops.take(x, wanted)).asnumpy()
+        return np.split(logits, np.cumsum(counts)[:-1])
+
+    def choose(self, work: Sequence[Work], x: Tensor) -> list[Outcome]:
+        """On the last stage: x (T, D) -> what comes of each piece of work."""
+        return self.samplers.choose(work, self.logits(work, x))

@@ -1,0 +1,67 @@
+"""What an engine is asked to do with a row's next tokens, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.engine.sampling import SamplingSettings
+from mistral.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of a row are chosen; `eos_id` ends the row. The ids of `prompt` count for a repetition penalty.
+
+    With each token its log-probability is computed if `logprob` is set, and those of the `top` likeliest ids.
+    """
+
+    settings: SamplingSettings
+    prompt: Sequence[int]
+    eos_id: int | None = None
+    logprob: bool = True
+    top: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """New tokens of one row, and what is wanted of them.
+
+    `logits`: of which of these tokens logits are wanted. `targets`: ids whose log-probabilities are wanted, each
+    predicted by the token at its place; `logits` must then be "all". `sample`: whether to choose the token that
+    follows the last one.
+    """
+
+    row: int
+    ids: Sequence[int]
+    logits: Literal["none", "last", "all"] = "last"
+    targets: Sequence[int] = ()
+    sample: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one piece of work. Log-probabilities are those of the raw logits, in nats.
+
+    logprobs: those of the targets. id: the chosen token, with its `logprob` and the `top` likeliest ids where they were
+    asked for; `finished` says that it ends the row. error: why there is no result, if there is none.
+    """
+
+    logprobs: tuple[float, ...] = ()
+    id: int | None = None
+    logprob: float | None = None
+    finished: bool = False
+    top: tuple[tuple[int, float], ...] = ()
+    error: InputError | None = None
+
+
+def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:
+    """How many logits each piece of work wants, and the places of their tokens when all tokens lie end to end."""
+    counts = [{"none": 0, "last": 1, "all": len(piece.ids)}[piece.logits] for piece in work]
+    ends = np.cumsum([len(piece.ids) for piece in work])
+    places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return counts, np.concatenate(places).astype(np.int64)
