@@ -1,4 +1,4 @@
-"""Draw the README's figures from what the package's own functions compute.
+"""Draw the figures of docs/IDEAS.md from what the package's own functions compute.
 
     python -m tools.draw_figures [folder]
 

@@ -1,4 +1,4 @@
-"""The README's figures: drawn from what the package computes, and checked in as they are drawn today."""
+"""The figures of docs/IDEAS.md: drawn from what the package computes, and checked in as they are drawn today."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The README's figures: one function for each, computed by the package itself."""
+"""The figures of docs/IDEAS.md: one function for each, computed by the package itself."""

@@ -1,4 +1,4 @@
-"""A drawing for the README: 800 pixels wide, on a white card that reads on light and dark pages alike."""
+"""A drawing for docs/IDEAS.md: 800 pixels wide, on a white card that reads on light and dark pages alike."""
 
 from __future__ import annotations
 
