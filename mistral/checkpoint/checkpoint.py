@@ -16,7 +16,7 @@ from mistral.checkpoint.lora import Adapter, open_adapter
 from mistral.checkpoint.matching import match_names, read_files
 from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import rotary_heads
+from mistral.model.parameters import parameters
 from mistral.ops.quantized import Quantized
 
 
@@ -47,7 +47,7 @@ class Checkpoint:
         array = self.tensors[name].array()
         if isinstance(array, Quantized):
             return array.dense()
-        heads = rotary_heads(name, self.args) if self.rotary_halves else None
+        heads = parameters(self.args)[name].heads if self.rotary_halves else None
         if heads is not None:
             array = neighbouring_pairs(array, heads)
             array.flags.writeable = False
@@ -77,8 +77,8 @@ class Checkpoint:
     def in_place(self, name: str) -> bool:
         """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
         tensor = self.tensors[name]
-        turned = self.rotary_halves and rotary_heads(name, self.args)
-        return tensor.is_contiguous and not turned and not self.is_merged(name)
+        reordered = self.rotary_halves and parameters(self.args)[name].heads is not None
+        return tensor.is_contiguous and not reordered and not self.is_merged(name)
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""

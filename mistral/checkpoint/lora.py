@@ -24,7 +24,7 @@ from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.peft import PREFIX, read_scales
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import rotary_heads, tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.text import read_json
 
 OFFICIAL = "lora.safetensors"
@@ -140,26 +140,25 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
         )
     tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_zip(file)
     scale: Callable[[str, int], float]
-    matrices = [name for name, shape in tensor_shapes(args).items() if len(shape) == 2]
+    matrices = [each for each in parameters(args).values() if each.is_matrix and each.part != "embedding"]
     if file.name == OFFICIAL:
-        scale, called = official_scale(folder / "params.json"), {name: name for name in matrices}
+        scale, called = official_scale(folder / "params.json"), {each.name: each for each in matrices}
     else:
         scale = read_scales(folder / "adapter_config.json")
-        called = {PREFIX + hugging_face_name(name): name for name in matrices}
+        called = {PREFIX + hugging_face_name(each): each for each in matrices}
     modules = pairs(file, tensors, called)
     if not modules:
         raise InputError(f"{file}: holds no adapter; name another folder with --lora")
-    shapes = tensor_shapes(args)
     products = {}
-    for module, name in modules.items():
+    for module, parameter in modules.items():
         names = (module + PARTS[0], module + PARTS[1])
         a, b = (tensors[part] for part in names)
-        check_shapes(file, names, (a, b), shapes[name])
-        heads = None if file.name == OFFICIAL else rotary_heads(name, args)
+        check_shapes(file, names, (a, b), parameter.shape)
+        heads = None if file.name == OFFICIAL else parameter.heads
         base = tensors.get(module + BASE)
-        if base and (heads or base.shape != shapes[name] or base.dtype not in DTYPES):
+        if base and (heads or base.shape != parameter.shape or base.dtype not in DTYPES):
             raise InputError(f"{file}: tensor {quoted(module + BASE)} is not this model's; name its own adapter")
-        products[name] = LowRank(a, b, names, scale(module.removeprefix(PREFIX), a.shape[0]), heads, base)
+        products[parameter.name] = LowRank(a, b, names, scale(module.removeprefix(PREFIX), a.shape[0]), heads, base)
     return Adapter(file, products)
 
 
@@ -197,12 +196,13 @@ def official_scale(params: Path) -> Callable[[str, int], float]:
     return of
 
 
-def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, str]) -> dict[str, str]:
-    """Module of the adapter -> the model's tensor, for each pair of A and B.
+def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Module of the adapter -> the model's parameter, for each pair of A and B.
 
-    `called`: what the layout calls the tensor. Raises InputError for any other tensor in the file.
+    `called`: the parameters that an adapter can change, by the layout's names for them. Raises InputError for any
+    tensor in the file that belongs to none of them.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Parameter] = {}
     for name in tensors:
         if name.endswith(BASE) and name.removesuffix(BASE) + PARTS[0] in tensors:
             continue
@@ -213,10 +213,10 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
         other = module + PARTS[part == PARTS[0]]
         if other not in tensors:
             raise InputError(f"{file}: tensor {quoted(name)} is there without {quoted(other)}; the file is damaged")
-        model_name = called.get(module + ".weight")
-        if model_name is None or model_name == "tok_embeddings.weight":
+        parameter = called.get(module + ".weight")
+        if parameter is None:
             raise InputError(f"{file}: tensor {quoted(name)} belongs to no matrix of this model; name its own adapter")
-        found[module] = model_name
+        found[module] = parameter
     return found
 
 

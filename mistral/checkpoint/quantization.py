@@ -9,6 +9,7 @@ import numpy as np
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, Quantization
+from mistral.model.parameters import EMBEDDING, HEAD
 from mistral.ops.quantized import stored_shapes
 
 
@@ -37,4 +38,4 @@ def quantized_args(args: ModelArgs, bits: int, output_bits: int = 8) -> ModelArg
 
 def source_of(name: str, checkpoint: Checkpoint) -> str:
     """The tensor of an unquantized checkpoint that `name` of the quantized model is made of."""
-    return "tok_embeddings.weight" if name == "output.weight" and checkpoint.args.tied_embeddings else name
+    return EMBEDDING if name == HEAD and checkpoint.args.tied_embeddings else name

@@ -17,7 +17,7 @@ from mistral.checkpoint.quantized_tensor import part_names
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.ops.quantize import quantize_array
 from mistral.ops.quantized import part_forms
 
@@ -27,9 +27,9 @@ SHARD = 4 * 10**9  # bytes of tensors in a file, at most, as long as one tensor 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to write: its name in the model, and dtype and shape of each of its parts by their names."""
+    """A parameter to write, and dtype and shape of each tensor that the file has for it, by their names."""
 
-    name: str
+    parameter: Parameter
     parts: dict[str, tuple[str, tuple[int, ...]]]
 
     @property
@@ -40,13 +40,13 @@ class Planned:
 
 def planned(checkpoint: Checkpoint, args: ModelArgs) -> Iterator[Planned]:
     """Every tensor of the quantized model."""
-    for name, shape in tensor_shapes(args).items():
-        bits = quantized_bits(name, args)
-        forms = (
-            ((str(checkpoint.dtype(source_of(name, checkpoint))), shape),) if bits is None else part_forms(bits, shape)
-        )
-        names = (name,) if bits is None else part_names(name)
-        yield Planned(name, dict(zip(names, forms, strict=True)))
+    for name, parameter in parameters(args).items():
+        if parameter.bits is None:
+            dtype = str(checkpoint.dtype(source_of(name, checkpoint)))
+            yield Planned(parameter, {name: (dtype, parameter.shape)})
+        else:
+            forms = part_forms(parameter.bits, parameter.shape)
+            yield Planned(parameter, dict(zip(part_names(name), forms, strict=True)))
 
 
 def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress: Progress) -> int:
@@ -71,9 +71,9 @@ def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress:
         with (folder / name).open("wb") as out:
             write_header(out, {part: form for tensor in shard for part, form in tensor.parts.items()})
             for tensor in shard:
-                for part in quantized_parts(checkpoint, args, tensor.name):
+                for part in quantized_parts(checkpoint, tensor.parameter):
                     out.write(part)
-                checkpoint.release(source_of(tensor.name, checkpoint))
+                checkpoint.release(source_of(tensor.parameter.name, checkpoint))
                 done += tensor.nbytes
                 progress(done, total)
             out.flush()
@@ -81,10 +81,10 @@ def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress:
     return total
 
 
-def quantized_parts(checkpoint: Checkpoint, args: ModelArgs, name: str) -> Iterator[memoryview]:
-    """The bytes of each part of a tensor of the quantized model."""
-    source = source_of(name, checkpoint)
-    array, bits = checkpoint.get(source), quantized_bits(name, args)
+def quantized_parts(checkpoint: Checkpoint, parameter: Parameter) -> Iterator[memoryview]:
+    """The bytes of each tensor that the file has for a parameter of the quantized model."""
+    source = source_of(parameter.name, checkpoint)
+    array, bits = checkpoint.get(source), parameter.bits
     if bits is None:
         yield np.ascontiguousarray(array).view(np.uint8).data
         return

@@ -14,7 +14,7 @@ from mistral.checkpoint.file_sets import find_form, weight_files
 from mistral.checkpoint.formats.stored_tensor import StoredTensor
 from mistral.checkpoint.matching import read_file
 from mistral.errors import InputError
-from mistral.model.parameters import needs
+from mistral.model.parameters import owns, parameters
 from mistral.pipeline.world import World
 from mistral.version import __version__
 
@@ -57,8 +57,8 @@ def moved(tensor: StoredTensor, folder: Path) -> StoredTensor:
 
 def require_files(checkpoint: Checkpoint, layers: range) -> None:
     """Raise InputError where a file with weights of these layers is not here."""
-    for name in checkpoint.shapes:
-        missing = checkpoint.missing(name) if needs(name, checkpoint.args, layers) else None
+    for name, parameter in parameters(checkpoint.args).items():
+        missing = checkpoint.missing(name) if owns(layers, parameter, checkpoint.args) else None
         if missing:
             raise InputError(
                 f"{missing}: is not here, and weights of this rank's layers {layers.start} to {layers.stop - 1} are in"

@@ -11,6 +11,7 @@ import numpy as np
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
+from mistral.model.parameters import EMBEDDING, HEAD, parameters
 
 
 def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
@@ -86,14 +87,13 @@ def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_spli
 
 
 def auto_split(args: ModelArgs, weights: Mapping[str, int], num_pipeline_ranks: int) -> list[range]:
-    """The layers of each rank for `weights` of so many bytes. Raises InputError for more ranks than layers."""
+    """The layers of each rank for the bytes of each weight. Raises InputError for more ranks than layers."""
     even = split_layers(args.n_layers, num_pipeline_ranks)
     if num_pipeline_ranks == 1:
         return even
     costs = [0.0] * args.n_layers
     share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
-    for name, size in weights.items():
-        if name.startswith("layers."):
-            costs[int(name.split(".")[1])] += size * (share if ".experts." in name else 1.0)
-    head = "tok_embeddings.weight" if args.tied_embeddings else "output.weight"
-    return balance_layers(costs, weights[head], num_pipeline_ranks)
+    for name, parameter in parameters(args).items():
+        if parameter.layer is not None:
+            costs[parameter.layer] += weights[name] * (share if parameter.part == "experts" else 1.0)
+    return balance_layers(costs, weights[EMBEDDING if args.tied_embeddings else HEAD], num_pipeline_ranks)

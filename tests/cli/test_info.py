@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import struct
@@ -31,7 +30,7 @@ from mistral.cli.info.summary import active_parameters
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.memory import BASE_MEMORY
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from mistral.tokenizer.files import read_tokenizer_file
 from mistral.tokenizer.tokenizer import Tokenizer
 from tests.support.adapters import random_factors, write_official
@@ -78,7 +77,7 @@ def record(done: Outcome, code: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize("shape", PUBLISHED)
 def test_parameters_are_those_published(shape: str) -> None:
     args = shape_args(shape)
-    total = sum(math.prod(each) for each in tensor_shapes(args).values())
+    total = sum(each.size for each in parameters(args).values())
     published, active = PUBLISHED[shape]
     assert total == published
     found = active_parameters(args)
@@ -89,12 +88,12 @@ def write_sparse(folder: Path, shape: str, files: int = 1) -> Path:
     """A model's folder whose weights are holes."""
     folder.mkdir()
     write_params(folder, SHAPES[shape])
-    items = list(tensor_shapes(shape_args(shape)).items())
+    items = list(parameters(shape_args(shape)).values())
     for number in range(files):
         header, at = dict[str, Any](), 0
-        for name, each in items[number::files]:
-            end = at + 2 * math.prod(each)
-            header[name] = {"dtype": "BF16", "shape": list(each), "data_offsets": [at, end]}
+        for each in items[number::files]:
+            end = at + 2 * each.size
+            header[each.name] = {"dtype": "BF16", "shape": list(each.shape), "data_offsets": [at, end]}
             at = end
         raw = json.dumps(header).encode()
         raw += b" " * (-len(raw) % 8)

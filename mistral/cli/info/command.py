@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,14 +12,14 @@ from typing import Any
 from mistral.checkpoint.args_file import params_of
 from mistral.cli.console import Progress
 from mistral.cli.info.memory_estimate import all_needs
-from mistral.cli.info.summary import PARTS, Survey, active_parameters, part_of, survey
+from mistral.cli.info.summary import Survey, active_parameters, survey
 from mistral.cli.info.verify import Verification, verify
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
 from mistral.errors import InputError
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import PARTS, parameters
 
 CONTEXT = 4096  # tokens of a row, where none are named and the checkpoint allows as many
 MOST_ROWS, MOST_TOKENS = 1 << 20, 1 << 30
@@ -103,9 +102,9 @@ class Info:
 def model_record(found: Survey, args: ModelArgs) -> dict[str, Any]:
     """Architecture, parameters, and bytes by part."""
     weights, parts = found.weights(), {part: {"parameters": 0, "bytes": 0} for part in PARTS}
-    for name, shape in tensor_shapes(args).items():
-        parts[part_of(name)]["parameters"] += math.prod(shape)
-        parts[part_of(name)]["bytes"] += weights[name]
+    for name, parameter in parameters(args).items():
+        parts[parameter.part]["parameters"] += parameter.size
+        parts[parameter.part]["bytes"] += weights[name]
     total = sum(part["parameters"] for part in parts.values())
     return {
         "architecture": params_of(args), "parameters": total, "active_parameters": active_parameters(args),

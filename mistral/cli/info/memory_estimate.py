@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mistral.checkpoint.quantization import quantized_args
@@ -11,7 +10,7 @@ from mistral.cli.info.summary import Survey, stored_nbytes
 from mistral.memory import BASE_MEMORY
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import cache_nbytes
-from mistral.model.parameters import needs, tensor_shapes
+from mistral.model.parameters import owns, parameters
 from mistral.pipeline.split import auto_split
 
 SLOT_BYTES = {"native": 2, "portable": 4}  # of an element of the cache
@@ -52,14 +51,14 @@ def weights_of(found: Survey, args: ModelArgs, backend: str) -> tuple[dict[str, 
 
     Those of a folder that is not whole are taken to be of one dtype and in place.
     """
-    shapes, checkpoint = tensor_shapes(args), found.checkpoint
+    model, checkpoint = parameters(args), found.checkpoint
     if checkpoint:
-        copied = {name: copied_of(name, shape, checkpoint, args, backend) for name, shape in shapes.items()}
+        copied = {name: copied_of(parameter, checkpoint, backend) for name, parameter in model.items()}
         return used_nbytes(checkpoint, args, backend), copied
     if backend == PORTABLE:
-        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+        sizes = {name: 4 * parameter.size for name, parameter in model.items()}
         return sizes, dict.fromkeys(sizes, 0) if found.dtype == "float32" else sizes
-    sizes = {name: stored_nbytes(name, shape, args, found.itemsize) for name, shape in shapes.items()}
+    sizes = {name: stored_nbytes(parameter, found.itemsize) for name, parameter in model.items()}
     stored = found.weights()
     return sizes, {name: 0 if stored.get(name) == size else size for name, size in sizes.items()}
 
@@ -77,7 +76,7 @@ def all_needs(found: Survey, args: ModelArgs, ranks: int, batch: int, context: i
         backend = way.partition(",")[0]
         sizes, copied = weights_of(found, used, backend)
         for rank, layers in enumerate(split):
-            mine = [name for name in sizes if needs(name, used, layers)]
+            mine = [name for name, parameter in parameters(used).items() if owns(layers, parameter, used)]
             needed.append(
                 Needs(
                     way, rank, layers.start, layers.stop - 1, sum(sizes[name] for name in mine),

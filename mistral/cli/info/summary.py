@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +15,8 @@ from mistral.checkpoint.matching import read_file, require_countable
 from mistral.checkpoint.quantization import quantized_nbytes
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
-
-PARTS = ("embedding", "attention", "feed-forward", "experts", "norms", "router", "head")
 
 
 @dataclass(frozen=True)
@@ -54,37 +51,21 @@ class Survey:
         assert self.args
         if self.checkpoint:
             return {name: self.checkpoint.nbytes(name) for name in self.checkpoint.shapes}
-        shapes = tensor_shapes(self.args).items()
-        return {name: stored_nbytes(name, shape, self.args, self.itemsize) for name, shape in shapes}
+        return {name: stored_nbytes(parameter, self.itemsize) for name, parameter in parameters(self.args).items()}
 
 
-def stored_nbytes(name: str, shape: tuple[int, ...], args: ModelArgs, size: int) -> int:
-    """Bytes of a tensor whose elements have `size` of them unless the model has it in 8 or 4 bits."""
-    bits = quantized_bits(name, args)
-    return size * math.prod(shape) if bits is None else quantized_nbytes(bits, shape)
-
-
-def part_of(name: str) -> str:
-    """Which of PARTS a tensor belongs to."""
-    if name == "tok_embeddings.weight":
-        return "embedding"
-    if name == "output.weight":
-        return "head"
-    if "norm" in name:
-        return "norms"
-    if name.endswith(".gate.weight"):
-        return "router"
-    if ".experts." in name:
-        return "experts"
-    return "attention" if ".attention." in name else "feed-forward"
+def stored_nbytes(parameter: Parameter, itemsize: int) -> int:
+    """Bytes of a parameter whose elements have `itemsize` each unless the model has it in 8 or 4 bits."""
+    bits = parameter.bits
+    return itemsize * parameter.size if bits is None else quantized_nbytes(bits, parameter.shape)
 
 
 def active_parameters(args: ModelArgs) -> int:
     """Parameters that a token meets: of a mixture's experts, those that are chosen for it."""
     share = (args.moe.num_experts_per_tok, args.moe.num_experts) if args.moe else (1, 1)
-    shapes = tensor_shapes(args).items()
-    experts = sum(math.prod(shape) for name, shape in shapes if ".experts." in name)
-    return sum(math.prod(shape) for _, shape in shapes) - experts + experts * share[0] // share[1]
+    model = parameters(args).values()
+    experts = sum(parameter.size for parameter in model if parameter.part == "experts")
+    return sum(parameter.size for parameter in model) - experts + experts * share[0] // share[1]
 
 
 def survey(folder: Path, lora: str | None = None) -> Survey:

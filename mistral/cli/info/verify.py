@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_checksums
 from mistral.checkpoint.matching import read_file
+from mistral.checkpoint.quantized_tensor import matrix_scaled_by
 from mistral.cli.console import Progress
 from mistral.cli.info.checksums import Checksum, find_checksums
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits
+from mistral.model.parameters import parameters
 from mistral.ops.quantized import MOST_SHIFT
 
 BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
@@ -169,24 +170,27 @@ class Reading:
 
     def look(self, block: NDArray[np.uint8], name: str, tensor: StoredTensor, found: Found) -> None:
         """Count a block's bad values."""
-        most = None
-        if name.endswith(".scales") and self.args and quantized_bits(name.removesuffix(".scales"), self.args) == 8:
-            most = MOST_SHIFT
-        found.bad += bad_values(block, tensor.dtype, most)
+        found.bad += bad_values(block, tensor.dtype, MOST_SHIFT if self.has_shifts(name) else None)
         found.zero = found.zero and not block.any()
+
+    def has_shifts(self, name: str) -> bool:
+        """Whether a file's tensor has the scales of a matrix of 8 bits."""
+        matrix = matrix_scaled_by(name)
+        parameter = parameters(self.args).get(matrix) if self.args and matrix else None
+        return parameter is not None and parameter.bits == 8
 
     def judge(self, file: Path, tensors: Mapping[str, StoredTensor], found: Mapping[str, Found]) -> None:
         """What is wrong with a file's tensors."""
         self.tensors += len(tensors)
         bad = {name: result.bad for name, result in found.items() if result.bad}
         for name, count in list(bad.items())[:SHOWN]:
-            what = "are not scales" if name.endswith(".scales") else "are NaN or infinite"
+            what = "are not scales" if matrix_scaled_by(name) else "are NaN or infinite"
             of = tensors[name].nbytes // tensors[name].dtype.itemsize
             self.problems.append(f"{file}: tensor {quoted(name)}: {count} of its {of} values {what}; download it again")
         if len(bad) > SHOWN:
             self.problems.append(f"{file}: {len(bad) - SHOWN} more tensors with values that are NaN or infinite")
         zero = (name for name, result in found.items() if result.zero and len(tensors[name].shape) > 1)
-        holes = [name for name in zero if not name.endswith(".scales")]  # a scale of 0 is one like others
+        holes = [name for name in zero if not matrix_scaled_by(name)]  # a scale of 0 is one like others
         if holes:
             more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
             self.notes.append(f"{file}: all zeros in tensor {quoted(holes[0])}{more}: part of it may not be downloaded")
