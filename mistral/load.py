@@ -65,7 +65,7 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
     )
     form = " in float32" if backend == "portable" else ""
     if checkpoint.adapter:
-        merged = [parameters(args)[name] for name in checkpoint.adapter.products]
+        merged = [parameters(args)[name] for name in checkpoint.adapter.deltas]
         here = {each.name for each in merged for layers in stages if owns(layers, each, args)}
         copied = gigabytes(sum(map(checkpoint.nbytes, here)))
         extra = f"; merged copies take {copied}" if backend == "native" and not args.quantization else ""

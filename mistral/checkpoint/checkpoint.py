@@ -51,11 +51,11 @@ class Checkpoint:
         if heads is not None:
             array = neighbouring_pairs(array, heads)
             array.flags.writeable = False
-        return self.adapter.products[name].added_to(array) if self.adapter and self.is_merged(name) else array
+        return self.adapter.deltas[name].added_to(array) if self.adapter and self.is_merged(name) else array
 
     def is_merged(self, name: str) -> bool:
         """Whether an adapter changes the tensor."""
-        return self.adapter is not None and name in self.adapter.products
+        return self.adapter is not None and name in self.adapter.deltas
 
     def quantized(self, name: str) -> Quantized | None:
         """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
@@ -63,15 +63,12 @@ class Checkpoint:
         return array if isinstance(array, Quantized) else None
 
     def missing(self, name: str) -> Path | None:
-        """The file that would hold the tensor if it were here."""
-        tensor = self.tensors[name]
-        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
-        return next((part.path for part in parts if part.buffer is None), None)
+        """The file that holds the tensor, where that file is on another rank only; None where it is here."""
+        return next((part.path for part in self.tensors[name].parts if part.buffer is None), None)
 
     def release(self, name: str) -> None:
-        """What has been read of the tensor's file need not stay in memory."""
-        tensor = self.tensors[name]
-        for part in tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,):
+        """Tell the system that the pages of the tensor's file, once read, need not stay in memory."""
+        for part in self.tensors[name].parts:
             part.release()
 
     def in_place(self, name: str) -> bool:
@@ -89,10 +86,8 @@ class Checkpoint:
         return self.tensors[name].dtype
 
     def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Where it lies in its file: first byte and strides of each of its parts."""
-        tensor = self.tensors[name]
-        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
-        return tuple((part.start, part.strides) for part in parts)
+        """Where the tensor lies in its file: first byte and strides, in elements, of each of its parts."""
+        return tuple((part.start, part.strides) for part in self.tensors[name].parts)
 
     def file_of(self, name: str) -> Path:
         """The file that holds the tensor."""

@@ -33,10 +33,9 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
 def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
 
-    `elsewhere`: what is in the files that are not here, by their names.
-
-    Raises InputError if a name is there twice (tensor-parallel parts are not joined) or an index says otherwise. Only
-    the first Mixtral release, whose files have four layers each, may repeat what belongs to no layer.
+    `elsewhere`: the tensors in files that only other ranks have, by file name. Raises InputError if a name is there
+    twice (tensor-parallel parts are not joined) or an index says otherwise. Only the first Mixtral release, whose files
+    have four layers each, may repeat a tensor that belongs to no layer.
     """
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
@@ -65,14 +64,14 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
 
 
 def require_countable(args: ModelArgs, args_file: Path) -> None:
-    """Raise InputError for a model of more tensors than there are in any: naming them all would take for ever."""
+    """Raise InputError for a model of more than 2^18 tensors: no real one has as many, and naming them takes long."""
     experts = args.moe.num_experts if args.moe else 1
     if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
         raise InputError(f"{args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
 
 
 def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, StoredTensor | QuantizedTensor]:
-    """Mistral name -> tensor for every tensor of the model; its rows still as the file has them.
+    """Every tensor of the model by its name in Mistral's files, its rows still as the file has them.
 
     Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
     """

@@ -19,7 +19,10 @@ SCALES = ".scales"
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """Stands where a `StoredTensor` of an unquantized model would; nothing is read before `array` is looked at."""
+    """A matrix (out, in) where an unquantized model has a `StoredTensor`; nothing is read before `array` is looked at.
+
+    `parts` are its values, scales and exponents.
+    """
 
     bits: int
     shape: tuple[int, ...]
@@ -27,26 +30,26 @@ class QuantizedTensor:
 
     @property
     def path(self) -> Path:
-        """The file of its values."""
+        """The file that holds the values."""
         return self.parts[0].path
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Of its values."""
+        """The dtype of the values: int8 for 8 bits, uint8 for 4 bits."""
         return self.parts[0].dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its parts."""
+        """Bytes of values, scales and exponents together."""
         return sum(part.nbytes for part in self.parts)
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether all of it can be used as it lies."""
+        """Whether every part lies row after row, aligned, so that it can be used as it lies."""
         return all(part.is_contiguous for part in self.parts)
 
     def array(self) -> Quantized:
-        """The matrix; its parts are views of the mapped file."""
+        """The quantized matrix, its parts views of the mapped file."""
         values, scales, exponents = (part.array() for part in self.parts)
         return Quantized(self.bits, self.shape, values, scales, exponents)  # type: ignore[arg-type]
 

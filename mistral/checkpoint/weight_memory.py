@@ -11,9 +11,9 @@ from mistral.model.parameters import Parameter, owns, parameters
 
 
 def copied_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str, layers: range | None = None) -> int:
-    """Bytes of memory that the weights of `args` take beside the mapped file: not there, or not as they are used.
+    """Bytes of memory beside the mapped file that the weights of a stage take: those not in the file as they are used.
 
-    Those of the stage that holds `layers`, or of all.
+    `args` is the model as it is used; the stage holds `layers`, or all of them.
     """
     layers = range(args.n_layers) if layers is None else layers
     owned = (parameter for parameter in parameters(args).values() if owns(layers, parameter, args))
@@ -32,7 +32,10 @@ def copied_of(parameter: Parameter, checkpoint: Checkpoint, backend: str) -> int
 
 
 def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[str, int]:
-    """Bytes that each weight of `args` has as the backend reads it, wherever it lies."""
+    """Bytes of each weight as the backend reads it, in memory or in the mapped file, by the weight's name.
+
+    `args` is the model as it is used.
+    """
     if backend != "native":
         return {name: 4 * parameter.size for name, parameter in parameters(args).items()}
     return {
@@ -44,6 +47,6 @@ def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[s
 
 
 def stage_nbytes(checkpoint: Checkpoint, layers: range) -> int:
-    """Bytes in the file of the weights of a stage."""
+    """Bytes that the weights of the stage that holds `layers` have in the file."""
     args = checkpoint.args
     return sum(checkpoint.nbytes(name) for name, each in parameters(args).items() if owns(layers, each, args))

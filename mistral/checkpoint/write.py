@@ -21,7 +21,7 @@ from mistral.model.parameters import Parameter, parameters
 from mistral.ops.quantize import quantize_array
 from mistral.ops.quantized import part_forms
 
-Progress = Callable[[int, int], None]
+ReportBytes = Callable[[int, int], None]  # bytes written so far, bytes to write in all
 SHARD = 4 * 10**9  # bytes of tensors in a file, at most, as long as one tensor is not larger
 
 
@@ -34,12 +34,12 @@ class Planned:
 
     @property
     def nbytes(self) -> int:
-        """Of all parts."""
+        """Bytes of all these tensors together."""
         return sum(stored_nbytes(dtype, shape) for dtype, shape in self.parts.values())
 
 
 def planned(checkpoint: Checkpoint, args: ModelArgs) -> Iterator[Planned]:
-    """Every tensor of the quantized model."""
+    """What to write for each parameter of the quantized model, in the order of a checkpoint."""
     for name, parameter in parameters(args).items():
         if parameter.bits is None:
             dtype = str(checkpoint.dtype(source_of(name, checkpoint)))
@@ -49,10 +49,10 @@ def planned(checkpoint: Checkpoint, args: ModelArgs) -> Iterator[Planned]:
             yield Planned(parameter, dict(zip(part_names(name), forms, strict=True)))
 
 
-def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress: Progress) -> int:
-    """All tensors of the quantized model into safetensors files in the folder -> bytes.
+def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress: ReportBytes) -> int:
+    """Write all tensors of the quantized model into safetensors files in the folder; returns their bytes.
 
-    `progress` is told the bytes written so far, and those to write.
+    `progress` is called after each tensor. Raises InputError where the disk is too full or a weight is not finite.
     """
     shards: list[list[Planned]] = [[]]
     for tensor in planned(checkpoint, args):

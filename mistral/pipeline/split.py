@@ -20,7 +20,9 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
     Raises InputError when a rank would have none.
     """
     if not 1 <= num_pipeline_ranks <= n_layers:
-        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: this model has {n_layers} layers to share out")
+        raise InputError(
+            f"this model has {n_layers} layers to share out", option="num_pipeline_ranks", value=num_pipeline_ranks
+        )
     quotient, remainder = divmod(n_layers, num_pipeline_ranks)
     starts = [rank * quotient + min(rank, remainder) for rank in range(num_pipeline_ranks + 1)]
     return [range(start, stop) for start, stop in pairwise(starts)]
@@ -29,8 +31,8 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
 def balance_layers(costs: Sequence[float], head: float, ranks: int) -> list[range]:
     """Contiguous layers of each rank such that the slowest takes the least time; the head is on the last rank.
 
-    `costs` of each layer and `head` in any one unit. Among equals, the split whose stages differ least, more layers
-    first; with equal costs and no head that is quotient and remainder.
+    `costs` has the time of each layer and `head` that of the head, all in one unit. Among splits of equal time it is
+    the one whose stages differ least, more layers first; with equal costs and no head that is quotient and remainder.
     """
     assert 1 <= ranks <= len(costs)
     sums = np.concatenate([[0.0], np.cumsum(costs)])
@@ -45,13 +47,13 @@ def balance_layers(costs: Sequence[float], head: float, ranks: int) -> list[rang
                     continue
                 cost = float(sums[stop] - sums[start]) + (head if last else 0.0)
                 way = (max(slowest, cost), squares + cost * cost, (*cuts, stop))
-                if stop not in found or _better(way, found[stop]):
+                if stop not in found or _is_better(way, found[stop]):
                     found[stop] = way
         best = found
     return [range(start, stop) for start, stop in pairwise(best[len(costs)][2])]
 
 
-def _better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, float, tuple[int, ...]]) -> bool:
+def _is_better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, float, tuple[int, ...]]) -> bool:
     for a, b in ((one[0], other[0]), (one[1], other[1])):
         if not math.isclose(a, b, rel_tol=1e-9):
             return a < b
@@ -59,15 +61,16 @@ def _better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, float
 
 
 def parse_split(text: str, n_layers: int, ranks: int) -> list[range]:
-    """The split that a text such as 20,12 asks for. Raises InputError where it does not fit the model."""
+    """The layers of each rank that a text such as 20,12 asks for. Raises InputError where it does not fit the model."""
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
         counts = []
     if len(counts) != ranks or min(counts) < 1 or sum(counts) != n_layers:
         raise InputError(
-            f"--pipeline_split {text[:40]}: must be auto, or {ranks} numbers of layers, each at least 1, that add up to"
-            f" {n_layers}"
+            f"must be auto, or {ranks} numbers of layers, each at least 1, that add up to {n_layers}",
+            option="pipeline_split",
+            value=text[:40],
         )
     stops = np.cumsum(counts)
     return [range(int(stop) - count, int(stop)) for stop, count in zip(stops, counts, strict=True)]
