@@ -22,7 +22,7 @@ from benchmarks.timetable import Link, predicted_seconds
 from mistral.cli.bench.random_checkpoint import shape_args
 from mistral.engine.micro_batches import GROUP_ROWS, choose_chunk, decode_groups
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import HEAD, parameters
 from mistral.pipeline.split import balance_layers
 
 MACHINES = (1, 2, 4, 8, 16)
@@ -42,18 +42,18 @@ class Machine:
         return max(nbytes / self.bandwidth, flops / self.flops)
 
 
-def parameters(args: ModelArgs) -> tuple[int, int, int]:
-    """Of a layer without its experts, of one expert, and of the head."""
-    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(args).items()}
-    layer = {name: size for name, size in sizes.items() if name.startswith("layers.0.")}
-    expert = sum(size for name, size in layer.items() if ".experts.0." in name)
-    return sum(size for name, size in layer.items() if ".experts." not in name), expert, sizes["output.weight"]
+def parameter_counts(args: ModelArgs) -> tuple[int, int, int]:
+    """Parameters of a layer without its experts, of one expert, and of the head."""
+    layer = [parameter for parameter in parameters(args).values() if parameter.layer == 0]
+    expert = sum(parameter.size for parameter in layer if parameter.expert == 0)
+    shared = sum(parameter.size for parameter in layer if parameter.expert is None)
+    return shared, expert, parameters(args)[HEAD].size
 
 
 def layer_seconds(args: ModelArgs, machine: Machine, tokens: int) -> float:
     """Of one layer for so many tokens at once, weights in bfloat16."""
     assert args.moe is not None
-    shared, expert, _ = parameters(args)
+    shared, expert, _ = parameter_counts(args)
     experts, chosen = args.moe.num_experts, args.moe.num_experts_per_tok
     touched = experts * (1 - (1 - chosen / experts) ** tokens)
     return machine.seconds(2 * (shared + touched * expert), 2 * (shared + chosen * expert) * tokens)
@@ -61,7 +61,7 @@ def layer_seconds(args: ModelArgs, machine: Machine, tokens: int) -> float:
 
 def head_seconds(args: ModelArgs, machine: Machine, tokens: int) -> float:
     """Of the head."""
-    _, _, head = parameters(args)
+    _, _, head = parameter_counts(args)
     return machine.seconds(2 * head, 2 * head * tokens)
 
 
@@ -92,7 +92,7 @@ def decode(args: ModelArgs, machine: Machine, count: int, link: Link, rows: int)
 
 def table(args: ModelArgs, machine: Machine) -> list[str]:
     """Lines of Markdown."""
-    nbytes = 2 * sum(math.prod(shape) for shape in tensor_shapes(args).values())
+    nbytes = 2 * sum(parameter.size for parameter in parameters(args).values())
     fast, slow = NETWORKS.values()
     lines = [
         "| machines | weights on each | prompt of 4096 | over 1 Gbit/s | one row | 8 rows a machine | 256 rows |",

@@ -17,8 +17,7 @@ from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.engine.engine import Engine
 from mistral.engine.micro_batches import CHUNK_OVERHEAD, choose_chunk, decode_groups
 from mistral.memory import resident_memory
-from mistral.model.args import ModelArgs
-from mistral.model.parameters import needs
+from mistral.model.parameters import owns, parameters
 from mistral.pipeline.engine import PipelineEngine
 from mistral.pipeline.world import World
 
@@ -221,8 +220,8 @@ def run(model: Transformer, case: Case, num_micro_batches: int | None) -> tuple[
 
 def memory(checkpoint: Checkpoint, model: Transformer, cases: list[Case]) -> Memory:
     """This rank's; the cache is that of the largest case."""
-    args: ModelArgs = model.args
-    names = [name for name in checkpoint.shapes if needs(name, args, model.layers)]
+    args = model.args
+    names = [name for name, each in parameters(args).items() if owns(model.layers, each, args)]
     cache = model.new_cache()
     held = max(
         cache.nbytes(case.size + 1) if case.figure == "prefill" else case.size * cache.nbytes(case.steps + 6)

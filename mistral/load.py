@@ -15,7 +15,7 @@ from mistral.checkpoint.weight_memory import copied_nbytes, stage_nbytes
 from mistral.errors import InputError
 from mistral.memory import available_memory, gigabytes, require_memory
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import needs, quantized_bits
+from mistral.model.parameters import owns, parameters
 from mistral.model.transformer import Transformer
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
 from mistral.ops.device import check_device, start_device
@@ -65,7 +65,8 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
     )
     form = " in float32" if backend == "portable" else ""
     if checkpoint.adapter:
-        here = {name for name in checkpoint.adapter.products for layers in stages if needs(name, args, layers)}
+        merged = [parameters(args)[name] for name in checkpoint.adapter.deltas]
+        here = {each.name for each in merged for layers in stages if owns(layers, each, args)}
         copied = gigabytes(sum(map(checkpoint.nbytes, here)))
         extra = f"; merged copies take {copied}" if backend == "native" and not args.quantization else ""
         print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
@@ -146,7 +147,7 @@ def build(
 
     def get(name: str) -> Weight:
         nonlocal done
-        source, bits = source_of(name, checkpoint), quantized_bits(name, args)
+        source, bits = source_of(name, checkpoint), parameters(args)[name].bits
         array: Array | Quantized | None = checkpoint.quantized(source)
         if array is None:
             array = checkpoint.get(source)

@@ -77,8 +77,10 @@ def depth(value: Any) -> int:
     return levels
 
 
-def check_unicode(text: str) -> None:
-    """Raise InputError for what came of bytes, or of JSON, that stand for no characters."""
+def check_text(text: object) -> None:
+    """Raise InputError for what is not a str, or came of bytes, or of JSON, that stand for no characters."""
+    if not isinstance(text, str):
+        raise InputError(f"the text is of type {type(text).__name__}; pass it as str")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -33,7 +33,7 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import CacheMetadata
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from mistral.model.transformer import Transformer
 from mistral.ops import portable
 from mistral.ops.device import start_device
@@ -87,14 +87,14 @@ def initial_weights(args: ModelArgs, seed: int) -> dict[str, Parameter]:
     """Normal weights of standard deviation 1 / sqrt(in), less where they feed the residual stream; norms are 1."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in tensor_shapes(args).items():
-        if len(shape) == 1:
-            array = np.ones(shape)
+    for name, each in parameters(args).items():
+        if each.part == "norms":
+            array = np.ones(each.shape)
         else:
-            scale = 0.2 if name == "tok_embeddings.weight" else shape[1] ** -0.5
-            if ".wo." in name or ".w2." in name:
+            scale = 0.2 if each.part == "embedding" else each.shape[1] ** -0.5
+            if each.weight in ("wo", "w2"):
                 scale /= (2 * args.n_layers) ** 0.5
-            array = rng.normal(0, scale, shape)
+            array = rng.normal(0, scale, each.shape)
         weights[name] = Parameter(Tensor(array.astype(np.float32)), name=name)
     return weights
 

@@ -36,7 +36,7 @@ MAX_LAYERS = 4096
 
 
 def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> ModelArgs:
-    """Read the official form. Raises InputError naming `source` and the key."""
+    """The architecture in a table of the official form. Raises InputError naming `source` and the key."""
     keys = _Keys(params, source)
     keys.refuse(UNSUPPORTED_PARAMS)
     n_layers = keys.integer("n_layers", limit=MAX_LAYERS)
@@ -76,7 +76,10 @@ def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> 
 
 
 def args_from_config(config: Mapping[str, Any], source: str = "config.json") -> ModelArgs:
-    """Read a Hugging Face config of the Mistral, Mixtral or Ministral family. Raises InputError naming the key."""
+    """The architecture in a Hugging Face config of the Mistral, Mixtral or Ministral family.
+
+    Raises InputError naming `source` and the key.
+    """
     kind = config.get("model_type", "mistral")
     if kind not in ("mistral", "mixtral", "ministral"):
         found = str(kind)[:40]
@@ -109,7 +112,7 @@ def args_from_config(config: Mapping[str, Any], source: str = "config.json") -> 
 
 
 def read_args(path: Path) -> ModelArgs:
-    """Read `params.json` or `config.json` (told apart by the file's name)."""
+    """The architecture in `params.json` or `config.json`, by the name. Raises InputError naming the file."""
     table = read_json(path)
     return args_from_config(table, str(path)) if path.name == "config.json" else args_from_params(table, str(path))
 
@@ -174,7 +177,10 @@ class _Keys:
         return None if value is None else _Keys({key: value}, self.source).integer(key)
 
     def window_list(self) -> list[int | None]:
-        """`sliding_window` or `_sliding_window`: absent, null, a number, a digit string, or a list of these."""
+        """The windows to repeat over the layers, of `sliding_window` or `_sliding_window`.
+
+        Either key may be absent, null, a number, a digit string, or a list of these.
+        """
         given = [key for key in ("sliding_window", "_sliding_window") if self.take(key) is not None]
         if len(given) > 1:
             raise InputError(f"{self.source}: sliding_window and _sliding_window are both set; keep the one that holds")
@@ -185,7 +191,7 @@ class _Keys:
         return [self.window(v, given[0] if given else "sliding_window") for v in values]
 
     def hf_rope_theta(self, default: float) -> float:
-        """`rope_theta` at the top level, or inside `rope_parameters` as newer files have it."""
+        """The value of `rope_theta` at the top level, or inside `rope_parameters` as newer files have it."""
         rope = self.take("rope_parameters") or {}
         scaling = self.take("rope_scaling") or {}
         for name, table in (("rope_parameters", rope), ("rope_scaling", scaling)):
@@ -203,7 +209,7 @@ class _Keys:
         return _Keys(rope, f"{self.source}: rope_parameters").number("rope_theta", default=top)
 
     def hf_windows(self, n_layers: int) -> tuple[int | None, ...]:
-        """One window for all layers, or only for those that `layer_types` calls sliding."""
+        """The window of each layer: `sliding_window` for all, or only for those that `layer_types` calls sliding."""
         window = self.window(self.take("sliding_window"), "sliding_window")
         if self.take("use_sliding_window") is not None and not self.boolean("use_sliding_window"):
             window = None
@@ -220,7 +226,7 @@ class _Keys:
         return tuple(known[t] for t in types)
 
     def quantization(self) -> Quantization | None:
-        """`quantization` as this program writes it."""
+        """The table `quantization` as this program writes it; None where it is absent."""
         table = self.take("quantization")
         if table is None:
             return None
@@ -251,4 +257,4 @@ class _Keys:
         try:
             return ModelArgs(**fields, ignored_keys=ignored)
         except InputError as error:
-            raise InputError(f"{self.source}: {error}") from None
+            raise error.within(self.source) from None

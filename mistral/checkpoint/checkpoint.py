@@ -16,7 +16,7 @@ from mistral.checkpoint.lora import Adapter, open_adapter
 from mistral.checkpoint.matching import match_names, read_files
 from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import rotary_heads
+from mistral.model.parameters import parameters
 from mistral.ops.quantized import Quantized
 
 
@@ -47,15 +47,15 @@ class Checkpoint:
         array = self.tensors[name].array()
         if isinstance(array, Quantized):
             return array.dense()
-        heads = rotary_heads(name, self.args) if self.rotary_halves else None
+        heads = parameters(self.args)[name].heads if self.rotary_halves else None
         if heads is not None:
             array = neighbouring_pairs(array, heads)
             array.flags.writeable = False
-        return self.adapter.products[name].added_to(array) if self.adapter and self.is_merged(name) else array
+        return self.adapter.deltas[name].added_to(array) if self.adapter and self.is_merged(name) else array
 
     def is_merged(self, name: str) -> bool:
         """Whether an adapter changes the tensor."""
-        return self.adapter is not None and name in self.adapter.products
+        return self.adapter is not None and name in self.adapter.deltas
 
     def quantized(self, name: str) -> Quantized | None:
         """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
@@ -63,22 +63,19 @@ class Checkpoint:
         return array if isinstance(array, Quantized) else None
 
     def missing(self, name: str) -> Path | None:
-        """The file that would hold the tensor if it were here."""
-        tensor = self.tensors[name]
-        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
-        return next((part.path for part in parts if part.buffer is None), None)
+        """The file that holds the tensor, where that file is on another rank only; None where it is here."""
+        return next((part.path for part in self.tensors[name].parts if part.buffer is None), None)
 
     def release(self, name: str) -> None:
-        """What has been read of the tensor's file need not stay in memory."""
-        tensor = self.tensors[name]
-        for part in tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,):
+        """Tell the system that the pages of the tensor's file, once read, need not stay in memory."""
+        for part in self.tensors[name].parts:
             part.release()
 
     def in_place(self, name: str) -> bool:
         """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
         tensor = self.tensors[name]
-        turned = self.rotary_halves and rotary_heads(name, self.args)
-        return tensor.is_contiguous and not turned and not self.is_merged(name)
+        reordered = self.rotary_halves and parameters(self.args)[name].heads is not None
+        return tensor.is_contiguous and not reordered and not self.is_merged(name)
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
@@ -89,10 +86,8 @@ class Checkpoint:
         return self.tensors[name].dtype
 
     def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Where it lies in its file: first byte and strides of each of its parts."""
-        tensor = self.tensors[name]
-        parts = tensor.parts if isinstance(tensor, QuantizedTensor) else (tensor,)
-        return tuple((part.start, part.strides) for part in parts)
+        """Where the tensor lies in its file: first byte and strides, in elements, of each of its parts."""
+        return tuple((part.start, part.strides) for part in self.tensors[name].parts)
 
     def file_of(self, name: str) -> Path:
         """The file that holds the tensor."""

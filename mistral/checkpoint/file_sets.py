@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistral.checkpoint.formats.stored_tensor import quoted
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.text import read_json
 
 _SHARD = re.compile(r"(?P<set>consolidated|model|pytorch_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<kind>\w+)")
@@ -26,7 +26,10 @@ _NUMBERED = re.compile(r"consolidated\.(?P<number>\d\d)\.(?P<kind>pth|pt)")
 
 @dataclass(frozen=True)
 class Form:
-    """The files to read. `weight_map` is what an index says about them: tensor name to file name."""
+    """A form of checkpoint found in a folder, and the files to read.
+
+    `name` is for people. `weight_map` is the table of an index, if there is one: tensor name to file name.
+    """
 
     name: str
     args_file: Path
@@ -44,7 +47,7 @@ class _Files:
 
 
 def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
-    """Choose the form; files that are `elsewhere` count as if they were here.
+    """The form to read in a folder; `elsewhere` are names of files that other ranks have, which count as if here.
 
     Raises InputError if the folder holds no model or a set of files is incomplete.
     """
@@ -62,7 +65,8 @@ def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
         assert weights
         raise InputError(f"{folder}: has {weights.name} but no {needed}; download {needed} too")
     if not names.isdisjoint(_ADAPTERS):
-        raise InputError(f"{folder}: holds an adapter; name the model's folder, and this one with --lora")
+        remedy = f"name the model's folder, and this one with {setting('lora')}"
+        raise InputError(f"{folder}: holds an adapter; {remedy}")
     present = [name for name in ("params.json", "config.json") if name in names]
     beside = f" beside {present[0]}" if present else ""
     raise InputError(
@@ -118,7 +122,7 @@ def _hugging_face_files(folder: Path, names: set[str]) -> _Files | None:
 
 
 def _shards(folder: Path, names: set[str], stem: str, kind: str) -> _Files | None:
-    """A set NAME-0000x-of-0000N, all N of it."""
+    """The files of a set NAME-0000x-of-0000N, None without one. Raises InputError unless all N are there."""
     matches = [match for name in names if (match := _SHARD.fullmatch(name))]
     matches = [match for match in matches if match["set"] == stem and match["kind"] == kind]
     if not matches:
@@ -136,7 +140,7 @@ def _shards(folder: Path, names: set[str], stem: str, kind: str) -> _Files | Non
 
 
 def _numbered(folder: Path, names: set[str]) -> _Files | None:
-    """consolidated.00.pth and the files that follow it, without a gap."""
+    """consolidated.00.pth and the files that follow it, None without any. Raises InputError for a gap."""
     for kind in ("pth", "pt"):
         matches = [match for name in names if (match := _NUMBERED.fullmatch(name)) and match["kind"] == kind]
         if not matches:
@@ -150,7 +154,7 @@ def _numbered(folder: Path, names: set[str]) -> _Files | None:
 
 
 def _indexed(folder: Path, names: set[str], index: str, kind: str) -> _Files:
-    """The files that an index lists."""
+    """The files that an index lists. Raises InputError for one that is missing, or an index that is none."""
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or any(type(name) is not str for name in weight_map.values()):
         raise InputError(f"{folder / index}: no weight_map from tensors to files in it; download it again")

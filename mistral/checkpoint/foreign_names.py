@@ -1,4 +1,4 @@
-"""Names and shapes of a model's tensors, and what they are called in the other file forms.
+"""What a model's parameters are called in files of other forms than Mistral's own, and how their rows lie there.
 
 Hugging Face names are those of transformers' Mistral and Mixtral classes. Its rotary embedding turns the halves of a
 head, Mistral's turns neighbours, so the rows of its q and k projections lie in another order. The first Mixtral release
@@ -7,51 +7,52 @@ stacked a layer's experts in one tensor.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from mistral.checkpoint.formats.stored_tensor import Array
+from mistral.model.parameters import Parameter
 
-_HUGGING_FACE_TOP = {
-    "tok_embeddings.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_HUGGING_FACE_LAYER = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
+_OUTSIDE_LAYERS = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
+_IN_A_LAYER = {
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.gate": "block_sparse_moe.gate",
+    "w1": "mlp.gate_proj",
+    "w2": "mlp.down_proj",
+    "w3": "mlp.up_proj",
+    "gate": "block_sparse_moe.gate",
 }
-_EXPERT = re.compile(r"(layers\.\d+)\.feed_forward\.experts\.(\d+)\.(w[123])\.weight")
 
 
-def hugging_face_name(name: str) -> str:
-    """What transformers calls the tensor that Mistral's files call `name`."""
-    if name in _HUGGING_FACE_TOP:
-        return _HUGGING_FACE_TOP[name]
-    if expert := _EXPERT.fullmatch(name):
-        return f"model.{expert[1]}.block_sparse_moe.experts.{expert[2]}.{expert[3]}.weight"
-    _, layer, part = name.removesuffix(".weight").split(".", 2)
-    return f"model.layers.{layer}.{_HUGGING_FACE_LAYER[part]}.weight"
+def hugging_face_name(parameter: Parameter) -> str:
+    """What transformers calls the parameter."""
+    if parameter.layer is None:
+        return f"{_OUTSIDE_LAYERS[parameter.weight]}.weight"
+    layer = f"model.layers.{parameter.layer}"
+    if parameter.expert is None:
+        return f"{layer}.{_IN_A_LAYER[parameter.weight]}.weight"
+    return f"{layer}.block_sparse_moe.experts.{parameter.expert}.{parameter.weight}.weight"
 
 
-def first_mixtral_name(name: str) -> tuple[str, int | None]:
-    """The tensor of the first Mixtral release that holds `name`, and which of its stacked experts that is.
+def first_mixtral_name(parameter: Parameter) -> str:
+    """The tensor of the first Mixtral release that the parameter is, or that has it among its stacked experts.
 
     A stack has shape (E*F, D) and no `.weight` to its name: expert e owns rows F*e to F*(e+1). Its w2 is stored
     transposed.
     """
-    if expert := _EXPERT.fullmatch(name):
-        return f"{expert[1]}.block_sparse_moe.{expert[3]}", int(expert[2])
-    return name.replace("feed_forward.gate", "block_sparse_moe.gate"), None
+    if parameter.expert is not None:
+        return f"layers.{parameter.layer}.block_sparse_moe.{parameter.weight}"
+    if parameter.part == "router":
+        return f"layers.{parameter.layer}.block_sparse_moe.gate.weight"
+    return parameter.name
+
+
+def is_in_a_layer(name: str) -> bool:
+    """Whether a tensor of the first Mixtral release, by its name in the file, belongs to a layer."""
+    return name.startswith("layers.")
 
 
 def neighbouring_pairs(rows: Array, n_heads: int) -> Array:
@@ -61,5 +62,5 @@ def neighbouring_pairs(rows: Array, n_heads: int) -> Array:
 
 
 def is_ignored(name: str) -> bool:
-    """Tables of rotary frequencies, which some files carry and no model needs."""
+    """Whether a file's tensor is a table of rotary frequencies, which some files carry and no model needs."""
     return name.endswith("rotary_emb.inv_freq") or name in ("rope.freqs", "freqs_cis")

@@ -22,9 +22,9 @@ from mistral.checkpoint.formats.safetensors_file import read_safetensors
 from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.peft import PREFIX, read_scales
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import rotary_heads, tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.text import read_json
 
 OFFICIAL = "lora.safetensors"
@@ -36,14 +36,17 @@ DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float3
 
 
 def widened(array: Array) -> NDArray[np.float32]:
-    """As float32. bfloat16 by its bits: NumPy shifts faster than ml_dtypes casts."""
+    """A float32 copy of an array. bfloat16 is widened by its bits: NumPy shifts faster than ml_dtypes casts."""
     if array.dtype != DTYPES[0]:
         return array.astype(np.float32)
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def narrowed(array: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
-    """Rounded to the nearest, ties to even; the array is written over. bfloat16 by its bits, where all are finite."""
+    """The array rounded to `dtype`, to the nearest and ties to even. The array itself is written over.
+
+    Finite values become bfloat16 by their bits, which is faster than a cast.
+    """
     if dtype != DTYPES[0] or not np.isfinite(array).all():
         with np.errstate(over="ignore"):
             return array.astype(dtype)
@@ -53,11 +56,11 @@ def narrowed(array: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """What is added to one matrix (out, in): scale * B A.
+class LoraDelta:
+    """The change that an adapter makes to one matrix (out, in): scale * B A is added to it.
 
-    a (r, in) and b (out, r) as they lie in the file, under `names`; `heads` where b's rows are in Hugging Face's order;
-    `base` (out, in) where the adapter comes with a matrix that takes the place of the model's.
+    `a` (r, in) and `b` (out, r) are tensors of the file, called `names` there. `heads` is the number of heads where the
+    rows of `b` are in Hugging Face's order, else None. `base` (out, in), if any, takes the place of the model's matrix.
     """
 
     a: StoredTensor
@@ -79,9 +82,9 @@ class LowRank:
         return a, b if self.heads is None else neighbouring_pairs(b, self.heads).astype(np.float32, copy=False)
 
     def added_to(self, weight: Array) -> Array:
-        """weight + scale * B A, computed in float32 and rounded once to the weight's own dtype. A copy.
+        """A copy of weight + scale * B A, computed in float32 and rounded once to the weight's own dtype.
 
-        Raises InputError for values that are not finite, or no longer are.
+        Raises InputError for factors that are not finite, and for a sum that is not where the weight was.
         """
         a, b = self.factors()
         with np.errstate(over="ignore"):
@@ -108,76 +111,80 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that fits the model: what it adds, by the names of the model's tensors."""
+    """An adapter that fits the model: the change to each matrix, by the name of the model's parameter."""
 
     file: Path
-    products: Mapping[str, LowRank]
+    deltas: Mapping[str, LoraDelta]
 
     def identity(self) -> str:
-        """What tells it from another adapter: its settings, its headers, and the first row of each tensor."""
-        parts = ((tensor, name) for product in self.products.values() for tensor, name in
-                 zip((product.a, product.b), product.names, strict=True))  # fmt: skip
-        rows = [(name, tensor.shape, tensor.dtype.name, tensor.array()[0].tobytes()) for tensor, name in parts]
-        return repr((self.file.name, [product.scale for product in self.products.values()], rows))
+        """A text that differs between adapters: settings, shapes and dtypes, and the first row of each tensor."""
+        tensors = [pair for delta in self.deltas.values() for pair in zip(delta.names, (delta.a, delta.b), strict=True)]
+        rows = [(name, tensor.shape, tensor.dtype.name, tensor.array()[0].tobytes()) for name, tensor in tensors]
+        return repr((self.file.name, [delta.scale for delta in self.deltas.values()], rows))
 
     def __str__(self) -> str:
-        ranks = sorted({product.a.shape[0] for product in self.products.values()})
+        ranks = sorted({delta.a.shape[0] for delta in self.deltas.values()})
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-        return f"{self.file}: adapter of rank {rank} for {len(self.products)} matrices"
+        return f"{self.file}: adapter of rank {rank} for {len(self.deltas)} matrices"
 
 
 def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
     """Read an adapter's headers and settings, and check all names and shapes against the model.
 
-    Raises InputError, one line with the file and the tensor or setting.
+    Raises InputError, one line that names the file and the tensor or setting, for an adapter that does not fit.
     """
     folder = Path(folder)
     file = find_adapter(folder)
     if args.quantization:
         raise InputError(
-            f"--lora {folder}: the checkpoint's weights are quantized already; name the original weights, with --bits"
-            " or quantize"
+            "the checkpoint's weights are quantized already; name the original weights, with"
+            f" {setting('bits')} or quantize",
+            option="lora",
+            value=folder,
         )
     tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_zip(file)
     scale: Callable[[str, int], float]
-    matrices = [name for name, shape in tensor_shapes(args).items() if len(shape) == 2]
+    matrices = [each for each in parameters(args).values() if each.is_matrix and each.part != "embedding"]
     if file.name == OFFICIAL:
-        scale, called = official_scale(folder / "params.json"), {name: name for name in matrices}
+        scale, called = official_scale(folder / "params.json"), {each.name: each for each in matrices}
     else:
         scale = read_scales(folder / "adapter_config.json")
-        called = {PREFIX + hugging_face_name(name): name for name in matrices}
+        called = {PREFIX + hugging_face_name(each): each for each in matrices}
     modules = pairs(file, tensors, called)
     if not modules:
-        raise InputError(f"{file}: holds no adapter; name another folder with --lora")
-    shapes = tensor_shapes(args)
-    products = {}
-    for module, name in modules.items():
+        raise InputError(f"{file}: holds no adapter; name another folder with {setting('lora')}")
+    deltas = {}
+    for module, parameter in modules.items():
         names = (module + PARTS[0], module + PARTS[1])
         a, b = (tensors[part] for part in names)
-        check_shapes(file, names, (a, b), shapes[name])
-        heads = None if file.name == OFFICIAL else rotary_heads(name, args)
+        check_shapes(file, names, (a, b), parameter.shape)
+        heads = None if file.name == OFFICIAL else parameter.heads
         base = tensors.get(module + BASE)
-        if base and (heads or base.shape != shapes[name] or base.dtype not in DTYPES):
+        if base and (heads or base.shape != parameter.shape or base.dtype not in DTYPES):
             raise InputError(f"{file}: tensor {quoted(module + BASE)} is not this model's; name its own adapter")
-        products[name] = LowRank(a, b, names, scale(module.removeprefix(PREFIX), a.shape[0]), heads, base)
-    return Adapter(file, products)
+        deltas[parameter.name] = LoraDelta(a, b, names, scale(module.removeprefix(PREFIX), a.shape[0]), heads, base)
+    return Adapter(file, deltas)
 
 
 def find_adapter(folder: Path) -> Path:
-    """The weight file of the adapter in a folder. Raises InputError unless there is just one."""
+    """The weight file of the adapter in a folder. Raises InputError unless there is exactly one."""
     if not folder.is_dir():
         what = "is a file; name the folder that holds it" if folder.exists() else "no such folder; name the right one"
-        raise InputError(f"--lora {folder}: {what}")
+        raise InputError(what, option="lora", value=folder)
     found = [folder / name for name in (OFFICIAL, *PEFT) if (folder / name).exists()]
     if len(found) == 3 or (len(found) == 2 and found[0].name == OFFICIAL):
         raise InputError(f"{found[0]}: {found[1].name} is an adapter too; move one of them away")
     if not found:
-        raise InputError(f"--lora {folder}: no adapter in it ({', '.join((OFFICIAL, *PEFT))})")
+        raise InputError(f"no adapter in it ({', '.join((OFFICIAL, *PEFT))})", option="lora", value=folder)
     return found[0]
 
 
 def official_scale(params: Path) -> Callable[[str, int], float]:
-    """The scale that mistral-finetune has written beside its adapter, the same for every matrix of the right rank."""
+    """The function (module, rank of its tensors) -> scale for an adapter of mistral-finetune.
+
+    Its params.json has one scale for all matrices. Raises InputError where it has none; the function does for a tensor
+    of another rank than the file says.
+    """
     if not params.is_file():
         raise InputError(f"{params}: missing; it has the adapter's scale, copy it from where the adapter was trained")
     table = read_json(params).get("lora")
@@ -186,7 +193,7 @@ def official_scale(params: Path) -> Callable[[str, int], float]:
         raise InputError(f"{params}: lora.scaling must be a number; copy the file from where the adapter was trained")
     rank = table.get("rank") if isinstance(table, dict) else None
 
-    def of(module: str, tensor_rank: int) -> float:
+    def scale_of(module: str, tensor_rank: int) -> float:
         if rank not in (None, tensor_rank):
             raise InputError(
                 f"{params}: lora.rank is {str(rank)[:40]}, and {quoted(module)} has rank {tensor_rank}; copy both files"
@@ -194,15 +201,16 @@ def official_scale(params: Path) -> Callable[[str, int], float]:
             )
         return float(scale)
 
-    return of
+    return scale_of
 
 
-def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, str]) -> dict[str, str]:
-    """Module of the adapter -> the model's tensor, for each pair of A and B.
+def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Module of the adapter -> the model's parameter, for each pair of A and B.
 
-    `called`: what the layout calls the tensor. Raises InputError for any other tensor in the file.
+    `called`: the parameters that an adapter can change, by the layout's names for them. Raises InputError for any
+    tensor in the file that belongs to none of them.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Parameter] = {}
     for name in tensors:
         if name.endswith(BASE) and name.removesuffix(BASE) + PARTS[0] in tensors:
             continue
@@ -213,15 +221,15 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
         other = module + PARTS[part == PARTS[0]]
         if other not in tensors:
             raise InputError(f"{file}: tensor {quoted(name)} is there without {quoted(other)}; the file is damaged")
-        model_name = called.get(module + ".weight")
-        if model_name is None or model_name == "tok_embeddings.weight":
+        parameter = called.get(module + ".weight")
+        if parameter is None:
             raise InputError(f"{file}: tensor {quoted(name)} belongs to no matrix of this model; name its own adapter")
-        found[module] = model_name
+        found[module] = parameter
     return found
 
 
 def reason(name: str) -> str:
-    """What a tensor that is no part of a plain adapter is, where its name says so."""
+    """The end of a message about a tensor that is no part of a plain adapter: what it is, by its name in the file."""
     if "magnitude" in name:
         return ": DoRA is not supported"
     if name.endswith(".bias"):

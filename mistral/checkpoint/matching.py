@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from mistral.checkpoint.file_sets import Form
-from mistral.checkpoint.foreign_names import first_mixtral_name, hugging_face_name, is_ignored
+from mistral.checkpoint.foreign_names import first_mixtral_name, hugging_face_name, is_ignored, is_in_a_layer
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
 from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.quantized_tensor import QuantizedTensor, part_names, take_quantized
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.model.parameters import EMBEDDING, HEAD, Parameter, parameters
 
 _WEIGHT_DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
 _MAX_TENSORS = 1 << 18
@@ -32,10 +33,9 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
 def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
 
-    `elsewhere`: what is in the files that are not here, by their names.
-
-    Raises InputError if a name is there twice (tensor-parallel parts are not joined) or an index says otherwise. Only
-    the first Mixtral release, whose files have four layers each, may repeat what belongs to no layer.
+    `elsewhere`: the tensors in files that only other ranks have, by file name. Raises InputError if a name is there
+    twice (tensor-parallel parts are not joined) or an index says otherwise. Only the first Mixtral release, whose files
+    have four layers each, may repeat a tensor that belongs to no layer.
     """
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
@@ -43,7 +43,7 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
         known = elsewhere.get(file.name)
         for name, tensor in (read_file(file) if known is None else known).items():
             if name in tensors:
-                if file.suffix == ".pt" and not name.startswith("layers.") and _same_values(tensors[name], tensor):
+                if file.suffix == ".pt" and not is_in_a_layer(name) and _same_values(tensors[name], tensor):
                     if tensors[name].buffer is None:
                         tensors[name] = tensor
                     continue
@@ -64,30 +64,27 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
 
 
 def require_countable(args: ModelArgs, args_file: Path) -> None:
-    """Raise InputError for a model of more tensors than there are in any: naming them all would take for ever."""
+    """Raise InputError for a model of more than 2^18 tensors: no real one has as many, and naming them takes long."""
     experts = args.moe.num_experts if args.moe else 1
     if args.n_layers * (8 + 3 * experts) > _MAX_TENSORS:
         raise InputError(f"{args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
 
 
-def match_names(
-    form: Form, args: ModelArgs, tensors: Mapping[str, StoredTensor]
-) -> dict[str, StoredTensor | QuantizedTensor]:
-    """Mistral name -> tensor for every tensor of the model; its rows still as the file has them.
+def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, StoredTensor | QuantizedTensor]:
+    """Every tensor of the model by its name in Mistral's files, its rows still as the file has them.
 
     Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
     """
     require_countable(args, form.args_file)
-    experts = args.moe.num_experts if args.moe else 1
     left = dict(tensors)
     found: dict[str, StoredTensor | QuantizedTensor] = {}
-    for name, shape in tensor_shapes(args).items():
-        if bits := quantized_bits(name, args):
-            found[name] = take_quantized(name, bits, shape, tensors, _files(form))
+    for name, parameter in parameters(args).items():
+        if parameter.bits is not None:
+            found[name] = take_quantized(parameter, tensors, _files(form))
             for part in part_names(name):
                 del left[part]
             continue
-        in_file, expert = _name_in_file(name, form, tensors)
+        in_file, expert = _name_in_file(parameter, form, tensors)
         tensor = tensors.get(in_file)
         if tensor is None:
             also = "" if in_file == name else f" (the model's {name})"
@@ -95,14 +92,12 @@ def match_names(
                 f"{_files(form)}: tensor {quoted(in_file)}{also} is missing; download the weights and "
                 f"{form.args_file.name} again from one place"
             )
-        stored = shape if expert is None else (experts * args.hidden_dim, args.dim)
-        _check_tensor(in_file, tensor, stored, form)
-        found[name] = tensor if expert is None else _expert(tensor, expert, args.hidden_dim, name)
+        found[name] = _take(in_file, tensor, parameter, expert, form, args)
         left.pop(in_file, None)
     if args.tied_embeddings:
-        embeddings = found["tok_embeddings.weight"]
+        embeddings = found[EMBEDDING]
         assert isinstance(embeddings, StoredTensor)
-        _drop_tied_output(form, embeddings, left)
+        _drop_tied_output(form, args, embeddings, left)
     for name, tensor in left.items():
         raise InputError(
             f"{tensor.path}: tensor {quoted(name)} is not part of the model that {form.args_file.name} describes; "
@@ -111,17 +106,27 @@ def match_names(
     return found
 
 
-def _name_in_file(name: str, form: Form, tensors: Mapping[str, StoredTensor]) -> tuple[str, int | None]:
-    """What the files call a tensor, and its place in a stack of experts if they stack them."""
+def _name_in_file(parameter: Parameter, form: Form, tensors: Tensors) -> tuple[str, int | None]:
+    """What the files call a parameter, and its place in a stack of experts if they stack them."""
     if form.hugging_face:
-        return hugging_face_name(name), None
-    old_name, expert = first_mixtral_name(name)
-    return (old_name, expert) if name not in tensors and old_name in tensors else (name, None)
+        return hugging_face_name(parameter), None
+    old_name = first_mixtral_name(parameter)
+    if parameter.name in tensors or old_name not in tensors:
+        return parameter.name, None
+    return old_name, parameter.expert
 
 
-def _expert(stack: StoredTensor, expert: int, hidden_dim: int, name: str) -> StoredTensor:
-    rows = stack.rows(expert * hidden_dim, (expert + 1) * hidden_dim)
-    return rows.transposed() if name.endswith(".w2.weight") else rows
+def _take(
+    name: str, tensor: StoredTensor, parameter: Parameter, expert: int | None, form: Form, args: ModelArgs
+) -> StoredTensor:
+    """The parameter that a file's tensor is, or that is the given `expert` of a stack; its shape and dtype checked."""
+    if expert is None:
+        _check_tensor(name, tensor, parameter.shape, form)
+        return tensor
+    assert args.moe
+    _check_tensor(name, tensor, (args.moe.num_experts * args.hidden_dim, args.dim), form)
+    rows = tensor.rows(expert * args.hidden_dim, (expert + 1) * args.hidden_dim)
+    return rows.transposed() if parameter.weight == "w2" else rows
 
 
 def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form: Form) -> None:
@@ -137,9 +142,10 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form:
         )
 
 
-def _drop_tied_output(form: Form, embeddings: StoredTensor, left: dict[str, StoredTensor]) -> None:
+def _drop_tied_output(form: Form, args: ModelArgs, embeddings: StoredTensor, left: dict[str, StoredTensor]) -> None:
     """An output matrix is allowed beside tied embeddings if it is the same: the same bytes, or equal in 64 rows."""
-    name = hugging_face_name("output.weight") if form.hugging_face else "output.weight"
+    head = parameters(replace(args, tied_embeddings=False))[HEAD]
+    name, _ = _name_in_file(head, form, left)
     output = left.get(name)
     if output is None:
         return

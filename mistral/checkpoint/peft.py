@@ -29,7 +29,10 @@ MOST_PATTERNS, LONGEST_PATTERN, MOST_REPEATS = 4096, 200, 2
 
 
 def read_scales(path: Path) -> Callable[[str, int], float]:
-    """(module without PREFIX, rank of its tensors) -> scale. Raises InputError for settings that are not supported."""
+    """The function (module without PREFIX, rank of its tensors) -> scale for an adapter of PEFT.
+
+    Raises InputError for settings that are not supported; the function does for a rank that the file does not name.
+    """
     if not path.is_file():
         raise InputError(f"{path}: missing; it has the adapter's scale, copy it from where the adapter was trained")
     config = read_json(path)
@@ -42,7 +45,7 @@ def read_scales(path: Path) -> Callable[[str, int], float]:
     ]
     root = bool(config.get("use_rslora"))
 
-    def of(module: str, rank: int) -> float:
+    def scale_of(module: str, rank: int) -> float:
         if rank not in ranks:
             raise InputError(
                 f"{path}: neither r nor rank_pattern is {rank}, the rank of {quoted(module)}; copy both files from one"
@@ -51,11 +54,11 @@ def read_scales(path: Path) -> Callable[[str, int], float]:
         alpha = next((value for pattern, value in alphas if pattern.match(module)), default)
         return alpha / (math.sqrt(rank) if root else rank)
 
-    return of
+    return scale_of
 
 
 def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise InputError naming the setting."""
+    """Raise InputError for a setting that changes the arithmetic in a way that is not done here."""
     kind, bias, begin = config.get("peft_type"), config.get("bias", "none"), config.get("init_lora_weights")
     if kind != "LORA":
         raise InputError(f"{path}: peft_type {str(kind)[:40]!r} is not supported (LORA is)")
@@ -74,14 +77,14 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def number(path: Path, name: str, value: Any) -> float:
-    """A finite number. Raises InputError with its name."""
+    """The value of the setting `name` as a float. Raises InputError where it is not a finite number up to 1e9."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
         raise InputError(f"{path}: {name} must be a number, not {str(value)[:40]!r}")
     return float(value)
 
 
 def table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A table of patterns; empty where the setting is absent."""
+    """The setting `name`, a table from patterns to values; empty where it is absent. Raises InputError for no table."""
     found = config.get(name) or {}
     if not isinstance(found, dict) or len(found) > MOST_PATTERNS:
         raise InputError(f"{path}: {name} must be a table of patterns")
@@ -89,7 +92,10 @@ def table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def compiled(path: Path, pattern: str) -> re.Pattern[str]:
-    """What PEFT makes of a pattern: it has to match the end of a module's name, from a dot on."""
+    """A pattern of the file compiled as PEFT does: it has to match the end of a module's name, from a dot on.
+
+    Raises InputError for one that is no pattern or could take long to match.
+    """
     repeats = len(re.findall(r"[*+?{]", pattern))
     try:
         if len(pattern) > LONGEST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)\s*[*+{]", pattern):

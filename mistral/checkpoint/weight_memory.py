@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.quantization import quantized_nbytes, source_of
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import needs, quantized_bits, tensor_shapes
+from mistral.model.parameters import Parameter, owns, parameters
 
 
 def copied_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str, layers: range | None = None) -> int:
-    """Bytes of memory that the weights of `args` take beside the mapped file: not there, or not as they are used.
+    """Bytes of memory beside the mapped file that the weights of a stage take: those not in the file as they are used.
 
-    Those of the stage that holds `layers`, or of all.
+    `args` is the model as it is used; the stage holds `layers`, or all of them.
     """
     layers = range(args.n_layers) if layers is None else layers
-    shapes = {name: shape for name, shape in tensor_shapes(args).items() if needs(name, args, layers)}
-    return sum(copied_of(name, shape, checkpoint, args, backend) for name, shape in shapes.items())
+    owned = (parameter for parameter in parameters(args).values() if owns(layers, parameter, args))
+    return sum(copied_of(parameter, checkpoint, backend) for parameter in owned)
 
 
-def copied_of(name: str, shape: tuple[int, ...], checkpoint: Checkpoint, args: ModelArgs, backend: str) -> int:
-    """The same of one weight."""
-    source, bits, size = source_of(name, checkpoint), quantized_bits(name, args), math.prod(shape)
-    quantizes = bits is not None and checkpoint.args.quantization is None
+def copied_of(parameter: Parameter, checkpoint: Checkpoint, backend: str) -> int:
+    """Bytes of memory that one weight, of a model as it is used, takes beside the mapped file."""
+    source, bits = source_of(parameter.name, checkpoint), parameter.bits
     if backend == "native":
-        if quantizes:
-            return quantized_nbytes(bits or 16, shape)
+        if bits is not None and checkpoint.args.quantization is None:
+            return quantized_nbytes(bits, parameter.shape)
         return 0 if checkpoint.in_place(source) else checkpoint.nbytes(source)
     stays = bits is None and checkpoint.dtype(source) == np.float32 and checkpoint.in_place(source)
-    return 0 if stays else 4 * size
+    return 0 if stays else 4 * parameter.size
 
 
 def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[str, int]:
-    """Bytes that each weight of `args` has as the backend reads it, wherever it lies."""
-    found = {}
-    for name, shape in tensor_shapes(args).items():
-        bits = quantized_bits(name, args)
-        stored = checkpoint.nbytes(source_of(name, checkpoint)) if bits is None else quantized_nbytes(bits, shape)
-        found[name] = stored if backend == "native" else 4 * math.prod(shape)
-    return found
+    """Bytes of each weight as the backend reads it, in memory or in the mapped file, by the weight's name.
+
+    `args` is the model as it is used.
+    """
+    if backend != "native":
+        return {name: 4 * parameter.size for name, parameter in parameters(args).items()}
+    return {
+        name: checkpoint.nbytes(source_of(name, checkpoint))
+        if parameter.bits is None
+        else quantized_nbytes(parameter.bits, parameter.shape)
+        for name, parameter in parameters(args).items()
+    }
 
 
 def stage_nbytes(checkpoint: Checkpoint, layers: range) -> int:
-    """Bytes in the file of the weights of a stage."""
-    return sum(checkpoint.nbytes(name) for name in checkpoint.shapes if needs(name, checkpoint.args, layers))
+    """Bytes that the weights of the stage that holds `layers` have in the file."""
+    args = checkpoint.args
+    return sum(checkpoint.nbytes(name) for name, each in parameters(args).items() if owns(layers, each, args))

@@ -17,42 +17,42 @@ from mistral.checkpoint.quantized_tensor import part_names
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.ops.quantize import quantize_array
 from mistral.ops.quantized import part_forms
 
-Progress = Callable[[int, int], None]
+ReportBytes = Callable[[int, int], None]  # bytes written so far, bytes to write in all
 SHARD = 4 * 10**9  # bytes of tensors in a file, at most, as long as one tensor is not larger
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to write: its name in the model, and dtype and shape of each of its parts by their names."""
+    """A parameter to write, and dtype and shape of each tensor that the file has for it, by their names."""
 
-    name: str
+    parameter: Parameter
     parts: dict[str, tuple[str, tuple[int, ...]]]
 
     @property
     def nbytes(self) -> int:
-        """Of all parts."""
+        """Bytes of all these tensors together."""
         return sum(stored_nbytes(dtype, shape) for dtype, shape in self.parts.values())
 
 
 def planned(checkpoint: Checkpoint, args: ModelArgs) -> Iterator[Planned]:
-    """Every tensor of the quantized model."""
-    for name, shape in tensor_shapes(args).items():
-        bits = quantized_bits(name, args)
-        forms = (
-            ((str(checkpoint.dtype(source_of(name, checkpoint))), shape),) if bits is None else part_forms(bits, shape)
-        )
-        names = (name,) if bits is None else part_names(name)
-        yield Planned(name, dict(zip(names, forms, strict=True)))
+    """What to write for each parameter of the quantized model, in the order of a checkpoint."""
+    for name, parameter in parameters(args).items():
+        if parameter.bits is None:
+            dtype = str(checkpoint.dtype(source_of(name, checkpoint)))
+            yield Planned(parameter, {name: (dtype, parameter.shape)})
+        else:
+            forms = part_forms(parameter.bits, parameter.shape)
+            yield Planned(parameter, dict(zip(part_names(name), forms, strict=True)))
 
 
-def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress: Progress) -> int:
-    """All tensors of the quantized model into safetensors files in the folder -> bytes.
+def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress: ReportBytes) -> int:
+    """Write all tensors of the quantized model into safetensors files in the folder; returns their bytes.
 
-    `progress` is told the bytes written so far, and those to write.
+    `progress` is called after each tensor. Raises InputError where the disk is too full or a weight is not finite.
     """
     shards: list[list[Planned]] = [[]]
     for tensor in planned(checkpoint, args):
@@ -71,9 +71,9 @@ def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress:
         with (folder / name).open("wb") as out:
             write_header(out, {part: form for tensor in shard for part, form in tensor.parts.items()})
             for tensor in shard:
-                for part in quantized_parts(checkpoint, args, tensor.name):
+                for part in quantized_parts(checkpoint, tensor.parameter):
                     out.write(part)
-                checkpoint.release(source_of(tensor.name, checkpoint))
+                checkpoint.release(source_of(tensor.parameter.name, checkpoint))
                 done += tensor.nbytes
                 progress(done, total)
             out.flush()
@@ -81,10 +81,10 @@ def write_model(checkpoint: Checkpoint, args: ModelArgs, folder: Path, progress:
     return total
 
 
-def quantized_parts(checkpoint: Checkpoint, args: ModelArgs, name: str) -> Iterator[memoryview]:
-    """The bytes of each part of a tensor of the quantized model."""
-    source = source_of(name, checkpoint)
-    array, bits = checkpoint.get(source), quantized_bits(name, args)
+def quantized_parts(checkpoint: Checkpoint, parameter: Parameter) -> Iterator[memoryview]:
+    """The bytes of each tensor that the file has for a parameter of the quantized model."""
+    source = source_of(parameter.name, checkpoint)
+    array, bits = checkpoint.get(source), parameter.bits
     if bits is None:
         yield np.ascontiguousarray(array).view(np.uint8).data
         return

@@ -22,9 +22,9 @@ from mistral.tokenizer.tokenizer import Tokenizer
 
 
 def check_bits(name: str, bits: int) -> None:
-    """Raise InputError for a number of bits that there is no format for."""
+    """Raise InputError, naming the option, for a number of bits that there is no format for."""
     if bits not in (8, 4):
-        raise InputError(f"--{name} {bits}: must be 8 or 4")
+        raise InputError("must be 8 or 4", option=name, value=bits)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Quantize:
         build.require_compiler()
 
     def run(self) -> None:
-        """Quantize, tensor by tensor; what is not finished never has the name that was asked for."""
+        """Quantize tensor by tensor; an unfinished folder never has the name that was asked for."""
         assert self.ckpt is not None and self.out is not None
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
         if checkpoint.args.quantization:

@@ -17,7 +17,7 @@ class MoeArgs:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Matrices of 8 or 4 bits, as mistral/quantized.py defines them; the output matrix has bits of its own."""
+    """Matrices of 8 or 4 bits, as mistral/ops/quantized.py defines them; the output matrix has bits of its own."""
 
     bits: int
     output_bits: int

@@ -1,59 +1,104 @@
-"""The tensors of a model: names, shapes, and which stage needs them."""
+"""The parameters of a model: what tensors it has, and which stage of a pipeline owns which."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal, get_args
+
 from mistral.model.args import ModelArgs
 
-
-def needs(name: str, args: ModelArgs, layers: range) -> bool:
-    """Whether the stage that holds `layers` uses the tensor of this checkpoint name."""
-    first, last = layers.start == 0, layers.stop == args.n_layers
-    if name.startswith("layers."):
-        return int(name.split(".")[1]) in layers
-    if name.startswith("tok_embeddings."):
-        return first or (last and args.tied_embeddings)
-    return last
+Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "router", "head"]
+PARTS: tuple[Part, ...] = get_args(Part)
+EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"  # names; a model with tied embeddings has no HEAD
+_CACHED = 8  # models, such as one and its quantized forms, whose parameters are kept
 
 
-def tensor_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model: its name in Mistral's files and its shape, [out, in] for matrices."""
-    dim, hidden = args.dim, args.hidden_dim
-    queries, keys = args.n_heads * args.head_dim, args.n_kv_heads * args.head_dim
-    feed_forward: dict[str, tuple[int, ...]] = {"w1": (hidden, dim), "w2": (dim, hidden), "w3": (hidden, dim)}
-    if args.moe:
-        feed_forward = {"gate": (args.moe.num_experts, dim)} | {
-            f"experts.{expert}.{w}": shape
-            for expert in range(args.moe.num_experts)
-            for w, shape in feed_forward.items()
-        }
-    layer: dict[str, tuple[int, ...]] = {
-        "attention.wq": (queries, dim),
-        "attention.wk": (keys, dim),
-        "attention.wv": (keys, dim),
-        "attention.wo": (dim, queries),
-        "attention_norm": (dim,),
-        "ffn_norm": (dim,),
-    } | {f"feed_forward.{name}": shape for name, shape in feed_forward.items()}
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (args.vocab_size, dim)}
-    shapes |= {f"layers.{n}.{name}.weight": shape for n in range(args.n_layers) for name, shape in layer.items()}
-    shapes["norm.weight"] = (dim,)
-    if not args.tied_embeddings:
-        shapes["output.weight"] = (args.vocab_size, dim)
-    return shapes
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of a model: its name in Mistral's own files, what it belongs to, and what is done with it.
 
-
-def quantized_bits(name: str, args: ModelArgs) -> int | None:
-    """The bits of a tensor in a quantized model; None for one that stays as it was.
-
-    Embeddings (read one row a token) and norms are no cost; a router decides which experts a token sees at all.
+    `shape` is (out, in) for a matrix. `weight` is the short name within a layer or an expert, such as "wq", "w1",
+    "gate" or "attention_norm". `layer` is None outside the layers, `expert` outside the experts of a mixture. `heads`
+    is the number of heads whose rows the rotary embedding turns, in wq and wk. `bits` is 8 or 4 for a matrix of a
+    quantized model, None for a tensor that stays as it was: embeddings (read one row a token) and norms are no cost,
+    and a router decides which experts a token sees at all.
     """
-    if args.quantization is None or "norm" in name or name == "tok_embeddings.weight" or name.endswith(".gate.weight"):
-        return None
-    return args.quantization.output_bits if name == "output.weight" else args.quantization.bits
+
+    name: str
+    shape: tuple[int, ...]
+    part: Part
+    weight: str
+    layer: int | None = None
+    expert: int | None = None
+    heads: int | None = None
+    bits: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has two axes; norms have one."""
+        return len(self.shape) == 2
 
 
-def rotary_heads(name: str, args: ModelArgs) -> int | None:
-    """How many heads' rows the rotary embedding turns in this tensor; None if it is not wq or wk."""
-    if name.endswith(".attention.wq.weight"):
-        return args.n_heads
-    return args.n_kv_heads if name.endswith(".attention.wk.weight") else None
+@lru_cache(_CACHED)
+def parameters(args: ModelArgs) -> Mapping[str, Parameter]:
+    """Every parameter of the model by its name, in the order of a checkpoint. The mapping is read-only and shared."""
+    return MappingProxyType({parameter.name: parameter for parameter in _in_order(args)})
+
+
+def owns(layers: range, parameter: Parameter, args: ModelArgs) -> bool:
+    """Whether the stage that holds `layers` owns a parameter of the model.
+
+    The first stage has the embeddings, the last one the final norm and the head. Tied embeddings are the head too, so
+    both of these stages have them.
+    """
+    if parameter.layer is not None:
+        return parameter.layer in layers
+    is_first, is_last = layers.start == 0, layers.stop == args.n_layers
+    if parameter.part == "embedding":
+        return is_first or (is_last and args.tied_embeddings)
+    return is_last
+
+
+def _in_order(args: ModelArgs) -> Iterator[Parameter]:
+    embedding = (args.vocab_size, args.dim)
+    yield Parameter(EMBEDDING, embedding, "embedding", "tok_embeddings")
+    for layer in range(args.n_layers):
+        yield from _layer(args, layer)
+    yield Parameter("norm.weight", (args.dim,), "norms", "norm")
+    if not args.tied_embeddings:
+        bits = args.quantization.output_bits if args.quantization else None
+        yield Parameter(HEAD, embedding, "head", "output", bits=bits)
+
+
+def _layer(args: ModelArgs, layer: int) -> Iterator[Parameter]:
+    dim, queries, keys = args.dim, args.n_heads * args.head_dim, args.n_kv_heads * args.head_dim
+    bits = args.quantization.bits if args.quantization else None
+    heads = {"wq": args.n_heads, "wk": args.n_kv_heads}
+    for weight, shape in {"wq": (queries, dim), "wk": (keys, dim), "wv": (keys, dim), "wo": (dim, queries)}.items():
+        name = f"layers.{layer}.attention.{weight}.weight"
+        yield Parameter(name, shape, "attention", weight, layer, heads=heads.get(weight), bits=bits)
+    for weight in ("attention_norm", "ffn_norm"):
+        yield Parameter(f"layers.{layer}.{weight}.weight", (dim,), "norms", weight, layer)
+    feed_forward = f"layers.{layer}.feed_forward"
+    if args.moe is None:
+        yield from _feed_forward(args, feed_forward, "feed-forward", layer, None)
+        return
+    yield Parameter(f"{feed_forward}.gate.weight", (args.moe.num_experts, dim), "router", "gate", layer)
+    for expert in range(args.moe.num_experts):
+        yield from _feed_forward(args, f"{feed_forward}.experts.{expert}", "experts", layer, expert)
+
+
+def _feed_forward(args: ModelArgs, prefix: str, part: Part, layer: int, expert: int | None) -> Iterator[Parameter]:
+    dim, hidden = args.dim, args.hidden_dim
+    bits = args.quantization.bits if args.quantization else None
+    for weight, shape in {"w1": (hidden, dim), "w2": (dim, hidden), "w3": (hidden, dim)}.items():
+        yield Parameter(f"{prefix}.{weight}.weight", shape, part, weight, layer, expert, bits=bits)

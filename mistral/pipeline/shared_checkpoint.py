@@ -14,18 +14,18 @@ from mistral.checkpoint.file_sets import find_form, weight_files
 from mistral.checkpoint.formats.stored_tensor import StoredTensor
 from mistral.checkpoint.matching import read_file
 from mistral.errors import InputError
-from mistral.model.parameters import needs
+from mistral.model.parameters import owns, parameters
 from mistral.pipeline.world import World
 from mistral.version import __version__
 
-SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # of each file
+SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # tensors of each file, and bytes of each of these, that are compared
 
 
 def open_shared(folder: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
-    """Open a checkpoint; under several ranks, files that a rank lacks are known to it by what others say is in them.
+    """Open a checkpoint; under several ranks, a rank knows what is in a file that it lacks by what others say of it.
 
-    Every rank needs the settings, the tokenizer, and all of an adapter (`lora`). Raises InputError, on all ranks, for
-    what cannot be opened on one.
+    Every rank needs the settings, the tokenizer, and all of an adapter (`lora`). Raises InputError on all ranks where
+    one of them cannot open its files.
     """
     if world is None:
         return open_checkpoint(folder, lora)
@@ -45,20 +45,20 @@ def open_shared(folder: str | Path, lora: str | Path | None, world: World | None
 
 
 def described(folder: Path, lacking: set[str], here: set[str]) -> dict[str, dict[str, StoredTensor]]:
-    """What is in those files of the model that are here and not everywhere."""
+    """Name and tensors, without values, of each file of the model that is `here` and `lacking` on some rank."""
     files = [file for file in find_form(folder, lacking).files if file.name in lacking & here]
     return {file.name: {name: tensor.described() for name, tensor in read_file(file).items()} for file in files}
 
 
 def moved(tensor: StoredTensor, folder: Path) -> StoredTensor:
-    """The same tensor, if its file were in this folder."""
+    """The tensor of another rank's file as it would be if that file were in this folder; it has no values here."""
     return replace(tensor, path=folder / tensor.path.name, buffer=None)
 
 
 def require_files(checkpoint: Checkpoint, layers: range) -> None:
-    """Raise InputError where a file with weights of these layers is not here."""
-    for name in checkpoint.shapes:
-        missing = checkpoint.missing(name) if needs(name, checkpoint.args, layers) else None
+    """Raise InputError where a file with weights of the stage that holds `layers` is not here."""
+    for name, parameter in parameters(checkpoint.args).items():
+        missing = checkpoint.missing(name) if owns(layers, parameter, checkpoint.args) else None
         if missing:
             raise InputError(
                 f"{missing}: is not here, and weights of this rank's layers {layers.start} to {layers.stop - 1} are in"
@@ -67,9 +67,10 @@ def require_files(checkpoint: Checkpoint, layers: range) -> None:
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, str]:
-    """What must be the same on all ranks that have it, each with a name to show.
+    """Values that must be the same on all ranks that have them, by what a message calls them.
 
-    The versions, the settings, where all tensors lie; and of each file that is here, a sample of its weights.
+    The versions, a digest of the settings and of where all tensors lie, and for each file that is here a digest of a
+    sample of its weights.
     """
     digest = hashlib.sha256(repr(checkpoint.args).encode())
     for name in sorted(checkpoint.shapes):
@@ -83,12 +84,12 @@ def identity(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def present(checkpoint: Checkpoint) -> list[Path]:
-    """The files that are here."""
+    """The weight files of the checkpoint that are on this machine."""
     return [file for file in checkpoint.files if file.exists()]
 
 
 def sample(checkpoint: Checkpoint, file: Path) -> str:
-    """A digest of the size of a file and of some bytes of some of its tensors."""
+    """A digest, 12 hexadecimal digits, of a file's size and of SAMPLED_BYTES out of SAMPLED_TENSORS of its tensors."""
     digest = hashlib.sha256(str(file.stat().st_size).encode())
     names = sorted(name for name in checkpoint.shapes if checkpoint.file_of(name) == file)
     for place in np.linspace(0, len(names) - 1, min(SAMPLED_TENSORS, len(names))).astype(int):
@@ -101,7 +102,10 @@ def sample(checkpoint: Checkpoint, file: Path) -> str:
 
 
 def require_same(world: World, mine: dict[str, str], remedy: str) -> None:
-    """Raise InputError, on every rank, where two ranks differ in something that both have."""
+    """Raise InputError, on every rank, where two ranks have different values under one name; `remedy` ends the message.
+
+    `mine` are this rank's values; a name that only some ranks have is compared among these.
+    """
     first: dict[str, tuple[int, str]] = {}
     for rank, found in enumerate(world.gather(mine)):
         for name, value in found.items():

@@ -11,6 +11,7 @@ import numpy as np
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
+from mistral.model.parameters import EMBEDDING, HEAD, parameters
 
 
 def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
@@ -19,7 +20,9 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
     Raises InputError when a rank would have none.
     """
     if not 1 <= num_pipeline_ranks <= n_layers:
-        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: this model has {n_layers} layers to share out")
+        raise InputError(
+            f"this model has {n_layers} layers to share out", option="num_pipeline_ranks", value=num_pipeline_ranks
+        )
     quotient, remainder = divmod(n_layers, num_pipeline_ranks)
     starts = [rank * quotient + min(rank, remainder) for rank in range(num_pipeline_ranks + 1)]
     return [range(start, stop) for start, stop in pairwise(starts)]
@@ -28,8 +31,8 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
 def balance_layers(costs: Sequence[float], head: float, ranks: int) -> list[range]:
     """Contiguous layers of each rank such that the slowest takes the least time; the head is on the last rank.
 
-    `costs` of each layer and `head` in any one unit. Among equals, the split whose stages differ least, more layers
-    first; with equal costs and no head that is quotient and remainder.
+    `costs` has the time of each layer and `head` that of the head, all in one unit. Among splits of equal time it is
+    the one whose stages differ least, more layers first; with equal costs and no head that is quotient and remainder.
     """
     assert 1 <= ranks <= len(costs)
     sums = np.concatenate([[0.0], np.cumsum(costs)])
@@ -44,13 +47,13 @@ def balance_layers(costs: Sequence[float], head: float, ranks: int) -> list[rang
                     continue
                 cost = float(sums[stop] - sums[start]) + (head if last else 0.0)
                 way = (max(slowest, cost), squares + cost * cost, (*cuts, stop))
-                if stop not in found or _better(way, found[stop]):
+                if stop not in found or _is_better(way, found[stop]):
                     found[stop] = way
         best = found
     return [range(start, stop) for start, stop in pairwise(best[len(costs)][2])]
 
 
-def _better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, float, tuple[int, ...]]) -> bool:
+def _is_better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, float, tuple[int, ...]]) -> bool:
     for a, b in ((one[0], other[0]), (one[1], other[1])):
         if not math.isclose(a, b, rel_tol=1e-9):
             return a < b
@@ -58,15 +61,16 @@ def _better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, float
 
 
 def parse_split(text: str, n_layers: int, ranks: int) -> list[range]:
-    """The split that a text such as 20,12 asks for. Raises InputError where it does not fit the model."""
+    """The layers of each rank that a text such as 20,12 asks for. Raises InputError where it does not fit the model."""
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
         counts = []
     if len(counts) != ranks or min(counts) < 1 or sum(counts) != n_layers:
         raise InputError(
-            f"--pipeline_split {text[:40]}: must be auto, or {ranks} numbers of layers, each at least 1, that add up to"
-            f" {n_layers}"
+            f"must be auto, or {ranks} numbers of layers, each at least 1, that add up to {n_layers}",
+            option="pipeline_split",
+            value=text[:40],
         )
     stops = np.cumsum(counts)
     return [range(int(stop) - count, int(stop)) for stop, count in zip(stops, counts, strict=True)]
@@ -86,14 +90,13 @@ def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_spli
 
 
 def auto_split(args: ModelArgs, weights: Mapping[str, int], num_pipeline_ranks: int) -> list[range]:
-    """The layers of each rank for `weights` of so many bytes. Raises InputError for more ranks than layers."""
+    """The layers of each rank for the bytes of each weight. Raises InputError for more ranks than layers."""
     even = split_layers(args.n_layers, num_pipeline_ranks)
     if num_pipeline_ranks == 1:
         return even
     costs = [0.0] * args.n_layers
     share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
-    for name, size in weights.items():
-        if name.startswith("layers."):
-            costs[int(name.split(".")[1])] += size * (share if ".experts." in name else 1.0)
-    head = "tok_embeddings.weight" if args.tied_embeddings else "output.weight"
-    return balance_layers(costs, weights[head], num_pipeline_ranks)
+    for name, parameter in parameters(args).items():
+        if parameter.layer is not None:
+            costs[parameter.layer] += weights[name] * (share if parameter.part == "experts" else 1.0)
+    return balance_layers(costs, weights[EMBEDDING if args.tied_embeddings else HEAD], num_pipeline_ranks)

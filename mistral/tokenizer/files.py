@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,13 @@ class TokenizerFile:
     def can_chat(self) -> bool:
         """Whether the file says how a conversation is written."""
         return self.version != "tokenizer.json"
+
+
+def as_path(path: object) -> Path:
+    """A path given as str or Path. Raises InputError for anything else."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"the path is of type {type(path).__name__}; pass it as str or Path")
+    return Path(path)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

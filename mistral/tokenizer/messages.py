@@ -1,10 +1,15 @@
-"""What a conversation is made of: messages, the tools that a model may call, and its calls. Standard library only."""
+"""What a conversation is made of: messages, the tools that a model may call, and its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from mistral.errors import InputError
+from mistral.text import check_text
+
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Message:
     `name` is the tool's (templates before v3 write the name, later ones the id).
     """
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str
     calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
@@ -51,3 +56,30 @@ class Tool:
     name: str
     description: str
     parameters: Mapping[str, Any]
+
+
+def check_conversation(messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+    """Raise InputError, with what to pass instead, for arguments that are no messages and tools, or hold no text."""
+    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
+        raise InputError(
+            f"the conversation is of type {type(messages).__name__}; pass a list of Message(role, content)"
+        )
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Message):
+            raise InputError(f"message {number} is of type {type(message).__name__}; pass Message(role, content)")
+        if message.role not in get_args(Role):
+            roles = ", ".join(get_args(Role))
+            raise InputError(f"message {number} has the role {str(message.role)[:40]!r}; pass one of {roles}")
+        check_text(message.content)
+        for call in message.calls:
+            if not isinstance(call, ToolCall):
+                kind = type(call).__name__
+                raise InputError(f"message {number}: a call is of type {kind}; pass ToolCall(name, arguments, id)")
+            if not isinstance(call.arguments, str):
+                kind = type(call.arguments).__name__
+                raise InputError(f"message {number}: arguments of a call are of type {kind}; pass them as JSON text")
+    for number, tool in enumerate(tools, 1):
+        if not isinstance(tool, Tool):
+            raise InputError(
+                f"tool {number} is of type {type(tool).__name__}; pass Tool(name, description, parameters)"
+            )

@@ -5,19 +5,20 @@ Both are imported on first use: mistral-common takes half a second, and a folder
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistral.errors import InputError, one_line
-from mistral.text import check_unicode, read_json
+from mistral.text import check_text, read_json
 from mistral.tokenizer.chat_template import Template, ToolTokens, official_template, tool_tokens
-from mistral.tokenizer.codec import Codec
-from mistral.tokenizer.files import SENTENCEPIECE_NAME, choice_note, tokenizer_files
-from mistral.tokenizer.fill_in_middle import official_fim
-from mistral.tokenizer.messages import Message, Tool
+from mistral.tokenizer.codec import Codec, Piece
+from mistral.tokenizer.files import SENTENCEPIECE_NAME, as_path, choice_note, tokenizer_files
+from mistral.tokenizer.fill_in_middle import CONTROL, FillInMiddle, official_fim
+from mistral.tokenizer.messages import Message, Tool, check_conversation
 from mistral.tokenizer.streaming import SPACE, StreamDecoder
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ PROBE = "a  b\t\n \u00e9\u6f22\U0001f642\U0010fffd "  # a tokenizer that does no
 OFFICIAL_FILES = "tekken.json, tokenizer.model.v3 or tokenizer.model"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tokenizer:
     """One tokenizer file, loaded.
 
@@ -52,7 +53,10 @@ class Tokenizer:
     template: Template | None = None
     note: str | None = None
     tool_tokens: ToolTokens | None = None  # None: this tokenizer has no tools
-    fim: Callable[[str, str], list[int]] | None = None  # called by mistral/fim.py
+    fim: FillInMiddle | None = None  # None: this tokenizer has no fill-in-the-middle
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.file.name}: {self.version}, {self.vocab_size} ids)"
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -60,7 +64,7 @@ class Tokenizer:
 
         `tokenizer_files` says which where there are several. Raises InputError if there is none or it is damaged.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         if not folder.is_dir():
             raise InputError(f"{folder}: not a folder; give the folder that holds the checkpoint")
         found = tokenizer_files(folder)
@@ -71,7 +75,7 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
         """Load tekken*.json, *.model, *.model.vN or tokenizer.json. Raises InputError if it cannot be used."""
-        path = Path(path)
+        path = as_path(path)
         _refuse_placeholder(path)
         if path.suffix == ".json":
             load = _load_tekken if "tekken" in path.name else _load_huggingface
@@ -95,16 +99,21 @@ class Tokenizer:
         return self.template is not None
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
-        """Token ids of `text`. No text becomes a control token: "[INST]" and "</s>" are plain characters."""
-        check_unicode(text)
+        """Token ids of `text`. No text becomes a control token: "[INST]" and "</s>" are plain characters.
+
+        Raises InputError for what is not a str, or holds half of a surrogate pair.
+        """
+        check_text(text)
         return [self.bos_id] * bos + self.codec.encode(text) + [self.eos_id] * eos
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Token ids of a conversation, in the checkpoint's own template, up to where the assistant's answer begins.
 
-        `tools` are those that the model may call in its answer. Raises InputError where the template cannot hold the
-        conversation: it must end with a user's message or a tool's result, and no assistant's message may be empty.
+        `tools` are those that the model may call in its answer. Raises InputError for anything but Message and Tool
+        objects, and where the template cannot hold the conversation: it must end with a user's message or a tool's
+        result, and no assistant's message may be empty.
         """
+        check_conversation(messages, tools)
         if self.template is None:
             where = self.file.parent
             raise InputError(f"{self.file}: has no chat template; add the model's {OFFICIAL_FILES} to {where}")
@@ -113,10 +122,23 @@ class Tokenizer:
         if tools or any(message.calls or message.role == "tool" for message in messages):
             self.check_tools()
         for number, message in enumerate(messages, 1):
-            check_unicode(message.content)
             if message.role == "assistant" and not (message.content or message.calls):
                 raise InputError(f"message {number}: an assistant's message is empty; leave it out with its question")
         return self.template(messages, tools)
+
+    def encode_fim(self, prefix: str, suffix: str) -> list[int]:
+        """Token ids that ask for what is missing between two texts.
+
+        Raises InputError for what is not a str, and where the tokenizer has no fill-in-the-middle.
+        """
+        if self.fim is None:
+            raise InputError(
+                f"{self.file}: has no fill-in-the-middle ({' and '.join(CONTROL)}); use a model made for it, such as"
+                " Codestral"
+            )
+        for text in (prefix, suffix):
+            check_text(text)
+        return self.fim(prefix, suffix)
 
     def check_tools(self) -> None:
         """Raise InputError if a conversation in this tokenizer's template cannot have tools."""
@@ -124,7 +146,12 @@ class Tokenizer:
             raise InputError(f"{self.file}: a {self.version} tokenizer has no tools; v2 and later ones have")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without control tokens; broken UTF-8 becomes U+FFFD. Raises InputError for unknown ids."""
+        """Text of `ids` without control tokens; broken UTF-8 becomes U+FFFD.
+
+        Raises InputError for what is not a flat sequence of integers, and for ids that the vocabulary does not have.
+        """
+        if isinstance(ids, str | bytes) or not hasattr(ids, "__iter__"):
+            raise InputError(f"the ids are of type {type(ids).__name__}; pass a list of integers, as encode returns it")
         stream = self.stream()
         return "".join([*map(stream.push, ids), stream.flush()])
 
@@ -137,8 +164,16 @@ class Tokenizer:
         """
         return StreamDecoder(self.codec, self.piece, begins=all(self.piece(token_id) is None for token_id in after))
 
-    def piece(self, token_id: int) -> str | bytes | None:
-        """What one id stands for: text with U+2581 for a space, raw bytes, or None for a control token."""
+    def piece(self, token_id: int) -> Piece:
+        """What one id stands for: text with U+2581 for a space, raw bytes, or None for a control token.
+
+        Raises InputError for what is not an integer, and for an id that the vocabulary does not have.
+        """
+        try:
+            token_id = operator.index(token_id)
+        except TypeError:
+            kind = type(token_id).__name__
+            raise InputError(f"an id is of type {kind}; pass a list of integers, as encode returns it") from None
         if not 0 <= token_id < self.vocab_size:
             size = self.vocab_size
             raise InputError(f"{self.file}: has {size} ids, not id {token_id}; use the tokenizer of these weights")

@@ -8,6 +8,7 @@ from typing import Any
 
 from mistral.errors import InputError, one_line
 from mistral.text import parse_json
+from mistral.tokenizer.files import as_path
 from mistral.tokenizer.messages import Tool
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what the templates allow
@@ -20,7 +21,7 @@ def load_tools(path: str | Path) -> tuple[Tool, ...]:
 
     Raises InputError, naming the file and the entry, for anything else.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)  # and no more of a device or a pipe

@@ -15,7 +15,7 @@ import pytest
 
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from tests.support.checkpoint_forms import (
     DENSE,
     OFFICIAL_FORMS,
@@ -26,6 +26,7 @@ from tests.support.checkpoint_forms import (
     params_of,
     random_tensors,
     refusal,
+    shapes_of,
     write_checkpoint,
     write_params,
     write_safetensors,
@@ -33,30 +34,6 @@ from tests.support.checkpoint_forms import (
 from tests.support.torch_file import Array, write_torch_file
 
 TIED = replace(DENSE, tied_embeddings=True)
-
-
-def test_shapes_of_a_dense_model() -> None:
-    shapes = tensor_shapes(DENSE)
-    assert len(shapes) == 3 + 2 * 9
-    assert shapes["tok_embeddings.weight"] == shapes["output.weight"] == (30, 16)
-    assert shapes["layers.1.attention.wq.weight"] == (24, 16)
-    assert shapes["layers.1.attention.wk.weight"] == shapes["layers.1.attention.wv.weight"] == (12, 16)
-    assert shapes["layers.1.attention.wo.weight"] == (16, 24)
-    assert shapes["layers.0.feed_forward.w1.weight"] == shapes["layers.0.feed_forward.w3.weight"] == (20, 16)
-    assert shapes["layers.0.feed_forward.w2.weight"] == (16, 20)
-    assert shapes["layers.0.attention_norm.weight"] == shapes["norm.weight"] == (16,)
-
-
-def test_shapes_of_a_mixture_of_experts() -> None:
-    shapes = tensor_shapes(SPARSE)
-    assert len(shapes) == 3 + 2 * (6 + 1 + 9)
-    assert shapes["layers.1.feed_forward.gate.weight"] == (3, 16)
-    assert shapes["layers.1.feed_forward.experts.2.w2.weight"] == (16, 20)
-    assert "layers.1.feed_forward.w2.weight" not in shapes
-
-
-def test_a_tied_model_has_no_output() -> None:
-    assert tensor_shapes(DENSE).keys() - tensor_shapes(TIED).keys() == {"output.weight"}
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
@@ -67,7 +44,7 @@ def test_every_form_gives_the_same_tensors(tmp_path: Path, args: ModelArgs, dtyp
         folder = write_checkpoint(tmp_path / form, args, tensors, form)
         checkpoint = open_checkpoint(folder)
         assert checkpoint.args == args and checkpoint.folder == folder
-        assert dict(checkpoint.shapes) == tensor_shapes(args)
+        assert dict(checkpoint.shapes) == shapes_of(args)
         assert checkpoint.warnings == ()
         assert {checkpoint.file_of(name) for name in tensors} <= set(checkpoint.files)
         for name, tensor in tensors.items():
@@ -139,7 +116,7 @@ def test_opening_14_gb_takes_neither_time_nor_memory(tmp_path: Path, file: str) 
     """A sparse file of the size of the 7B model, opened in a fresh process."""
     args = ModelArgs(4096, 32, 128, 14336, 32, 8, 32000, 1e-5, 1e4, (4096,) * 32)
     zero = np.zeros((), ml_dtypes.bfloat16)
-    tensors = {name: np.broadcast_to(zero, shape) for name, shape in tensor_shapes(args).items()}
+    tensors = {name: np.broadcast_to(zero, shape) for name, shape in shapes_of(args).items()}
     write = write_torch_file if file.endswith(".pth") else write_safetensors
     write(tmp_path / file, tensors, sparse=True)
     write_params(tmp_path, params_of(args))
@@ -160,7 +137,7 @@ def test_unknown_keys_and_rotary_tables_are_ignored_with_a_warning(tmp_path: Pat
     tables |= {f"layers.{n}.attention.rotary_emb.inv_freq": np.ones(3, np.int64) for n in (0, 1)}
     write_safetensors(tmp_path / "consolidated.safetensors", random_tensors(DENSE) | tables)
     checkpoint = open_checkpoint(str(tmp_path))
-    assert checkpoint.shapes.keys() == tensor_shapes(DENSE).keys()
+    assert checkpoint.shapes.keys() == parameters(DENSE).keys()
     keys, ignored = checkpoint.warnings
     assert keys == r"params.json: keys not known, ignored: 'favourite\ncolour'"
     assert ignored == "tensors ignored: 'rope.freqs' and 2 more"

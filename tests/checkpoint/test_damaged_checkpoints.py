@@ -21,11 +21,11 @@ from mistral.checkpoint.formats.stored_tensor import HEADER_LIMIT
 from mistral.checkpoint.formats.torch_pickle import TensorRecord, read_tensor_table
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.parameters import tensor_shapes
 from tests.support.checkpoint_forms import (
     params_of,
     random_tensors,
     safetensors_header,
+    shapes_of,
     write_checkpoint,
     write_params,
 )
@@ -276,7 +276,7 @@ def test_damaged_bytes_are_refused_or_give_tensors_of_the_right_shapes(
         except InputError as error:
             assert name in str(error) and str(error).isprintable()
             return
-        assert dict(checkpoint.shapes) == tensor_shapes(ARGS)
+        assert dict(checkpoint.shapes) == shapes_of(ARGS)
         for tensor, shape in checkpoint.shapes.items():
             array = checkpoint.get(tensor)
             assert array.shape == shape and array.astype(np.float32).shape == shape

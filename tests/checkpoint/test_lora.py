@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mistral.checkpoint.checkpoint import open_checkpoint
-from mistral.checkpoint.lora import LowRank, narrowed, widened
+from mistral.checkpoint.lora import LoraDelta, narrowed, widened
 from mistral.engine.sampling import log_softmax
 from mistral.errors import InputError
 from mistral.generate import generate
@@ -123,11 +123,11 @@ def test_a_stage_merges_its_own_layers_only(tmp_path: Path, ops: Ops, monkeypatc
     checkpoint = open_checkpoint(folder, write_official(tmp_path / "lora", random_factors(DENSE)))
     asked: list[str] = []
 
-    def spy(product: LowRank, weight: Array) -> Array:
-        asked.append(product.names[0])
+    def spy(delta: LoraDelta, weight: Array) -> Array:
+        asked.append(delta.names[0])
         return weight
 
-    monkeypatch.setattr(LowRank, "added_to", spy)
+    monkeypatch.setattr(LoraDelta, "added_to", spy)
     build(checkpoint, checkpoint.args, ops, range(1, 2))
     assert len(asked) == 7 and all(name.startswith("layers.1.") for name in asked)
 
@@ -206,7 +206,7 @@ def test_scales_are_those_of_peft(tmp_path: Path) -> None:
         adapter = open_checkpoint(folder, lora).adapter
         assert adapter
         divisor = 2 if root else 4
-        scales = {name: product.scale * divisor for name, product in adapter.products.items()}
+        scales = {name: delta.scale * divisor for name, delta in adapter.deltas.items()}
         assert scales["layers.0.attention.wq.weight"] == scales["layers.1.attention.wk.weight"] == 10
         assert scales["layers.1.attention.wq.weight"] == 2
         assert scales["layers.1.attention.wo.weight"] == 6
@@ -346,8 +346,9 @@ def test_folders_without_or_with_two_adapters(tmp_path: Path) -> None:
 
 def test_an_adapter_instead_of_a_model_says_so(tmp_path: Path) -> None:
     lora = write_official(tmp_path / "lora", random_factors(DENSE))
-    with pytest.raises(InputError, match="holds an adapter; name the model's folder, and this one with --lora"):
+    with pytest.raises(InputError, match="holds an adapter; name the model's folder, and this one with lora") as caught:
         open_checkpoint(lora)
+    assert caught.value.with_flags().endswith("this one with --lora")
 
 
 def test_rounding_by_bits_is_rounding() -> None:

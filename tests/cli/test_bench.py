@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections import namedtuple
@@ -27,7 +26,7 @@ from mistral.errors import InputError
 from mistral.memory import forget_peak, resident_memory
 from mistral.model.args import MoeArgs, Quantization
 from mistral.model.kv_cache import visible
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.ops.device import thread_count
 from tests.support.command_line import ARGS, ROOT, CommandLine, Outcome, write_model
 
@@ -72,7 +71,7 @@ HEAD = 32000 * 4096
 
 
 def bfloat16_nbytes(shape: str, layers: int) -> dict[str, int]:
-    return {name: 2 * math.prod(size) for name, size in tensor_shapes(shape_args(shape, layers)).items()}
+    return {name: 2 * each.size for name, each in parameters(shape_args(shape, layers)).items()}
 
 
 def test_a_step_reads_each_weight_once_and_an_embedding_and_a_cache_for_each_row() -> None:
@@ -158,7 +157,7 @@ PUBLISHED = {  # billions of parameters
 def test_shapes_have_as_many_parameters_as_the_models() -> None:
     assert {*PUBLISHED, "tiny"} == set(SHAPES)
     for shape, billions in PUBLISHED.items():
-        found = sum(math.prod(size) for size in tensor_shapes(shape_args(shape)).values()) / 1e9
+        found = sum(each.size for each in parameters(shape_args(shape)).values()) / 1e9
         assert found == pytest.approx(billions, rel=0.002), shape
     assert shape_args("ministral-8b", 6).sliding_windows == (None, 32768, 32768, 32768, None, 32768)
     assert shape_args("mistral-7b", 2).sliding_windows == (4096, 4096)
@@ -168,13 +167,13 @@ def test_a_random_checkpoint_has_the_dimensions_and_the_distribution_promised(ti
     assert tiny == folder / "tiny-1"
     checkpoint = open_checkpoint(tiny)
     assert (checkpoint.args, checkpoint.warnings) == (shape_args("tiny", 1), ())
-    for name in checkpoint.shapes:
+    for name, parameter in parameters(checkpoint.args).items():
         weight = np.asarray(checkpoint.get(name), np.float32)
         assert checkpoint.dtype(name).name == "bfloat16" and checkpoint.in_place(name)
-        if "norm" in name:
+        if parameter.part == "norms":
             assert (weight == 1).all()
             continue
-        deviation = 1 if name == "tok_embeddings.weight" else 0.02
+        deviation = 1 if parameter.part == "embedding" else 0.02
         assert weight.std() == pytest.approx(deviation, rel=0.02) and abs(weight.mean()) < 0.02 * deviation
         assert (np.abs(weight) < deviation).mean() == pytest.approx(0.6827, abs=0.02), "normally distributed"
         assert abs(np.corrcoef(weight[0], weight[1])[0, 1]) < 0.3
@@ -206,7 +205,7 @@ def test_a_quantized_one_lies_beside_it_and_does_without_it(tiny: Path, folder: 
 
 
 def test_what_is_not_finished_has_not_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(name: str, shape: tuple[int, ...], seed: int) -> Sequence[np.ndarray[Any, Any]]:
+    def interrupt(parameter: Parameter, seed: int) -> Sequence[np.ndarray[Any, Any]]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -410,7 +409,7 @@ def test_the_limits_are_those_of_the_machine_that_was_measured(run: CommandLine,
     found = figures(run("bench", tiny, "--backend=portable", *QUICK))
     machine = {line["figure"]: line["value"] * 1e9 for line in found[:2]}
     args = open_checkpoint(tiny).args
-    weights = {name: 4 * math.prod(size) for name, size in tensor_shapes(args).items()}
+    weights = {name: 4 * each.size for name, each in parameters(args).items()}
     cache = 2 * 4 * 64 * (128 + 1 + 1)  # keys and values, float32, 2 heads of 32, a prompt and half of the tokens
     for line in found:
         if line["figure"] == "decode":

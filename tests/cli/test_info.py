@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import struct
@@ -26,12 +25,12 @@ from mistral.checkpoint.quantization import model_args
 from mistral.checkpoint.weight_memory import copied_nbytes, used_nbytes
 from mistral.cli.bench.random_checkpoint import SHAPES, shape_args
 from mistral.cli.info.checksums import find_checksums
-from mistral.cli.info.memory_estimate import Needs
+from mistral.cli.info.memory_estimate import MemoryEstimate
 from mistral.cli.info.summary import active_parameters
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.memory import BASE_MEMORY
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from mistral.tokenizer.files import read_tokenizer_file
 from mistral.tokenizer.tokenizer import Tokenizer
 from tests.support.adapters import random_factors, write_official
@@ -78,7 +77,7 @@ def record(done: Outcome, code: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize("shape", PUBLISHED)
 def test_parameters_are_those_published(shape: str) -> None:
     args = shape_args(shape)
-    total = sum(math.prod(each) for each in tensor_shapes(args).values())
+    total = sum(each.size for each in parameters(args).values())
     published, active = PUBLISHED[shape]
     assert total == published
     found = active_parameters(args)
@@ -89,12 +88,12 @@ def write_sparse(folder: Path, shape: str, files: int = 1) -> Path:
     """A model's folder whose weights are holes."""
     folder.mkdir()
     write_params(folder, SHAPES[shape])
-    items = list(tensor_shapes(shape_args(shape)).items())
+    items = list(parameters(shape_args(shape)).values())
     for number in range(files):
         header, at = dict[str, Any](), 0
-        for name, each in items[number::files]:
-            end = at + 2 * math.prod(each)
-            header[name] = {"dtype": "BF16", "shape": list(each), "data_offsets": [at, end]}
+        for each in items[number::files]:
+            end = at + 2 * each.size
+            header[each.name] = {"dtype": "BF16", "shape": list(each.shape), "data_offsets": [at, end]}
             at = end
         raw = json.dumps(header).encode()
         raw += b" " * (-len(raw) % 8)
@@ -162,11 +161,11 @@ def test_needs_are_what_loading_counts_with(run: CommandLine, tmp_path: Path, fo
 
 
 def test_whether_it_fits() -> None:
-    def need(copied: int) -> Needs:
-        return Needs("native", 0, 0, 0, weights=100, copied=copied, cache=10, other=5)
+    def estimate(copied: int) -> MemoryEstimate:
+        return MemoryEstimate("native", 0, 0, 0, weights=100, copied=copied, cache=10, other=5)
 
-    assert [need(0).fits(free) for free in (14, 15, 114, 115)] == ["no", *["slowly, from disk"] * 2, "yes"]
-    assert [need(100).fits(free) for free in (114, 115)] == ["no", "yes"]
+    assert [estimate(0).fits(free) for free in (14, 15, 114, 115)] == ["no", *["slowly, from disk"] * 2, "yes"]
+    assert [estimate(100).fits(free) for free in (114, 115)] == ["no", "yes"]
     assert BASE_MEMORY > 10**8
 
 
@@ -299,6 +298,9 @@ def test_an_adapter_counts_with_its_model(run: CommandLine, tmp_path: Path) -> N
     assert found["verified"]["tensors"] == len(merged.shapes) + 28
     other = write_official(tmp_path / "other", random_factors(DENSE))
     assert "belongs to no matrix of this model" in run("info", shipped_checkpoint(), "--lora", other).err
+    refused = run("info", folder, "--lora", tmp_path / "none")
+    line = f"--lora {tmp_path / 'none'}: no such folder; name the right one"
+    assert refused.err == f"error: {line}\n" and f"\nproblem: {line}\n" in refused.out
 
 
 # Reading everything
@@ -309,7 +311,7 @@ def damage(folder: Path, tensor: str, values: bytes) -> None:
     file = folder / "consolidated.safetensors"
     stored = open_checkpoint(folder).tensors[tensor]
     data = bytearray(file.read_bytes())
-    start = stored.parts[1].start if hasattr(stored, "parts") else stored.start
+    start = stored.parts[min(1, len(stored.parts) - 1)].start  # of the scales, if it has any
     data[start : start + len(values)] = values
     file.write_bytes(data)
 

@@ -159,10 +159,10 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_killed_run_leaves_nothing_that_loads(run: CommandLine, tmp_path: Path) -> None:
     program = (
-        "import os, signal, mistral.quantize as q\n"
+        "import os, signal, mistral.checkpoint.write as w\nfrom mistral.cli.quantize import Quantize\n"
         "def parts(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "q.quantized_parts = parts\n"
-        f"q.Quantize({str(shipped_checkpoint())!r}, {str(tmp_path / 'out')!r}).run()"
+        "w.quantized_parts = parts\n"
+        f"Quantize({str(shipped_checkpoint())!r}, {str(tmp_path / 'out')!r}).run()"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [".out.unfinished"]

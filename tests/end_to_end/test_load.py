@@ -18,7 +18,7 @@ import mistral
 from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.errors import InputError
 from mistral.load import check_options, load_model
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from mistral.model.transformer import Transformer
 from mistral.ops.backend import load_backend
 from mistral.ops.interface import Ops
@@ -113,7 +113,7 @@ def test_loading_reads_each_of_its_names_once_and_reports_progress_up_to_the_tot
     monkeypatch.setattr(Checkpoint, "get", recorded)
     seen: list[tuple[int, int]] = []
     load_model(open_checkpoint(folder), device="CPU", progress=lambda done, total: seen.append((done, total)))
-    assert sorted(read) == sorted(tensor_shapes(args))
+    assert sorted(read) == sorted(parameters(args))
     total = sum(tensor.nbytes for tensor in tensors.values())
     assert {of for _, of in seen} == {total}
     assert [done for done, _ in seen] == np.cumsum([tensors[name].nbytes for name in read]).tolist()
@@ -125,7 +125,7 @@ def test_trap_12_a_stage_reads_its_own_weights_alone(tmp_path: Path, ops: Ops) -
     args = replace(DENSE, n_layers=3, sliding_windows=(None,) * 3)
     folder = write_checkpoint(tmp_path / "model", args, random_tensors(args), "consolidated.safetensors")
     checkpoint = open_checkpoint(folder)
-    own = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("layers.1.")}
+    own = {name: checkpoint.tensors[name] for name, each in parameters(args).items() if each.layer == 1}
     stage = replace(checkpoint, tensors=own)
     model = Transformer(args, lambda name: ops.weight(stage.get(name)), ops, range(1, 2))
     assert list(model.blocks) == [1]
@@ -136,7 +136,7 @@ def test_float32_weights_stay_in_the_file(tmp_path: Path, ops: Ops) -> None:
     """A model of half a gigabyte is loaded: this process must not grow by a tenth of that."""
     args = replace(DENSE, dim=1024, vocab_size=60_000, hidden_dim=64)
     folder = write_params(tmp_path, params_of(args))
-    tensors = {name: np.broadcast_to(np.zeros((), np.float32), shape) for name, shape in tensor_shapes(args).items()}
+    tensors = {name: np.broadcast_to(np.zeros((), np.float32), each.shape) for name, each in parameters(args).items()}
     write_safetensors(folder / "consolidated.safetensors", tensors, sparse=True)
     size = sum(tensor.nbytes for tensor in tensors.values())
     assert size > 450_000_000
@@ -208,7 +208,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_refused_before_anything_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 is widened to float32, so a model takes four bytes for each weight; a byte less is too little."""
-    needed = 4 * sum(int(np.prod(shape)) for shape in tensor_shapes(DENSE).values())
+    needed = 4 * sum(each.size for each in parameters(DENSE).values())
     with monkeypatch.context() as patch:
         patch.setattr(psutil, "virtual_memory", lambda: memory(needed - 1))
         patch.delattr(Checkpoint, "get")

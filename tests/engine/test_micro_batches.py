@@ -56,7 +56,7 @@ def test_a_large_head_takes_layers_from_the_last_rank() -> None:
 def test_a_split_by_hand() -> None:
     assert parse_split("20,12", 32, 2) == [range(20), range(20, 32)]
     for wrong in ("20", "20,13", "32,0", "33,-1", "a,b", "", "16,8,8", "20;12"):
-        with pytest.raises(InputError, match=r"--pipeline_split .*2 numbers of layers, each at least 1.*32"):
+        with pytest.raises(InputError, match=r"^pipeline_split .*2 numbers of layers, each at least 1.*32"):
             parse_split(wrong, 32, 2)
 
 

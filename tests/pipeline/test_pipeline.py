@@ -14,7 +14,7 @@ from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.snapshot_file import read_saved
 from mistral.generate import generate
-from mistral.model.parameters import needs
+from mistral.model.parameters import owns, parameters
 from mistral.model.transformer import Transformer
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found, close
@@ -73,7 +73,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole = write_checkpoint(folder / form / "whole", args, random_tensors(args), form)
         checkpoint, lacking = open_checkpoint(whole), 0
         for rank, layers in enumerate((range(2), range(2, 4))):
-            needed = {checkpoint.file_of(name) for name in checkpoint.shapes if needs(name, args, layers)}
+            owned = [name for name, each in parameters(args).items() if owns(layers, each, args)]
+            needed = {checkpoint.file_of(name) for name in owned}
             lacking += len(set(checkpoint.files) - needed)
             (folder / form / str(rank)).mkdir()
             for file in {*needed, *(file for file in whole.iterdir() if file.suffix == ".json")}:

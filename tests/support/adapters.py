@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from tests.support.checkpoint_forms import HF_NAMES, Array, write_safetensors
 from tests.support.torch_file import write_torch_file
 
@@ -37,9 +37,9 @@ def random_factors(args: ModelArgs, pattern: str = r"layers", rank: int = 3, sca
     """For all matrices whose names have the pattern in them."""
     random = np.random.default_rng(7)
     pairs = {}
-    for name, shape in tensor_shapes(args).items():
-        if len(shape) == 2 and re.search(pattern, name):
-            a, b = (random.standard_normal(s, np.float32) / 4 for s in ((rank, shape[1]), (shape[0], rank)))
+    for name, each in parameters(args).items():
+        if each.is_matrix and re.search(pattern, name):
+            a, b = (random.standard_normal(s, np.float32) / 4 for s in ((rank, each.shape[1]), (each.shape[0], rank)))
             pairs[name] = (a.astype(np.float32), b.astype(np.float32))
     return Factors(pairs, scale)
 

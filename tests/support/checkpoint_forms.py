@@ -18,7 +18,7 @@ import pytest
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import parameters
 from tests.support.torch_file import write_torch_file
 
 Array = npt.NDArray[np.generic]
@@ -53,6 +53,11 @@ HF_NAMES = (
     (r"feed_forward\.w2", "mlp.down_proj"),
     (r"feed_forward\.w3", "mlp.up_proj"),
 )
+
+
+def shapes_of(args: ModelArgs) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model, by its name."""
+    return {name: parameter.shape for name, parameter in parameters(args).items()}
 
 
 def forms_of(args: ModelArgs) -> tuple[str, ...]:
@@ -116,9 +121,9 @@ def random_tensors(args: ModelArgs, seed: int = 0, dtype: npt.DTypeLike = np.flo
     """Every tensor of a model by its Mistral name: norms near 1, matrices N(0, 1/in)."""
     random = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}
-    for name, shape in tensor_shapes(args).items():
-        values = random.standard_normal(shape, dtype=np.float32)
-        values = 1 + values / 10 if len(shape) == 1 else values / np.sqrt(np.float32(shape[1]))
+    for name, each in parameters(args).items():
+        values = random.standard_normal(each.shape, dtype=np.float32)
+        values = values / np.sqrt(np.float32(each.shape[1])) if each.is_matrix else 1 + values / 10
         tensors[name] = values.astype(dtype)
     return tensors
 

@@ -97,7 +97,7 @@ def test_a_folder_without_a_tokenizer_is_refused_before_the_library_is_imported(
     (tmp_path / "tokenizer.model").mkdir()
     (tmp_path / "params.json").write_text("{}")
     program = (
-        "import sys\nfrom mistral.errors import InputError\nfrom mistral.tokenizer import Tokenizer\n"
+        "import sys\nfrom mistral.errors import InputError\nfrom mistral.tokenizer.tokenizer import Tokenizer\n"
         "try:\n    Tokenizer.from_folder(sys.argv[1])\nexcept InputError as error:\n    print(error)\n"
         "print(any(name in sys.modules for name in ('mistral_common', 'tokenizers', 'mindspore')))\n"
     )
@@ -111,7 +111,8 @@ def test_a_folder_without_a_tokenizer_is_refused_before_the_library_is_imported(
 
 def test_loading_every_kind_is_silent_and_needs_no_mindspore() -> None:
     program = (
-        "import sys\nfrom mistral.tokenizer import Message, Tokenizer\n"
+        "import sys\nfrom mistral.tokenizer.messages import Message\n"
+        "from mistral.tokenizer.tokenizer import Tokenizer\n"
         "for file in sys.argv[1:]:\n    Tokenizer.from_file(file).encode_chat([Message('user', 'Hi')])\n"
         "assert 'mindspore' not in sys.modules\n"
     )

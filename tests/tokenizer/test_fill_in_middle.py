@@ -13,7 +13,6 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from mistral import Tokenizer, Transformer, generate
 from mistral.errors import InputError
-from mistral.tokenizer.fill_in_middle import encode_fim
 from tests.support.command_line import ARGS, TOKENIZER, CommandLine, write_model
 from tests.tokenizer.test_files import DATA, TEKKEN, V1, V2, V3, V7
 
@@ -26,7 +25,7 @@ def test_two_texts_become_what_mistral_common_makes_of_them(name: str) -> None:
     raw: Any = official.instruct_tokenizer.tokenizer
     middle = [raw.get_special_token(token) for token in ("[SUFFIX]", "[PREFIX]")]
     for prefix, suffix in PAIRS:
-        ids = encode_fim(tokenizer, prefix, suffix)
+        ids = tokenizer.encode_fim(prefix, suffix)
         assert ids == official.encode_fim(FIMRequest(prompt=prefix, suffix=suffix)).tokens
         at = ids.index(middle[1])
         assert ids[:2] == [tokenizer.bos_id, middle[0]] and ids.count(middle[0]) == ids.count(middle[1]) == 1
@@ -36,7 +35,7 @@ def test_two_texts_become_what_mistral_common_makes_of_them(name: str) -> None:
 @pytest.mark.parametrize("path", [DATA / V1, DATA / V2, TOKENIZER])
 def test_other_tokenizers_are_refused_by_name(path: Path) -> None:
     with pytest.raises(InputError, match=r"has no fill-in-the-middle .* such as Codestral") as caught:
-        encode_fim(Tokenizer.from_file(path), "a", "b")
+        Tokenizer.from_file(path).encode_fim("a", "b")
     assert str(path) in str(caught.value)
 
 
@@ -50,7 +49,7 @@ def test_the_command_fills_in_between_two_texts(
     (tmp_path / "suffix").write_text(suffix + "\n")
     options = ("complete", folder, "--threads=1", "--backend=portable", "--device=CPU", "--max_tokens=5", "--json")
     tokenizer, model = Tokenizer.from_folder(folder), Transformer.from_folder(folder, backend="portable", device="CPU")
-    ids = generate([encode_fim(tokenizer, prefix, suffix)], model, 5, prompt_logprobs=False)[0][0]
+    ids = generate([tokenizer.encode_fim(prefix, suffix)], model, 5, prompt_logprobs=False)[0][0]
     text = tokenizer.decode([*tokenizer.encode("x"), *ids]).removeprefix("x")
     line = json.dumps({"prompt": prefix, "suffix": suffix}).encode()
     for outcome in (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mistral_common
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given, settings
@@ -18,8 +19,9 @@ from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from mistral.errors import InputError
-from mistral.tokenizer.messages import Message
+from mistral.tokenizer.messages import Message, Tool, ToolCall
 from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_file import load_tools
 
 DATA = Path(mistral_common.__file__).parent / "data"
 FILES = {
@@ -141,6 +143,97 @@ def test_half_a_surrogate_pair_is_refused(kind: str) -> None:
         load(kind).encode("ab\ud83d")
     with pytest.raises(InputError, match="not valid Unicode at character 0"):
         load(kind).encode_chat([Message("user", "\udcff")])
+
+
+# ---- what is not text, ids or messages
+
+
+@pytest.mark.parametrize("kind", ["v1", "v3", "tekken"])
+@pytest.mark.parametrize("text", [None, 42, b"bytes", ["a", "b"], {"text": "a"}])
+def test_what_is_not_a_text_is_refused_by_its_type(kind: str, text: Any) -> None:
+    line = f"the text is of type {type(text).__name__}; pass it as str"
+    with pytest.raises(InputError, match=line):
+        load(kind).encode(text)
+    with pytest.raises(InputError, match=line):
+        load("v3").encode_fim(text, "suffix")
+    with pytest.raises(InputError, match=line):
+        load("v3").encode_fim("prefix", text)
+    with pytest.raises(InputError, match=line):
+        load(kind).encode_chat([Message("user", text)])
+
+
+@pytest.mark.parametrize("kind", ["v1", "tekken"])
+@pytest.mark.parametrize(
+    ("ids", "named"),
+    [
+        ("text", "the ids are of type str"),
+        (b"text", "the ids are of type bytes"),
+        (7, "the ids are of type int"),
+        (None, "the ids are of type NoneType"),
+        (["a", "b"], "an id is of type str"),
+        ([1.0], "an id is of type float"),
+        ([[1, 2], [3, 4]], "an id is of type list"),
+        (np.array([[1, 2], [3, 4]]), "an id is of type ndarray"),
+    ],
+)
+def test_what_is_not_a_list_of_integers_is_refused_by_its_type(kind: str, ids: Any, named: str) -> None:
+    with pytest.raises(InputError, match=f"{named}; pass a list of integers, as encode returns it"):
+        load(kind).decode(ids)
+
+
+@pytest.mark.parametrize("kind", ["v1", "tekken"])
+def test_integers_of_numpy_are_ids(kind: str) -> None:
+    ids = load(kind).encode("Some text\n")
+    for dtype in (np.int32, np.int64, np.uint32):
+        assert load(kind).decode(np.array(ids, dtype)) == "Some text\n"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["v1", "v3", "tekken"])
+@pytest.mark.parametrize(
+    ("messages", "line"),
+    [
+        ([{"role": "user", "content": "Hi"}], "message 1 is of type dict; pass Message(role, content)"),
+        ([Message("user", "Hi"), "Hi"], "message 2 is of type str; pass Message(role, content)"),
+        ("Hi", "the conversation is of type str; pass a list of Message(role, content)"),
+        (Message("user", "Hi"), "the conversation is of type Message; pass a list of Message(role, content)"),
+        (None, "the conversation is of type NoneType; pass a list of Message(role, content)"),
+        (
+            [Message("human", "Hi")],  # type: ignore[arg-type]
+            "message 1 has the role 'human'; pass one of system, user, assistant, tool",
+        ),
+        (
+            [Message("assistant", "", ({"name": "f"},))],  # type: ignore[arg-type]
+            "message 1: a call is of type dict; pass ToolCall(name, arguments, id)",
+        ),
+        (
+            [Message("assistant", "", (ToolCall("f", {}, "abcdefghi"),))],  # type: ignore[arg-type]
+            "message 1: arguments of a call are of type dict; pass them as JSON text",
+        ),
+    ],
+)
+def test_what_is_not_a_message_is_refused_with_what_to_pass(kind: str, messages: Any, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(kind).encode_chat(messages)
+    assert str(caught.value) == line
+
+
+def test_what_is_not_a_tool_is_refused_with_what_to_pass() -> None:
+    tools: Any = [Tool("f", "", {}), {"type": "function"}]
+    with pytest.raises(InputError, match=r"tool 2 is of type dict; pass Tool\(name, description, parameters\)"):
+        load("v3").encode_chat([Message("user", "Hi")], tools)
+
+
+@pytest.mark.parametrize("path", [123, None, b"folder", ["folder"]])
+def test_what_is_not_a_path_is_refused_by_its_type(path: Any) -> None:
+    line = f"the path is of type {type(path).__name__}; pass it as str or Path"
+    for load_path in (Tokenizer.from_folder, Tokenizer.from_file, load_tools):
+        with pytest.raises(InputError, match=line):
+            load_path(path)
+
+
+def test_a_tokenizer_says_what_it_is_in_one_line() -> None:
+    assert repr(load("v3")) == "Tokenizer(mistral_instruct_tokenizer_240323.model.v3: v3, 32768 ids)"
+    assert str(load("tekken")) == "Tokenizer(tekken_240718.json: v3 tekken, 131072 ids)"
 
 
 # ---- streaming

@@ -65,7 +65,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the header says of the file as a whole. Raises InputError for a file that is no safetensors file."""
+    """The texts in the header's `__metadata__`. Raises InputError for a file that is no safetensors file."""
     metadata = _header(path, map_file(path))[0].get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise InputError(f"{path}: its metadata are not texts; download it again")
@@ -128,16 +128,17 @@ def _stored(path: Path, buffer: mmap.mmap, start: int, entry: dict[str, Any]) ->
 
 
 def stored_nbytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor whose dtype has this NumPy name."""
+    """Bytes of a tensor of this shape whose dtype has this NumPy name."""
     return math.prod(shape) * _DTYPES[NAMES[dtype]].itemsize
 
 
 def write_header(
     out: BinaryIO, tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """The header of a file whose tensors follow in this order, each with the NumPy name of its dtype and its shape.
+    """Write the header of a file to `out`. `tensors`: NumPy name of the dtype, and shape, by the tensor's name.
 
-    Tensors begin at a multiple of 64 bytes, so that they can be used in place.
+    The tensors' bytes must follow in the same order. The first begins at a multiple of 64 bytes, so that tensors can be
+    used in place.
     """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     at = 0

@@ -24,7 +24,7 @@ class StoredTensor:
     """A strided view of a mapped file: nothing is read before `array` is looked at.
 
     `start` is the byte at which element 0 lies, `strides` count elements. Whoever makes one has checked that all of it
-    lies inside the file. No `buffer`: another rank has the file, and has said what is in it.
+    lies inside the file. `buffer` is None where only another rank has the file, and has said what is in it.
     """
 
     path: Path
@@ -36,14 +36,18 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements."""
+        """Bytes of the elements, without gaps between them."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def is_contiguous(self) -> bool:
         """Whether its elements lie row after row, aligned, as an array of its own would have them."""
-        row_major = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
-        return self.strides == row_major and self.start % self.dtype.itemsize == 0
+        return self.strides == row_major(self.shape) and self.start % self.dtype.itemsize == 0
+
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """The tensor alone; a quantized matrix has its values, scales and exponents here."""
+        return (self,)
 
     def array(self) -> Array:
         """The values, read-only, without a copy (unless they lie at an odd address in the file)."""
@@ -58,7 +62,7 @@ class StoredTensor:
         return np.ndarray(self.shape, self.dtype, buffer, offset, tuple(s * size for s in self.strides))
 
     def described(self) -> StoredTensor:
-        """The same without the file: what another rank can be told."""
+        """The tensor without its file, as another rank can be told of it: where it lies, and no values."""
         return replace(self, buffer=None)
 
     def release(self) -> None:
@@ -83,7 +87,7 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def quoted(name: str) -> str:
-    """A name out of a file, fit for a one-line message whatever it holds."""
+    """A name out of a file in quotes, on one line and cut after 100 characters, for a message."""
     return repr(name if len(name) <= 100 else name[:100] + "...")
 
 

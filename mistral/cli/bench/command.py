@@ -15,6 +15,7 @@ from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
 from mistral.errors import InputError
 from mistral.load import backend_for, check_options
+from mistral.model.parameters import EMBEDDING
 from mistral.ops import build
 from mistral.ops.device import check_device, set_threads, start_device, thread_count
 
@@ -73,7 +74,7 @@ class Bench:
         device = start_device(self.device, self.threads)
         backend = backend_for(checkpoint, args, self.backend, device)
         figures = Run(checkpoint, args, self.bits, backend, device, self.precise, self.plan()).measure()
-        stored = checkpoint.dtype("tok_embeddings.weight").itemsize * 8
+        stored = checkpoint.dtype(EMBEDDING).itemsize * 8
         bits = args.quantization.bits if args.quantization else stored
         name = checkpoint.folder.resolve().name if self.shape is None else f"{self.shape}-{args.n_layers}"
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}

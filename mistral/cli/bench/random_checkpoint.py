@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shutil
 import statistics
@@ -28,7 +27,7 @@ from mistral.cli.console import ProgressLine
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 
 COMMON = {"head_dim": 128, "n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "vocab_size": 32000, "rope_theta": 1e6}
 MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2}
@@ -115,8 +114,8 @@ def held(out: Path, args: ModelArgs) -> int | None:
 
 def write_random(args: ModelArgs, folder: Path) -> int:
     """Random bfloat16 weights into one safetensors file -> bytes. Raises InputError where there is no room."""
-    shapes = tensor_shapes(args)
-    total, free = sum(2 * math.prod(shape) for shape in shapes.values()), shutil.disk_usage(folder).free
+    model = parameters(args)
+    total, free = sum(2 * parameter.size for parameter in model.values()), shutil.disk_usage(folder).free
     if total > free:
         raise InputError(
             f"{folder.parent}: needs {gigabytes(total)} and has {gigabytes(free)} free; lower --layers, or name another"
@@ -124,9 +123,9 @@ def write_random(args: ModelArgs, folder: Path) -> int:
         )
     progress, done = ProgressLine("making random weights:", "GB", 1e9), 0
     with (folder / "consolidated.safetensors").open("wb") as out:
-        write_header(out, {name: ("bfloat16", shape) for name, shape in shapes.items()})
-        for number, (name, shape) in enumerate(shapes.items()):
-            for part in random_weights(name, shape, number):
+        write_header(out, {name: ("bfloat16", parameter.shape) for name, parameter in model.items()})
+        for number, parameter in enumerate(model.values()):
+            for part in random_weights(parameter, number):
                 out.write(part.data)
                 done += part.nbytes
                 progress(done, total)
@@ -135,13 +134,13 @@ def write_random(args: ModelArgs, folder: Path) -> int:
     return total
 
 
-def random_weights(name: str, shape: tuple[int, ...], seed: int) -> Iterator[NDArray[np.uint16]]:
-    """The bits of a tensor's bfloat16 values, in pieces."""
-    size = math.prod(shape)
-    if len(shape) == 1:
-        yield as_bits(np.ones(shape))
+def random_weights(parameter: Parameter, seed: int) -> Iterator[NDArray[np.uint16]]:
+    """The bits of a parameter's bfloat16 values, row after row, in pieces of at most AT_ONCE."""
+    size = parameter.size
+    if parameter.part == "norms":
+        yield as_bits(np.ones(parameter.shape))
         return
-    values = as_bits(quantiles() * (EMBEDDINGS_DEVIATION if name == "tok_embeddings.weight" else DEVIATION))
+    values = as_bits(quantiles() * (EMBEDDINGS_DEVIATION if parameter.part == "embedding" else DEVIATION))
     random = np.random.default_rng(seed)
     for at in range(0, size, AT_ONCE):  # looking up 16 random bits takes a quarter of the time that a normal one does
         yield values[random.integers(0, len(values), min(AT_ONCE, size - at), np.uint16)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from mistral.memory import BASE_MEMORY, available_memory
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import EMBEDDING, parameters
 from mistral.ops import build
 from mistral.ops.backend import load_backend
 from mistral.ops.device import thread_count
@@ -40,11 +39,11 @@ def decode_nbytes(args: ModelArgs, weights: Mapping[str, int], batch: int, cache
     as are expected to be chosen.
     """
     experts = experts_touched(args, batch)
-    embeddings = weights["tok_embeddings.weight"]
+    embeddings = weights[EMBEDDING]
     total = batch * embeddings / args.vocab_size + cache_nbytes
-    for name, size in weights.items():
-        if name != "tok_embeddings.weight":
-            total += size * experts if ".experts." in name else size
+    for name, parameter in parameters(args).items():
+        if parameter.part != "embedding":
+            total += weights[name] * experts if parameter.part == "experts" else weights[name]
     return total + (embeddings if args.tied_embeddings else 0)
 
 
@@ -55,9 +54,9 @@ def prefill_flops(args: ModelArgs, tokens: int) -> float:
     """
     share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
     matrices = 0.0
-    for name, shape in tensor_shapes(args).items():
-        if len(shape) == 2 and name not in ("tok_embeddings.weight", "output.weight"):
-            matrices += math.prod(shape) * (share if ".experts." in name else 1)
+    for parameter in parameters(args).values():
+        if parameter.is_matrix and parameter.layer is not None:
+            matrices += parameter.size * (share if parameter.part == "experts" else 1)
     seen = sum(keys_seen(tokens, window) for window in args.sliding_windows)
     attention = 2 * args.n_heads * args.head_dim * seen  # scores, and the sum of values
     return 2 * (tokens * matrices + attention + args.vocab_size * args.dim)
@@ -75,7 +74,7 @@ def resident_limit(args: ModelArgs, weights: Mapping[str, int], cache_nbytes: in
     Of embeddings in a mapped file, those near the `tokens` random ones asked for; None where all were copied.
     A prompt of 128 tokens leaves hardly an expert out, so all experts count.
     """
-    embeddings, touched = weights["tok_embeddings.weight"], 1.0
+    embeddings, touched = weights[EMBEDDING], 1.0
     if tokens is not None and not args.tied_embeddings:
         near = max(NEIGHBOURHOOD, embeddings // args.vocab_size)
         touched = 1 - (1 - min(1, near / embeddings)) ** tokens

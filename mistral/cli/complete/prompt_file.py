@@ -11,7 +11,6 @@ from typing import Any
 from mistral.cli.input_text import STANDARD_INPUT, display_name, read_bytes
 from mistral.errors import InputError, one_line
 from mistral.text import decoded, parse_json
-from mistral.tokenizer.fill_in_middle import encode_fim
 from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
 
@@ -44,7 +43,7 @@ class Prompt:
             if self.messages:
                 return tokenizer.encode_chat(self.messages), []
             if self.suffix is not None:
-                ids = encode_fim(tokenizer, self.text, self.suffix)
+                ids = tokenizer.encode_fim(self.text, self.suffix)
                 return ids, ids if self.text else []
             ids = tokenizer.encode(self.text)
             return ids, ids

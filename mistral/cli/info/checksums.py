@@ -24,18 +24,21 @@ ALONE = re.compile(r"\s*([0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{32})\s*", re.IGNOREC
 
 
 class Digest(Protocol):
-    """What hashlib's objects are."""
+    """A digest that is fed a file piece by piece, as hashlib's objects are."""
 
     def update(self, data: memoryview | bytes, /) -> None:
-        """More bytes."""
+        """Take the file's next bytes in."""
 
     def hexdigest(self) -> str:
-        """Of all so far."""
+        """The digest of all bytes taken in so far, as hexadecimal digits."""
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """What a file's digest has to be, and who says so. `git`: of the file as Git stores it."""
+    """The digest that a file has to have, in hexadecimal digits, and who says so.
+
+    `git`: it is the digest of the file as Git stores it, behind a header.
+    """
 
     algorithm: str
     digest: str
@@ -43,7 +46,7 @@ class Checksum:
     git: bool = False
 
     def begin(self, size: int) -> Digest:
-        """A digest to be fed with a file of so many bytes."""
+        """A digest of this kind to be fed the file, which has `size` bytes."""
         digest = hashlib.new(self.algorithm, usedforsecurity=False)
         if self.git:
             digest.update(b"blob %d\0" % size)
@@ -51,7 +54,7 @@ class Checksum:
 
 
 def find_checksums(folder: Path) -> tuple[dict[Path, list[Checksum]], list[str]]:
-    """Checksums of files in the folder, and the names of files that a list has and the folder has not."""
+    """Checksums of each file in the folder, and the names of files that are in a list and not in the folder."""
     found: dict[Path, list[Checksum]] = {}
     absent = dict[str, None]()
     files = {path.name for path in folder.iterdir() if path.is_file()}  # no file may have a name that a list has
@@ -80,7 +83,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 
 
 def huggingface_checksum(path: Path) -> Checksum | None:
-    """What Hugging Face's client has noted of a file that it downloaded."""
+    """The checksum that Hugging Face's client has noted of a file that it downloaded; None without one."""
     metadata = path.parent / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"
     if metadata.is_file() and metadata.stat().st_size <= LIST_LIMIT:
         lines = metadata.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,15 +11,15 @@ from typing import Any
 
 from mistral.checkpoint.args_file import params_of
 from mistral.cli.console import ProgressLine
-from mistral.cli.info.memory_estimate import all_needs
-from mistral.cli.info.summary import PARTS, Survey, active_parameters, part_of, survey
+from mistral.cli.info.memory_estimate import memory_estimates
+from mistral.cli.info.summary import Summary, active_parameters, summarize
 from mistral.cli.info.verify import Verification, verify
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
 from mistral.errors import InputError
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import tensor_shapes
+from mistral.model.parameters import PARTS, parameters
 
 CONTEXT = 4096  # tokens of a row, where none are named and the checkpoint allows as many
 MOST_ROWS, MOST_TOKENS = 1 << 20, 1 << 30
@@ -42,70 +41,74 @@ class Info:
     json: bool = option(False, "One JSON object.")
 
     def check(self) -> None:
-        """Raise InputError for an option that cannot be."""
+        """Raise InputError for an option that cannot be, before anything is read."""
         for name, most in (("batch", MOST_ROWS), ("context", MOST_TOKENS), ("ranks", MOST_ROWS)):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
-                raise InputError(f"--{name} {value}: must be from 1 to {most}")
+                raise InputError(f"must be from 1 to {most}", option=name, value=value)
 
     def run(self) -> None:
-        """Look, and perhaps read; show; then raise InputError for a checkpoint that cannot be used."""
-        found = survey(shipped_checkpoint() if self.ckpt is None else Path(self.ckpt), self.lora)
-        record = self.record(found)
+        """Print what is found, verified where that is asked for. Raises InputError for an unusable checkpoint."""
+        summary = summarize(shipped_checkpoint() if self.ckpt is None else Path(self.ckpt), self.lora)
+        record = self.record(summary)
         verification = None
         if self.verify:
-            adapter = found.checkpoint.adapter if found.checkpoint else None
-            files = (*found.files, *([adapter.file] if adapter else []))
-            verification = verify(found.folder, files, found.args, ProgressLine("verifying:", "GB", 1e9))
+            adapter = summary.checkpoint.adapter if summary.checkpoint else None
+            files = (*summary.files, *([adapter.file] if adapter else []))
+            verification = verify(summary.folder, files, summary.args, ProgressLine("verifying:", "GB", 1e9))
             record["verified"] = asdict(verification)
         if self.json:
             print(json.dumps(record))
         else:
             for line in (
-                *lines(found, record),
-                *(verified_lines(verification, found.problems) if verification else ()),
+                *lines(summary, record),
+                *(verified_lines(verification, summary.problems) if verification else ()),
             ):
                 print(line)
-        problems = list(dict.fromkeys((*found.problems, *(verification.problems if verification else ()))))
+        problems = list(dict.fromkeys((*summary.problems, *(verification.problems if verification else ()))))
         if problems:
             sys.stdout.flush()
             raise InputError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
-    def record(self, found: Survey) -> dict[str, Any]:
-        """All that is shown, for programs: bytes, not gigabytes."""
+    def record(self, summary: Summary) -> dict[str, Any]:
+        """All that is shown, as a table for programs: sizes in bytes, not gigabytes."""
+        tokenizer = summary.tokenizer
         record: dict[str, Any] = {
-            "folder": str(found.folder), "form": found.form, "dtypes": dict(found.dtypes),
-            "files": {file.name: file.stat().st_size if file.exists() else None for file in found.files},
-            "tokenizer": found.tokenizer and {
-                "file": found.tokenizer.file.name, "version": found.tokenizer.version,
-                "vocab_size": found.tokenizer.vocab_size, "chat_template": found.tokenizer.can_chat,
+            "folder": str(summary.folder), "form": summary.form, "dtypes": dict(summary.dtypes),
+            "files": {file.name: file.stat().st_size if file.exists() else None for file in summary.files},
+            "tokenizer": tokenizer and {
+                "file": tokenizer.file.name, "version": tokenizer.version, "vocab_size": tokenizer.vocab_size,
+                "chat_template": tokenizer.can_chat,
             },
-            "notes": list(found.notes), "problems": list(found.problems),
+            "notes": list(summary.notes), "problems": list(summary.problems),
         }  # fmt: skip
-        if found.args:
-            record |= model_record(found, found.args)
-            record["memory"] = self.memory(found, found.args)
+        if summary.args:
+            record |= model_record(summary, summary.args)
+            record["memory"] = self.memory(summary, summary.args)
         return record
 
-    def memory(self, found: Survey, args: ModelArgs) -> dict[str, Any]:
-        """What each way of running it needs. Raises InputError for a context or ranks that the model does not have."""
+    def memory(self, summary: Summary, args: ModelArgs) -> dict[str, Any]:
+        """The bytes that each way of running the model needs on each rank, and those that are free here.
+
+        Raises InputError for more tokens or ranks than the model allows.
+        """
         if self.ranks > args.n_layers:
-            raise InputError(f"--ranks {self.ranks}: this model has {args.n_layers} layers to share out")
+            raise InputError(f"this model has {args.n_layers} layers to share out", option="ranks", value=self.ranks)
         limit = args.max_seq_len
         if self.context and limit and self.context > limit:
-            raise InputError(f"--context {self.context}: the checkpoint is limited to {limit} tokens")
+            raise InputError(f"the checkpoint is limited to {limit} tokens", option="context", value=self.context)
         context = self.context or min(CONTEXT, limit or CONTEXT)
-        needs, free = all_needs(found, args, self.ranks, self.batch, context), available_memory()
-        ways = [asdict(each) | {"total": each.total, "fits": each.fits(free)} for each in needs]
-        return {"batch": self.batch, "context": context, "available": free, "needs": ways}
+        free, estimates = available_memory(), memory_estimates(summary, args, self.ranks, self.batch, context)
+        needs = [asdict(each) | {"total": each.total, "fits": each.fits(free)} for each in estimates]
+        return {"batch": self.batch, "context": context, "available": free, "needs": needs}
 
 
-def model_record(found: Survey, args: ModelArgs) -> dict[str, Any]:
-    """Architecture, parameters, and bytes by part."""
-    weights, parts = found.weights(), {part: {"parameters": 0, "bytes": 0} for part in PARTS}
-    for name, shape in tensor_shapes(args).items():
-        parts[part_of(name)]["parameters"] += math.prod(shape)
-        parts[part_of(name)]["bytes"] += weights[name]
+def model_record(summary: Summary, args: ModelArgs) -> dict[str, Any]:
+    """The architecture, the number of parameters, and parameters and bytes of each part."""
+    weights, parts = summary.weights(), {part: {"parameters": 0, "bytes": 0} for part in PARTS}
+    for name, parameter in parameters(args).items():
+        parts[parameter.part]["parameters"] += parameter.size
+        parts[parameter.part]["bytes"] += weights[name]
     total = sum(part["parameters"] for part in parts.values())
     return {
         "architecture": params_of(args), "parameters": total, "active_parameters": active_parameters(args),
@@ -113,27 +116,27 @@ def model_record(found: Survey, args: ModelArgs) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(found: Survey, record: Mapping[str, Any]) -> Iterator[str]:
-    """The record for people."""
-    yield str(found.folder)
-    size = gigabytes(sum(found.dtypes.values()))
-    dtypes = ", ".join(sorted(found.dtypes, key=lambda name: -found.dtypes[name]))
-    form = found.form or f"not whole, {len(found.files)} weight file{'' if len(found.files) == 1 else 's'}"
+def lines(summary: Summary, record: Mapping[str, Any]) -> Iterator[str]:
+    """What is shown, as lines for people."""
+    yield str(summary.folder)
+    size = gigabytes(sum(summary.dtypes.values()))
+    dtypes = ", ".join(sorted(summary.dtypes, key=lambda name: -summary.dtypes[name]))
+    form = summary.form or f"not whole, {len(summary.files)} weight file{'' if len(summary.files) == 1 else 's'}"
     yield f"weights       {form}{f', {size} of {dtypes}' if dtypes else ''}"
-    if found.tokenizer:
-        version = f"template {found.tokenizer.version}" if found.tokenizer.can_chat else "no chat template"
-        yield f"tokenizer     {found.tokenizer.file.name}: {version}, {found.tokenizer.vocab_size} ids"
-    if found.args:
-        yield from model_lines(found.args, record)
+    if summary.tokenizer:
+        version = f"template {summary.tokenizer.version}" if summary.tokenizer.can_chat else "no chat template"
+        yield f"tokenizer     {summary.tokenizer.file.name}: {version}, {summary.tokenizer.vocab_size} ids"
+    if summary.args:
+        yield from model_lines(summary.args, record)
         yield from memory_lines(record["memory"])
-    for note in found.notes:
+    for note in summary.notes:
         yield f"note: {note}"
-    for problem in found.problems:
+    for problem in summary.problems:
         yield f"problem: {problem}"
 
 
 def model_lines(args: ModelArgs, record: Mapping[str, Any]) -> Iterator[str]:
-    """Architecture, parameters, and bytes by part."""
+    """Lines with the architecture, the number of parameters, and the size of each part."""
     mixture = f", {args.moe.num_experts} experts, {args.moe.num_experts_per_tok} a token" if args.moe else ""
     yield (
         f"architecture  {args.n_layers} layers of width {args.dim}, {args.n_heads} query and {args.n_kv_heads} key"
@@ -152,15 +155,15 @@ def model_lines(args: ModelArgs, record: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:12}{part['parameters']:>17,}  {size:>8}  {share:5.1f} %{tied if name == 'embedding' else ''}"
 
 
-def windows(found: Sequence[int | None]) -> str:
-    """The windows of all layers, as short as they can be said."""
-    period = next(n for n in range(1, len(found) + 1) if all(w == found[i % n] for i, w in enumerate(found)))
-    shown = ", ".join("none" if window is None else str(window) for window in found[:period])
-    return shown if period == 1 else f"{shown}, repeated"
+def windows(by_layer: Sequence[int | None]) -> str:
+    """The sliding windows of all layers in words; of windows that repeat over the layers, one period."""
+    period = next(n for n in range(1, len(by_layer) + 1) if all(w == by_layer[i % n] for i, w in enumerate(by_layer)))
+    words = ", ".join("none" if window is None else str(window) for window in by_layer[:period])
+    return words if period == 1 else f"{words}, repeated"
 
 
 def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
-    """What each way of running it needs, a line for each rank."""
+    """A table of the memory that each way of running the model needs, a line for each rank."""
     rows = "1 row" if memory["batch"] == 1 else f"{memory['batch']} rows"
     free = gigabytes(memory["available"])
     ranks = 1 + max(need["rank"] for need in memory["needs"])
@@ -176,15 +179,15 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name}{sizes[1:]}  {need['fits']}"
 
 
-def verified_lines(found: Verification, known: Sequence[str]) -> Iterator[str]:
-    """What was read, and what is wrong with it beside what is `known` already."""
-    yield f"verified      {gigabytes(found.nbytes)} in {found.tensors} tensors"
-    for checked in found.checksums:
+def verified_lines(verification: Verification, known: Sequence[str]) -> Iterator[str]:
+    """Lines about what was read and what is wrong with it, problems that are `known` already left out."""
+    yield f"verified      {gigabytes(verification.nbytes)} in {verification.tensors} tensors"
+    for checked in verification.checksums:
         yield f"  compared: {checked}"
-    for note in found.notes:
+    for note in verification.notes:
         yield f"note: {note}"
-    for problem in found.problems:
+    for problem in verification.problems:
         if problem not in known:
             yield f"problem: {problem}"
-    if found.tensors and not found.problems:
+    if verification.tensors and not verification.problems:
         yield "  nothing is wrong with what was read"

@@ -1,29 +1,28 @@
-"""What memory running a model needs, counted from its headers: by backend, bits and rank."""
+"""Estimates of the memory that running a model needs, from its headers: by backend, bits and rank."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.weight_memory import copied_of, used_nbytes
-from mistral.cli.info.summary import Survey, stored_nbytes
+from mistral.cli.info.summary import Summary, stored_nbytes
 from mistral.memory import BASE_MEMORY
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import cache_nbytes
-from mistral.model.parameters import needs, tensor_shapes
+from mistral.model.parameters import owns, parameters
 from mistral.pipeline.split import auto_split
 
-SLOT_BYTES = {"native": 2, "portable": 4}  # of an element of the cache
 NATIVE, PORTABLE = "native", "portable"
+CACHE_ITEMSIZE = {NATIVE: 2, PORTABLE: 4}  # bytes of an element of the cache
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Bytes that one rank needs; `first` and `last` are its layers.
+class MemoryEstimate:
+    """Bytes of memory that one rank needs for one way of running a model; `first` and `last` are its layers.
 
-    weights: as the backend reads them, of which `copied` are not pages of a mapped file; other: Python, MindSpore and
-    working memory, at most.
+    `weights` are those bytes that the backend reads, of which `copied` are not pages of a mapped file. `other` is for
+    Python, MindSpore and working memory, at most.
     """
 
     way: str
@@ -37,52 +36,56 @@ class Needs:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """Bytes of weights, cache and all else together."""
         return self.weights + self.cache + self.other
 
     def fits(self, free: int) -> str:
-        """Whether it runs with so many bytes: "slowly" where weights have to be read from the disk again and again."""
+        """Whether it runs with `free` bytes: "yes", "no", or slowly where weights are read from the disk each time."""
         if self.total <= free:
             return "yes"
         return "slowly, from disk" if self.copied + self.cache + self.other <= free else "no"
 
 
-def weights_of(found: Survey, args: ModelArgs, backend: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes of each weight of `args` as the backend reads it, and those that are copied for it.
+def weights_of(summary: Summary, args: ModelArgs, backend: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Two sizes of each weight, by its name: bytes as the backend reads it, and those of them that are copied.
 
-    Those of a folder that is not whole are taken to be of one dtype and in place.
+    `args` is the model as it is used. Weights of a folder that is not whole are taken to be of one dtype and in place.
     """
-    shapes, checkpoint = tensor_shapes(args), found.checkpoint
+    model, checkpoint = parameters(args), summary.checkpoint
     if checkpoint:
-        copied = {name: copied_of(name, shape, checkpoint, args, backend) for name, shape in shapes.items()}
+        copied = {name: copied_of(parameter, checkpoint, backend) for name, parameter in model.items()}
         return used_nbytes(checkpoint, args, backend), copied
     if backend == PORTABLE:
-        sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
-        return sizes, dict.fromkeys(sizes, 0) if found.dtype == "float32" else sizes
-    sizes = {name: stored_nbytes(name, shape, args, found.itemsize) for name, shape in shapes.items()}
-    stored = found.weights()
+        sizes = {name: 4 * parameter.size for name, parameter in model.items()}
+        return sizes, dict.fromkeys(sizes, 0) if summary.dtype == "float32" else sizes
+    sizes = {name: stored_nbytes(parameter, summary.itemsize) for name, parameter in model.items()}
+    stored = summary.weights()
     return sizes, {name: 0 if stored.get(name) == size else size for name, size in sizes.items()}
 
 
-def all_needs(found: Survey, args: ModelArgs, ranks: int, batch: int, context: int) -> list[Needs]:
-    """Of every way to run the model, and every rank. Raises InputError for more ranks than layers."""
-    split = auto_split(args, found.weights(), ranks)
-    as_stored = f"{args.quantization.bits} bits" if args.quantization else found.dtype
+def memory_estimates(summary: Summary, args: ModelArgs, ranks: int, batch: int, context: int) -> list[MemoryEstimate]:
+    """An estimate for every way to run the model and every rank, with `batch` rows of `context` tokens each.
+
+    Raises InputError for more ranks than layers.
+    """
+    split = auto_split(args, summary.weights(), ranks)
+    as_stored = f"{args.quantization.bits} bits" if args.quantization else summary.dtype
     ways = [(f"{NATIVE}, {as_stored}", args)]
     if not args.quantization:
         ways += [(f"{NATIVE}, {bits} bits", quantized_args(args, bits)) for bits in (8, 4)]
     ways.append((f"{PORTABLE}, float32", args))
-    needed = list[Needs]()
+    estimates = []
     for way, used in ways:
         backend = way.partition(",")[0]
-        sizes, copied = weights_of(found, used, backend)
+        sizes, copied = weights_of(summary, used, backend)
         for rank, layers in enumerate(split):
-            mine = [name for name in sizes if needs(name, used, layers)]
-            needed.append(
-                Needs(
-                    way, rank, layers.start, layers.stop - 1, sum(sizes[name] for name in mine),
-                    sum(copied[name] for name in mine),
-                    batch * cache_nbytes(args, layers, context, SLOT_BYTES[backend]), BASE_MEMORY,
-                )
+            mine = [name for name, parameter in parameters(used).items() if owns(layers, parameter, used)]
+            estimate = MemoryEstimate(
+                way, rank, layers.start, layers.stop - 1,
+                weights=sum(sizes[name] for name in mine),
+                copied=sum(copied[name] for name in mine),
+                cache=batch * cache_nbytes(args, layers, context, CACHE_ITEMSIZE[backend]),
+                other=BASE_MEMORY,
             )  # fmt: skip
-    return needed
+            estimates.append(estimate)
+    return estimates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,17 +15,16 @@ from mistral.checkpoint.matching import read_file, require_countable
 from mistral.checkpoint.quantization import quantized_nbytes
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits, tensor_shapes
+from mistral.model.parameters import Parameter, parameters
 from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
-
-PARTS = ("embedding", "attention", "feed-forward", "experts", "norms", "router", "head")
 
 
 @dataclass(frozen=True)
-class Survey:
-    """A folder as it is found. `checkpoint` is None, and `problems` says why, where no model can be loaded from it.
+class Summary:
+    """What is in a checkpoint folder. `checkpoint` is None, and `problems` says why, where no model can be loaded.
 
-    `dtypes`: bytes of the readable tensors by their dtypes.
+    `form` is None then too, and `args` and `tokenizer` where they cannot be read. `dtypes`: bytes of the readable
+    tensors by the name of their dtype.
     """
 
     folder: Path
@@ -54,47 +52,31 @@ class Survey:
         assert self.args
         if self.checkpoint:
             return {name: self.checkpoint.nbytes(name) for name in self.checkpoint.shapes}
-        shapes = tensor_shapes(self.args).items()
-        return {name: stored_nbytes(name, shape, self.args, self.itemsize) for name, shape in shapes}
+        return {name: stored_nbytes(parameter, self.itemsize) for name, parameter in parameters(self.args).items()}
 
 
-def stored_nbytes(name: str, shape: tuple[int, ...], args: ModelArgs, size: int) -> int:
-    """Bytes of a tensor whose elements have `size` of them unless the model has it in 8 or 4 bits."""
-    bits = quantized_bits(name, args)
-    return size * math.prod(shape) if bits is None else quantized_nbytes(bits, shape)
-
-
-def part_of(name: str) -> str:
-    """Which of PARTS a tensor belongs to."""
-    if name == "tok_embeddings.weight":
-        return "embedding"
-    if name == "output.weight":
-        return "head"
-    if "norm" in name:
-        return "norms"
-    if name.endswith(".gate.weight"):
-        return "router"
-    if ".experts." in name:
-        return "experts"
-    return "attention" if ".attention." in name else "feed-forward"
+def stored_nbytes(parameter: Parameter, itemsize: int) -> int:
+    """Bytes of a parameter whose elements have `itemsize` each unless the model has it in 8 or 4 bits."""
+    bits = parameter.bits
+    return itemsize * parameter.size if bits is None else quantized_nbytes(bits, parameter.shape)
 
 
 def active_parameters(args: ModelArgs) -> int:
-    """Parameters that a token meets: of a mixture's experts, those that are chosen for it."""
+    """The number of parameters that a token meets: of a mixture's experts, those that are chosen for it."""
     share = (args.moe.num_experts_per_tok, args.moe.num_experts) if args.moe else (1, 1)
-    shapes = tensor_shapes(args).items()
-    experts = sum(math.prod(shape) for name, shape in shapes if ".experts." in name)
-    return sum(math.prod(shape) for _, shape in shapes) - experts + experts * share[0] // share[1]
+    model = parameters(args).values()
+    experts = sum(parameter.size for parameter in model if parameter.part == "experts")
+    return sum(parameter.size for parameter in model) - experts + experts * share[0] // share[1]
 
 
-def survey(folder: Path, lora: str | None = None) -> Survey:
-    """Look at a folder, and at the one of an adapter. Raises InputError only where nothing of a model is in it."""
+def summarize(folder: Path, lora: str | None = None) -> Summary:
+    """What is in a folder, and in the one of an adapter. Raises InputError only where nothing of a model is there."""
     problems, dtypes = list[str](), Counter[str]()
     checkpoint: Checkpoint | None = None
     try:
         checkpoint = open_checkpoint(folder)
     except InputError as error:
-        problems.append(str(error))
+        problems.append(error.with_flags())
         files = weight_files(folder)
         args = readable_args(folder, problems)
         if not files and args is None and len(problems) == 1:
@@ -109,24 +91,24 @@ def survey(folder: Path, lora: str | None = None) -> Survey:
                 for tensor in read_file(file).values():
                     dtypes[tensor.dtype.name] += tensor.nbytes
             except InputError as error:
-                problems.append(str(error))
+                problems.append(error.with_flags())
     notes = checkpoint.warnings if checkpoint else ()
     if checkpoint and lora is not None:
         try:
             checkpoint = replace(checkpoint, adapter=open_adapter(lora, checkpoint.args))
             notes = (*notes, str(checkpoint.adapter))
         except InputError as error:
-            problems.append(str(error))
+            problems.append(error.with_flags())
     tokenizer = readable_tokenizer(folder, args, problems)
     choice = choice_note(tokenizer_files(folder))
     notes = (*notes, choice) if choice else notes
     form = checkpoint.form if checkpoint else None
     found = tuple(dict.fromkeys(problems))
-    return Survey(folder, form, args, files, dtypes, tokenizer, checkpoint, notes, found)
+    return Summary(folder, form, args, files, dtypes, tokenizer, checkpoint, notes, found)
 
 
 def readable_args(folder: Path, problems: list[str]) -> ModelArgs | None:
-    """The architecture that params.json or config.json describes."""
+    """The architecture in params.json or config.json; None, and a line in `problems`, where there is none to read."""
     for name in ("params.json", "config.json"):
         if (folder / name).is_file():
             try:
@@ -134,12 +116,12 @@ def readable_args(folder: Path, problems: list[str]) -> ModelArgs | None:
                 require_countable(args, folder / name)
                 return args
             except InputError as error:
-                problems.append(str(error))
+                problems.append(error.with_flags())
     return None
 
 
 def readable_tokenizer(folder: Path, args: ModelArgs | None, problems: list[str]) -> TokenizerFile | None:
-    """The tokenizer that would be taken."""
+    """The folder's tokenizer; None where there is none to read. `problems` gets a line about what is wrong."""
     found = tokenizer_files(folder)
     if not found:
         problems.append(f"{folder}: no tokenizer here; add the model's tekken.json or tokenizer.model")
@@ -147,7 +129,7 @@ def readable_tokenizer(folder: Path, args: ModelArgs | None, problems: list[str]
     try:
         tokenizer = read_tokenizer_file(found[0])
     except InputError as error:
-        problems.append(str(error))
+        problems.append(error.with_flags())
         return None
     if args and tokenizer.vocab_size > args.vocab_size:
         problems.append(

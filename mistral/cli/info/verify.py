@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_checksums
 from mistral.checkpoint.matching import read_file
+from mistral.checkpoint.quantized_tensor import matrix_scaled_by
 from mistral.cli.console import ProgressLine
-from mistral.cli.info.checksums import Checksum, find_checksums
+from mistral.cli.info.checksums import Checksum, Digest, find_checksums
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import quantized_bits
+from mistral.model.parameters import parameters
 from mistral.ops.quantized import MOST_SHIFT
 
 BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
@@ -29,7 +30,7 @@ SHOWN = 20  # tensors or files named one by one
 
 @dataclass(frozen=True)
 class Verification:
-    """What was read, by how many checksums it was compared, and what is wrong with it."""
+    """What came of reading files: bytes and tensors read, checksums compared, notes, and what is wrong."""
 
     nbytes: int
     tensors: int
@@ -40,7 +41,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of bytes of a file, with the tensor that it is part of and the member of an archive."""
+    """A run of bytes of a file, with the tensor that it is part of and the number of the archive's member."""
 
     start: int
     stop: int
@@ -49,8 +50,8 @@ class Segment:
 
 
 @dataclass
-class Found:
-    """What one tensor's values are like."""
+class Values:
+    """What has been seen of one tensor's values: how many are bad, and whether all bytes are zero."""
 
     bad: int = 0
     zero: bool = True
@@ -62,7 +63,7 @@ def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int 
         return int(np.count_nonzero(block > most))
     mask = EXPONENTS.get(dtype.name)
     if mask is None:
-        return 0  # whole numbers are what they are
+        return 0  # every whole number is a value
     bits = block.view(f"u{dtype.itemsize}")
     exponents = bits & bits.dtype.type(mask)
     return int(np.count_nonzero(exponents == mask)) if exponents.max(initial=0) == mask else 0
@@ -71,7 +72,10 @@ def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int 
 def segments(
     size: int, tensors: Mapping[str, StoredTensor], members: Sequence[tuple[int, int, int]], whole: bool
 ) -> list[Segment]:
-    """A file of `size` bytes cut where tensors and members begin and end; only those two unless `whole`."""
+    """A file of `size` bytes cut where tensors and members begin and end.
+
+    Bytes that belong to no tensor and no member are among the segments only if the file is to be read `whole`.
+    """
     spans = {name: (tensor.start, tensor.start + span_of(tensor)) for name, tensor in tensors.items() if tensor.nbytes}
     cuts = sorted({0, size, *(cut for span in spans.values() for cut in span), *(m for s in members for m in s[:2])})
 
@@ -85,13 +89,13 @@ def segments(
 
 
 def span_of(tensor: StoredTensor) -> int:
-    """Bytes from a tensor's first element to its last."""
+    """Bytes from the beginning of a tensor's first element to the end of its last."""
     last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
     return (last + 1) * tensor.dtype.itemsize
 
 
 def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress: ProgressLine) -> Verification:
-    """Read the weight `files`, and every other file that there is a checksum of."""
+    """Read the weight `files`, and every other file of the folder that there is a checksum of."""
     sums, absent = find_checksums(folder)
     reading = Reading(args, progress, sum(file.stat().st_size for file in {*files, *sums} if file.is_file()))
     for file in dict.fromkeys([*files, *sums]):
@@ -107,7 +111,7 @@ def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress
 
 
 class Reading:
-    """Files being read, one after the other."""
+    """Files being read, one after the other; `total` is the number of bytes to read."""
 
     def __init__(self, args: ModelArgs | None, progress: ProgressLine, total: int) -> None:
         self.args, self.progress, self.total = args, progress, total
@@ -116,77 +120,101 @@ class Reading:
         self.buffer = np.empty(BLOCK, np.uint8)
 
     def read(self, file: Path, sums: Sequence[Checksum], weights: bool) -> None:
-        """One file, from its first byte to its last."""
+        """Read one file from its first byte to its last; `weights`: it holds tensors, whose values are looked at."""
         try:
             tensors = read_file(file) if weights else {}
             members = read_checksums(file) if weights and file.suffix != ".safetensors" else []
         except InputError as error:
-            self.problems.append(str(error))
+            self.problems.append(error.with_flags())
             tensors, members = {}, []
         if not file.is_file():
             return
         size = file.stat().st_size
         digests = [checksum.begin(size) for checksum in sums]
-        found = {name: Found() for name in tensors}
-        crcs = [0] * len(members)
+        values, crcs = {name: Values() for name in tensors}, [0] * len(members)
         try:
-            with file.open("rb", buffering=0) as stream:
-                for segment in segments(size, tensors, members, bool(sums)):
-                    stream.seek(segment.start)
-                    at = segment.start
-                    while at < segment.stop:
-                        block = self.buffer[: min(BLOCK, segment.stop - at)]
-                        count = stream.readinto(block.data)
-                        if count != len(block):
-                            raise InputError(f"{file}: became shorter while it was read")
-                        at += count
-                        for digest in digests:
-                            digest.update(block.data)
-                        if segment.member is not None:
-                            crcs[segment.member] = zlib.crc32(block.data, crcs[segment.member])
-                        if segment.tensor is not None:
-                            self.look(block, segment.tensor, tensors[segment.tensor], found[segment.tensor])
-                        self.done += count
-                        self.progress(self.done, self.total)
-        except (OSError, InputError) as error:
-            reason = f"{file}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-            self.problems.append(reason)
+            for segment, block in self.blocks(file, segments(size, tensors, members, bool(sums))):
+                for digest in digests:
+                    digest.update(block.data)
+                if segment.member is not None:
+                    crcs[segment.member] = zlib.crc32(block.data, crcs[segment.member])
+                if segment.tensor is not None:
+                    self.look(block, segment.tensor, tensors[segment.tensor], values[segment.tensor])
+        except OSError as error:
+            self.problems.append(f"{file}: cannot be read ({error.strerror})")
             return
-        self.judge(file, tensors, found)
-        for member, crc in zip(members, crcs, strict=True):
-            if crc != member[2]:
-                inside = [n for n, t in tensors.items() if member[0] <= t.start < member[1]]
-                what = f"tensor {quoted(inside[0])}" if inside else "a part of the archive"
-                self.problems.append(f"{file}: {what} does not have the archive's checksum; download the file again")
-        if members:
-            self.checked.append(f"{file.name}: CRC-32 of {len(members)} members")
-        for checksum, digest in zip(sums, digests, strict=True):
-            name = f"{checksum.algorithm.upper()} by {checksum.source}"
-            self.checked.append(f"{file.name}: {name}")
-            if digest.hexdigest() != checksum.digest:
-                self.problems.append(f"{file}: {name} is {checksum.digest} and the file has {digest.hexdigest()};"
-                                     " download it again")  # fmt: skip
+        except InputError as error:
+            self.problems.append(error.with_flags())
+            return
+        self.judge(file, tensors, values)
+        self.compare_members(file, tensors, members, crcs)
+        self.compare_digests(file, sums, digests)
 
-    def look(self, block: NDArray[np.uint8], name: str, tensor: StoredTensor, found: Found) -> None:
-        """Count a block's bad values."""
-        most = None
-        if name.endswith(".scales") and self.args and quantized_bits(name.removesuffix(".scales"), self.args) == 8:
-            most = MOST_SHIFT
-        found.bad += bad_values(block, tensor.dtype, most)
-        found.zero = found.zero and not block.any()
+    def blocks(self, file: Path, parts: Sequence[Segment]) -> Iterator[tuple[Segment, NDArray[np.uint8]]]:
+        """The bytes of each segment in blocks of at most BLOCK bytes; a block holds until the next one is asked for.
 
-    def judge(self, file: Path, tensors: Mapping[str, StoredTensor], found: Mapping[str, Found]) -> None:
-        """What is wrong with a file's tensors."""
+        Raises OSError, and InputError for a file that has become shorter.
+        """
+        with file.open("rb", buffering=0) as stream:
+            for segment in parts:
+                stream.seek(segment.start)
+                for at in range(segment.start, segment.stop, BLOCK):
+                    block = self.buffer[: min(BLOCK, segment.stop - at)]
+                    if stream.readinto(block.data) != len(block):
+                        raise InputError(f"{file}: became shorter while it was read")
+                    yield segment, block
+                    self.done += len(block)
+                    self.progress(self.done, self.total)
+
+    def look(self, block: NDArray[np.uint8], name: str, tensor: StoredTensor, values: Values) -> None:
+        """Count the bad values of one block of a tensor."""
+        values.bad += bad_values(block, tensor.dtype, MOST_SHIFT if self.has_shifts(name) else None)
+        values.zero = values.zero and not block.any()
+
+    def has_shifts(self, name: str) -> bool:
+        """Whether a file's tensor has the scales of a matrix of 8 bits."""
+        matrix = matrix_scaled_by(name)
+        parameter = parameters(self.args).get(matrix) if self.args and matrix else None
+        return parameter is not None and parameter.bits == 8
+
+    def judge(self, file: Path, tensors: Mapping[str, StoredTensor], values: Mapping[str, Values]) -> None:
+        """Add a problem for each tensor of the file with bad values, and a note about tensors that are all zeros."""
         self.tensors += len(tensors)
-        bad = {name: result.bad for name, result in found.items() if result.bad}
+        bad = {name: seen.bad for name, seen in values.items() if seen.bad}
         for name, count in list(bad.items())[:SHOWN]:
-            what = "are not scales" if name.endswith(".scales") else "are NaN or infinite"
+            what = "are not scales" if matrix_scaled_by(name) else "are NaN or infinite"
             of = tensors[name].nbytes // tensors[name].dtype.itemsize
             self.problems.append(f"{file}: tensor {quoted(name)}: {count} of its {of} values {what}; download it again")
         if len(bad) > SHOWN:
             self.problems.append(f"{file}: {len(bad) - SHOWN} more tensors with values that are NaN or infinite")
-        zero = (name for name, result in found.items() if result.zero and len(tensors[name].shape) > 1)
-        holes = [name for name in zero if not name.endswith(".scales")]  # a scale of 0 is one like others
+        zero = (name for name, seen in values.items() if seen.zero and len(tensors[name].shape) > 1)
+        holes = [name for name in zero if not matrix_scaled_by(name)]  # a scale of 0 is one like others
         if holes:
             more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
             self.notes.append(f"{file}: all zeros in tensor {quoted(holes[0])}{more}: part of it may not be downloaded")
+
+    def compare_members(
+        self,
+        file: Path,
+        tensors: Mapping[str, StoredTensor],
+        members: Sequence[tuple[int, int, int]],
+        crcs: Sequence[int],
+    ) -> None:
+        """Add a problem for each member of an archive whose CRC-32 is not the archive's own."""
+        for (first, last, expected), crc in zip(members, crcs, strict=True):
+            if crc != expected:
+                inside = [name for name, tensor in tensors.items() if first <= tensor.start < last]
+                what = f"tensor {quoted(inside[0])}" if inside else "a part of the archive"
+                self.problems.append(f"{file}: {what} does not have the archive's checksum; download the file again")
+        if members:
+            self.checked.append(f"{file.name}: CRC-32 of {len(members)} members")
+
+    def compare_digests(self, file: Path, sums: Sequence[Checksum], digests: Sequence[Digest]) -> None:
+        """Add a problem for each checksum that the file does not have."""
+        for checksum, digest in zip(sums, digests, strict=True):
+            name = f"{checksum.algorithm.upper()} by {checksum.source}"
+            self.checked.append(f"{file.name}: {name}")
+            if digest.hexdigest() != checksum.digest:
+                self.problems.append(
+                    f"{file}: {name} is {checksum.digest} and the file has {digest.hexdigest()}; download it again"
+                )
