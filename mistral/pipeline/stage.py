@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mistral.engine.engine import Outcome, Samplers, Sampling, Work, wanted_tokens
 from mistral.errors import InputError
 from mistral.memory import available_memory
-from mistral.model.kv_cache import CacheMetadata
 from mistral.model.transformer import Transformer
 from mistral.pipeline.orders import Close, Command, Export, Join, Leave, Open, Restore, Resume, Room, Step
 from mistral.pipeline.world import COMMAND, REPLY, World
@@ -75,9 +74,9 @@ class Stage:
     def run_layers(self, work: Sequence[Work], x: Tensor) -> Tensor:
         """x (T, D) through this stage's layers -> (T, D)."""
         seqlens, rows = [len(piece.ids) for piece in work], [piece.row for piece in work]
-        metadata = CacheMetadata.build(seqlens, self.cache, rows, self.model.ops)
+        metadata = self.cache.begin(seqlens, rows)
         x = self.model.run_blocks(x, metadata, self.cache, self.world.progress)
-        self.cache.advance(metadata)
+        self.cache.end(metadata)
         return x
 
     def pass_on(self, x: Tensor) -> None:
