@@ -32,7 +32,7 @@ from mistral.checkpoint.args_file import args_from_params
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import CacheMetadata
+from mistral.model.kv_cache import uncached
 from mistral.model.parameters import parameters
 from mistral.model.transformer import Transformer
 from mistral.ops import portable
@@ -225,7 +225,7 @@ def train(
 
     def losses(batch: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         recorder.terms.clear()
-        metadata = CacheMetadata.build([len(ids) for ids in batch], None, range(len(batch)), model.ops)
+        metadata = uncached([len(ids) for ids in batch], model.ops)
         hidden = model.run_blocks(model.embed(np.concatenate(batch)), metadata, None)
         loss = next_token_loss(model.head(hidden), batch, token_weights)
         probed = sum(probe_loss(hidden, p, *probe_targets(batch, w)) for p, w in zip(probes, words, strict=True))

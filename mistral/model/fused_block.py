@@ -1,53 +1,38 @@
-"""A transformer block in two operators of the native backend, where composing it would take about ten."""
+"""A transformer block in two operators, for a backend that has them, where composing it takes about ten."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mistral.ops.native import cache_arguments
+from mistral.model.block import TransformerBlock
+from mistral.model.layers import FeedForward
+from mistral.model.moe import MoeLayer
+from mistral.ops.interface import AttentionView, FusedOps, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
-
-    from mistral.model.kv_cache import CacheView
-    from mistral.model.layers import FeedForward, RMSNorm, TransformerBlock
 
 
 class FusedBlock:
     """Called like the block it is made of, with the same result."""
 
-    def __init__(self, block: TransformerBlock, library: Any) -> None:
-        """`library`: the kernels as operators."""
-        attention = block.attention
-        self.block, self.library = block, library
-        self.projections = handles(attention.wq, attention.wk, attention.wv, attention.wo)
-        layer: Any = block.feed_forward
-        self.mixture, self.feed_forward = None, list[Any]()
-        if hasattr(layer, "experts"):
-            experts = [expert_handles(expert) for expert in layer.experts]
-            self.mixture = layer.gate.data.handle, experts, layer.args.num_experts_per_tok
+    def __init__(self, block: TransformerBlock, fused: FusedOps) -> None:
+        """The block is kept: it holds the weights that the operators use."""
+        self.block = block
+        attention, layer = block.attention, block.feed_forward
+        projections = (attention.wq, attention.wk, attention.wv, attention.wo)
+        first, second = ((norm.weight, norm.eps) for norm in (block.attention_norm, block.ffn_norm))
+        self.attention = fused.attention_block(*first, projections)
+        if isinstance(layer, MoeLayer):
+            experts = [_matrices(expert) for expert in layer.experts]
+            self.feed_forward = fused.mixture_block(*second, layer.gate, experts, layer.args.num_experts_per_tok)
         else:
-            self.feed_forward = expert_handles(layer)
+            self.feed_forward = fused.feed_forward_block(*second, _matrices(layer))
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
-        """x (T, D) -> (T, D)."""
-        first, second = norm_arguments(self.block.attention_norm), norm_arguments(self.block.ffn_norm)
-        x = self.library.attention_block(x, *first, self.projections, cos, sin, *cache_arguments(view))
-        if self.mixture:
-            return self.library.mixture_block(x, *second, *self.mixture)
-        return self.library.feed_forward_block(x, *second, self.feed_forward)
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+        """x (T, D), all rows end to end; cos, sin (T, d) -> (T, D)."""
+        return self.feed_forward(self.attention(x, cos, sin, view))
 
 
-def handles(*weights: Any) -> list[Any]:
-    """The kernels' handles of weights."""
-    return [weight.data.handle for weight in weights]
-
-
-def expert_handles(layer: FeedForward) -> list[Any]:
-    """Of the weights of a feed-forward."""
-    return handles(layer.w1, layer.w2, layer.w3)
-
-
-def norm_arguments(norm: RMSNorm) -> tuple[Any, float]:
-    """A normalisation as an operator takes it."""
-    return norm.weight.data.handle, norm.eps
+def _matrices(layer: FeedForward) -> tuple[Weight, Weight, Weight]:
+    return layer.w1, layer.w2, layer.w3

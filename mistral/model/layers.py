@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mistral.model.kv_cache import CacheView
-from mistral.model.moe import MoeLayer
-from mistral.ops.interface import Ops
+from mistral.ops.interface import AttentionView, Ops, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
-
-    from mistral.ops.interface import Weight
 
 
 class RMSNorm:
@@ -26,7 +22,7 @@ class RMSNorm:
 
 
 class FeedForward:
-    """The gated feed-forward of one layer, or one expert of a mixture."""
+    """The gated feed-forward (arXiv:2002.05202) of a layer, or one expert of a mixture: w1, w3 (F, D), w2 (D, F)."""
 
     def __init__(self, w1: Weight, w2: Weight, w3: Weight, ops: Ops) -> None:
         self.w1, self.w2, self.w3, self.ops = w1, w2, w3, ops
@@ -37,32 +33,18 @@ class FeedForward:
 
 
 class Attention:
-    """Grouped-query attention with a sliding window (arXiv:2310.06825)."""
+    """Grouped-query attention with a sliding window (arXiv:2310.06825).
+
+    wq (H * d, D), wk and wv (KV * d, D), wo (D, H * d).
+    """
 
     def __init__(self, wq: Weight, wk: Weight, wv: Weight, wo: Weight, ops: Ops) -> None:
         self.wq, self.wk, self.wv, self.wo, self.ops = wq, wk, wv, wo, ops
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
-        """x (T, D), all rows end to end -> (T, D). Each row attends to its own past only; `view` keeps that past."""
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+        """x (T, D), all rows end to end; cos, sin (T, d) -> (T, D).
+
+        Each row attends to its own past alone, which `view` holds and to which the step's keys and values are added.
+        """
         q, k, v = (self.ops.linear(x, weight) for weight in (self.wq, self.wk, self.wv))
         return self.ops.linear(self.ops.attention(q, k, v, cos, sin, view), self.wo)
-
-
-class TransformerBlock:
-    """Attention, then feed-forward, each on the normalised input and added to it."""
-
-    def __init__(
-        self,
-        attention: Attention,
-        feed_forward: FeedForward | MoeLayer,
-        attention_norm: RMSNorm,
-        ffn_norm: RMSNorm,
-        ops: Ops,
-    ) -> None:
-        self.attention, self.feed_forward, self.ops = attention, feed_forward, ops
-        self.attention_norm, self.ffn_norm = attention_norm, ffn_norm
-
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
-        """x (T, D) -> (T, D)."""
-        x = self.ops.add(x, self.attention(self.attention_norm(x), cos, sin, view))
-        return self.ops.add(x, self.feed_forward(self.ffn_norm(x)))

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import MoeArgs
-from mistral.ops.interface import Ops
+from mistral.model.layers import FeedForward
+from mistral.ops.interface import Ops, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
-
-    from mistral.model.layers import FeedForward
-    from mistral.ops.interface import Weight
 
 
 @dataclass(frozen=True)

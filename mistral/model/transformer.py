@@ -10,40 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache
-from mistral.model.layers import Attention, FeedForward, RMSNorm, TransformerBlock
-from mistral.model.moe import MoeLayer
+from mistral.model.block import GetWeight, TransformerBlock, build_block
+from mistral.model.fused_block import FusedBlock
+from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
+from mistral.model.layers import RMSNorm
 from mistral.model.rope import rope_angles
 from mistral.ops.interface import Ops
 
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-    from mistral.ops.interface import Weight
     from mistral.pipeline.world import World
-
-GetWeight = Callable[[str], "Weight"]
-
-
-def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> TransformerBlock:
-    """Layer number `layer` (global), its weights asked for by their checkpoint names."""
-
-    def feed_forward(prefix: str) -> FeedForward:
-        w1, w2, w3 = (get(f"{prefix}.{name}.weight") for name in ("w1", "w2", "w3"))
-        return FeedForward(w1, w2, w3, ops)
-
-    prefix = f"layers.{layer}"
-    wq, wk, wv, wo = (get(f"{prefix}.attention.{name}.weight") for name in ("wq", "wk", "wv", "wo"))
-    attention = Attention(wq, wk, wv, wo, ops)
-    ffn: FeedForward | MoeLayer
-    if args.moe:
-        experts = [feed_forward(f"{prefix}.feed_forward.experts.{e}") for e in range(args.moe.num_experts)]
-        ffn = MoeLayer(experts, get(f"{prefix}.feed_forward.gate.weight"), args.moe, ops)
-    else:
-        ffn = feed_forward(f"{prefix}.feed_forward")
-    norms = (RMSNorm(get(f"{prefix}.{name}.weight"), args.norm_eps, ops) for name in ("attention_norm", "ffn_norm"))
-    attention_norm, ffn_norm = norms
-    return TransformerBlock(attention, ffn, attention_norm, ffn_norm, ops)
 
 
 class Transformer:
@@ -52,16 +29,16 @@ class Transformer:
     def __init__(
         self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None, world: World | None = None
     ) -> None:
-        """`get` is called once for the name of each weight that these layers need, and for no other.
-
-        `world`: the ranks that hold the other layers.
-        """
+        """`get` is called once for the name of each weight that these layers need, and for no other."""
         self.args, self.ops, self.world = args, ops, world
         self.layers = range(args.n_layers) if layers is None else layers
         self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
         tied = self.is_last and args.tied_embeddings
         self.tok_embeddings = get("tok_embeddings.weight") if self.is_first or tied else None
-        self.blocks = {layer: ops.fuse(build_block(args, layer, get, ops)) for layer in self.layers}
+        self.blocks: dict[int, TransformerBlock | FusedBlock] = {}
+        for layer in self.layers:
+            block = build_block(args, layer, get, ops)
+            self.blocks[layer] = FusedBlock(block, ops.fused) if ops.fused else block
         self.norm = RMSNorm(get("norm.weight"), args.norm_eps, ops) if self.is_last else None
         self.output = None
         if self.is_last:
@@ -117,10 +94,10 @@ class Transformer:
         rows = range(len(seqlens)) if rows is None else rows
         assert ids.shape == (sum(seqlens),) and min(seqlens) > 0 and len(rows) == len(seqlens)
         assert ids.min() >= 0 and ids.max() < self.args.vocab_size, "a token id outside the vocabulary"
-        metadata = CacheMetadata.build(seqlens, cache, rows, self.ops)
+        metadata = uncached(seqlens, self.ops) if cache is None else cache.begin(seqlens, rows)
         x = self.run_blocks(self.embed(ids), metadata, cache)
-        if cache:
-            cache.advance(metadata)
+        if cache is not None:
+            cache.end(metadata)
         return self.head(x if wanted is None else self.ops.take(x, np.asarray(wanted, np.int64)))
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:

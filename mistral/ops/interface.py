@@ -1,11 +1,12 @@
 """The arithmetic of the model: one set of functions, so that a faster implementation slots in behind the same names.
 
-A model is given its backend when it is built; there is no process-wide choice.
+A model is given its backend when it is built; there is no process-wide choice. Nothing here knows of the model: what
+attention asks of a cache is the `AttentionView` below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,9 +17,6 @@ from mistral.ops.quantized import Quantized
 
 if TYPE_CHECKING:
     from mindspore import Tensor
-
-    from mistral.model.kv_cache import CacheView
-    from mistral.model.layers import TransformerBlock
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,50 @@ class Weight:
         return tuple(self.data.shape)
 
 
+class AttentionView(Protocol):
+    """One layer's past and plan during one step of B rows, as attention sees them.
+
+    `index` counts the rows of the step, from 0 to B - 1. A backend either goes row by row, with `extend` and `blocks`,
+    or takes all rows at once, with the other fields, and then writes new keys and values into `stored` itself.
+    """
+
+    seqlens: Sequence[int]  # (B,) new tokens of each row; their sum is T
+    before: Sequence[int]  # (B,) tokens that each row has seen before this step
+    stored: Sequence[tuple[Tensor, Tensor] | None]  # (B,) keys and values (KV, slots, d) of each row; None: no cache
+    window: int | None  # positions that a query sees, itself included; None: all
+
+    def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the t new keys and values (KV, t, d) of row `index`; return the S that its queries meet (KV, S, d)."""
+
+    def blocks(self, index: int) -> Iterable[tuple[slice, slice, Tensor | None]]:
+        """For each group of queries of row `index` that is scored at once: which of its t new tokens they are, which
+        of the S keys they meet, and the mask to add to their scores, float32 (queries, keys); None adds nothing.
+        """
+
+
+class FusedOps(Protocol):
+    """The two halves of a transformer block, each as one operator. Weights are looked up once, when a half is made.
+
+    norm (D,) and eps are those of the normalisation before the half, whose result is added to x.
+    """
+
+    def attention_block(
+        self, norm: Weight, eps: float, projections: Sequence[Weight]
+    ) -> Callable[[Tensor, Tensor, Tensor, AttentionView], Tensor]:
+        """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo.
+
+        The operator takes x (T, D), cosines and sines (T, d) and the view; it returns (T, D).
+        """
+
+    def feed_forward_block(self, norm: Weight, eps: float, weights: Sequence[Weight]) -> Callable[[Tensor], Tensor]:
+        """x + feed_forward(rms_norm(x)), (T, D) -> (T, D); weights: w1, w2, w3."""
+
+    def mixture_block(
+        self, norm: Weight, eps: float, gate: Weight, experts: Sequence[Sequence[Weight]], experts_per_token: int
+    ) -> Callable[[Tensor], Tensor]:
+        """x + mixture_of_experts(rms_norm(x)), (T, D) -> (T, D); w1, w2, w3 of each expert."""
+
+
 class Ops(Protocol):
     """What a backend provides; `mistral/ops/portable.py` is the definition of each function.
 
@@ -40,10 +82,14 @@ class Ops(Protocol):
     d head_dim, V vocabulary, E experts, K experts per token.
     """
 
-    SLOT_BYTES: int
+    SLOT_BYTES: int  # of each element in a cache
+    fused: FusedOps | None  # for a backend that has a block in two operators
 
     def weight(self, array: NDArray[Any] | Quantized) -> Weight:
         """A weight as this backend wants it, from an array of float32, float16 or bfloat16, or of 8 or 4 bits."""
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """A host array on the device."""
 
     def embed(self, table: Weight, ids: NDArray[np.int64]) -> Tensor:
         """Rows `ids` (T,) of a (V, D) table -> (T, D)."""
@@ -54,11 +100,8 @@ class Ops(Protocol):
     def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
         """x (T, D) over its root mean square, times weight (D,)."""
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
         """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
-
-    def fuse(self, block: TransformerBlock) -> Callable[[Tensor, Tensor, Tensor, CacheView], Tensor]:
-        """A faster form of a block, called like it and with the same result, or the block itself."""
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""
@@ -76,7 +119,7 @@ class Ops(Protocol):
         """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
 
     def take(self, x: Tensor, indices: NDArray[np.int64]) -> Tensor:
-        """Rows `indices` of x."""
+        """Rows `indices` (n,) of x (T, D) -> (n, D)."""
 
     def weighted_sum(self, x: Tensor, weights: Tensor) -> Tensor:
         """Sum over K of x (T, K, D) times weights (T, K) -> (T, D)."""
@@ -86,6 +129,3 @@ class Ops(Protocol):
 
     def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
         """Tensors joined along an axis."""
-
-    def tensor(self, array: NDArray[Any]) -> Tensor:
-        """A host array on the device."""

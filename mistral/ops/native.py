@@ -9,25 +9,20 @@ meet float32 activations; with `precise` all do, and the cache is float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
 from mistral.ops import build, portable
-from mistral.ops.interface import Weight
+from mistral.ops.interface import AttentionView, FusedOps, Weight
 from mistral.ops.quantized import Quantized
-
-if TYPE_CHECKING:
-    from mistral.model.fused_block import FusedBlock
-    from mistral.model.kv_cache import CacheView
-    from mistral.model.layers import TransformerBlock
 
 NO_WINDOW = 1 << 40  # positions, more than there are
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # as kernels.h numbers them
@@ -51,6 +46,7 @@ class Native:
         glue, kernels = build.build_all([build.glue(), build.kernels(machine)])
         self.extension = load_extension(glue)
         self.library = self.extension.Library(str(kernels), precise)
+        self.fused: FusedOps | None = FusedKernels(self.library)
         self.precise = precise
         self.instructions: str = self.library.instructions
         self.SLOT_BYTES = 4 if precise else 2
@@ -84,15 +80,9 @@ class Native:
         """x (T, D) over its root mean square, times weight (D,)."""
         return self.library.rms_norm(x, weight.data.handle, eps)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
         """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
         return self.library.attention(q, k, v, cos, sin, *cache_arguments(view))
-
-    def fuse(self, block: TransformerBlock) -> FusedBlock:
-        """The same block in two operators."""
-        from mistral.model.fused_block import FusedBlock
-
-        return FusedBlock(block, self.library)
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d): float32, or the bits of bfloat16 as a dtype whose slices MindSpore can copy."""
@@ -104,7 +94,7 @@ class Native:
 
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""
-        return self.library.feed_forward(x, [w.data.handle for w in (w1, w2, w3)])
+        return self.library.feed_forward(x, handles((w1, w2, w3)))
 
     def score(self, x: Tensor, gate: Weight) -> Tensor:
         """x (T, D) times the transpose of a router (E, D) -> (T, E); x is not rounded, lest it change experts."""
@@ -115,7 +105,7 @@ class Native:
         return portable.route(logits, experts_per_token)
 
     def take(self, x: Tensor, indices: NDArray[np.int64]) -> Tensor:
-        """Rows `indices` of x."""
+        """Rows `indices` (n,) of x (T, D) -> (n, D)."""
         if len(indices) == x.shape[0] and np.array_equal(indices, np.arange(len(indices))):
             return x
         return portable.take(x, indices)
@@ -133,13 +123,55 @@ class Native:
         return portable.concat(tensors, axis)
 
 
-def cache_arguments(view: CacheView) -> tuple[list[Tensor], list[int], int]:
+class FusedKernels:
+    """Half a block in one operator, where composing a whole block takes about ten. See `FusedOps`.
+
+    An operator holds the kernels' handles of its weights; the weights themselves must be kept as long as it is used.
+    """
+
+    def __init__(self, library: Any) -> None:
+        """`library`: the kernels as operators."""
+        self.library = library
+
+    def attention_block(
+        self, norm: Weight, eps: float, projections: Sequence[Weight]
+    ) -> Callable[[Tensor, Tensor, Tensor, AttentionView], Tensor]:
+        """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo."""
+        norm_handle, projection_handles = norm.data.handle, handles(projections)
+
+        def attention_block(x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+            return self.library.attention_block(
+                x, norm_handle, eps, projection_handles, cos, sin, *cache_arguments(view)
+            )
+
+        return attention_block
+
+    def feed_forward_block(self, norm: Weight, eps: float, weights: Sequence[Weight]) -> Callable[[Tensor], Tensor]:
+        """x + feed_forward(rms_norm(x)), (T, D) -> (T, D); weights: w1, w2, w3."""
+        norm_handle, weight_handles = norm.data.handle, handles(weights)
+        return lambda x: self.library.feed_forward_block(x, norm_handle, eps, weight_handles)
+
+    def mixture_block(
+        self, norm: Weight, eps: float, gate: Weight, experts: Sequence[Sequence[Weight]], experts_per_token: int
+    ) -> Callable[[Tensor], Tensor]:
+        """x + mixture_of_experts(rms_norm(x)), (T, D) -> (T, D); w1, w2, w3 of each expert."""
+        norm_handle, gate_handle = norm.data.handle, gate.data.handle
+        expert_handles = [handles(weights) for weights in experts]
+        return lambda x: self.library.mixture_block(x, norm_handle, eps, gate_handle, expert_handles, experts_per_token)
+
+
+def handles(weights: Sequence[Weight]) -> list[Any]:
+    """The kernels' handles of weights."""
+    return [weight.data.handle for weight in weights]
+
+
+def cache_arguments(view: AttentionView) -> tuple[list[Tensor], list[int], int]:
     """What the kernels want of a view: keys and values of each row; its tokens, those before and slots; the window."""
     caches: list[Tensor] = []
     sizes: list[int] = []
-    for seqlen, before, held in zip(view.metadata.seqlens, view.metadata.before, view.stored, strict=True):
-        caches += held or ()
-        sizes += [seqlen, before, int(held[0].shape[1]) if held else 0]
+    for seqlen, before, stored in zip(view.seqlens, view.before, view.stored, strict=True):
+        caches += stored or ()
+        sizes += [seqlen, before, int(stored[0].shape[1]) if stored else 0]
     return caches, sizes, NO_WINDOW if view.window is None else view.window
 
 

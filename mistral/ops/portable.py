@@ -9,20 +9,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
-from mistral.ops.interface import Weight
+from mistral.ops.interface import AttentionView, FusedOps, Weight
 from mistral.ops.quantized import Quantized
 
-if TYPE_CHECKING:
-    from mistral.model.kv_cache import CacheView
-    from mistral.model.layers import TransformerBlock
-
 SLOT_BYTES = 4  # of each element in a cache
+fused: FusedOps | None = None  # here a block is composed of the functions below
 # A weight is stored (out, in). The functional `dense` copies its transpose at every call; this operator does not.
 _matmul_transposed = ops.MatMul(transpose_b=True)
 _batch_matmul = ops.BatchMatMul()
@@ -102,23 +99,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return out.transpose(2, 0, 1, 3).reshape(tokens, heads, head_dim)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: CacheView) -> Tensor:
-    """Attention of a step, every row over its own past, which `view` keeps and is given the new keys and values.
+def attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+    """Attention of a step: each row's queries over its own past and new keys, which `view` stores and hands out.
 
-    q (T, H * d), k and v (T, KV * d), not yet turned; cos and sin (T, d). Returns (T, H * d).
+    q (T, H * d), k and v (T, KV * d), before the rotary embedding; cos and sin (T, d). Returns (T, H * d).
     """
     tokens, head_dim = cos.shape
     q = rope(q.reshape(tokens, -1, head_dim), cos, sin)
     k = rope(k.reshape(tokens, -1, head_dim), cos, sin).transpose(1, 0, 2)  # (KV, T, d)
     v = v.reshape(tokens, -1, head_dim).transpose(1, 0, 2)
-    seqlens = view.metadata.seqlens
     parts = []
-    per_row = zip(split(q, seqlens, 0), split(k, seqlens, 1), split(v, seqlens, 1), strict=True)
+    per_row = zip(split(q, view.seqlens, 0), split(k, view.seqlens, 1), split(v, view.seqlens, 1), strict=True)
     for index, (queries, new_keys, new_values) in enumerate(per_row):
-        keys, values = view.extend(index, new_keys, new_values)
-        for block in view.plans[index].blocks:
-            seen = _part(keys, 1, block.keys), _part(values, 1, block.keys)
-            parts.append(attend(_part(queries, 0, block.queries), *seen, view.mask(block)))
+        keys, values = view.extend(index, new_keys, new_values)  # (KV, S, d)
+        for tokens_of_block, keys_of_block, mask in view.blocks(index):
+            met = _part(keys, 1, keys_of_block), _part(values, 1, keys_of_block)
+            parts.append(attend(_part(queries, 0, tokens_of_block), *met, mask))
     return concat(parts, 0).reshape(tokens, -1)
 
 
@@ -127,11 +123,6 @@ def _part(x: Tensor, axis: int, span: slice) -> Tensor:
     if span == slice(0, x.shape[axis]):
         return x
     return x[span] if axis == 0 else x[:, span]
-
-
-def fuse(block: TransformerBlock) -> TransformerBlock:
-    """A faster form of a block: itself."""
-    return block
 
 
 def new_slots(shape: tuple[int, ...]) -> Tensor:
@@ -161,7 +152,7 @@ def route(logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.in
 
 
 def take(x: Tensor, indices: NDArray[np.int64]) -> Tensor:
-    """Rows `indices` of x."""
+    """Rows `indices` (n,) of x (T, D) -> (n, D)."""
     return ops.gather(x, tensor(indices.astype(np.int32)), 0)
 
 

@@ -25,7 +25,7 @@ from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.memory import forget_peak, resident_memory
 from mistral.model.args import MoeArgs, Quantization
-from mistral.model.kv_cache import visible
+from mistral.model.attention_plan import visible
 from mistral.model.parameters import Parameter, parameters
 from mistral.ops.device import thread_count
 from tests.support.command_line import ARGS, ROOT, CommandLine, Outcome, write_model

@@ -17,18 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral.model import kv_cache as cache_module
+from mistral.errors import InputError
+from mistral.model import attention_plan
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import (
-    CacheMetadata,
-    CacheView,
-    RollingCache,
-    plan_row,
-    plan_writes,
-    slot_positions,
-    slots_needed,
-    visible,
-)
+from mistral.model.attention_plan import Source, plan_row, plan_writes, slot_positions, visible
+from mistral.model.kv_cache import CacheView, RollingCache, slots_needed, uncached
 from mistral.ops.interface import Ops
 from tests.support.small_models import DENSE
 
@@ -78,7 +71,7 @@ class Numbered:
 
     def feed(self, seqlens: dict[int, int]) -> None:
         """One step. Asserts that each query sees exactly the last `window` tokens up to itself, each once."""
-        metadata = CacheMetadata.build(list(seqlens.values()), self.cache, list(seqlens), OPS)
+        metadata = self.cache.begin(list(seqlens.values()), list(seqlens))
         new = {row: [next(self.numbers) for _ in range(seqlen)] for row, seqlen in seqlens.items()}
         starts = {row: len(self.history[row]) for row in seqlens}
         assert metadata.positions.tolist() == [starts[row] + i for row in seqlens for i in range(seqlens[row])]
@@ -90,7 +83,7 @@ class Numbered:
                 positions = range(starts[row], starts[row] + seqlens[row])
                 expected = [self.history[row][first_seen(p, window) : p + 1] for p in positions]
                 assert seen_by_queries(view, index, new[row]) == expected
-        self.cache.advance(metadata)
+        self.cache.end(metadata)
 
     def held(self, row: int, layer: int) -> list[int]:
         """The number in each slot; 0 where nothing was ever written."""
@@ -119,12 +112,11 @@ def seen_by_queries(view: CacheView, index: int, new: list[int]) -> list[list[in
     keys, values = cast(tuple[Array, Array], view.extend(index, cast(Any, tokens), cast(Any, -tokens)))
     assert np.array_equal(keys, -values)
     seen = []
-    for block in view.plans[index].blocks:
-        span = keys[0, block.keys, 0]
-        mask = view.mask(block)
-        addend = np.zeros((block.queries.stop - block.queries.start, len(span))) if mask is None else cast(Any, mask)
-        assert addend.shape == (block.queries.stop - block.queries.start, len(span))
-        seen += [sorted(int(number) for number in span[row == 0]) for row in addend]
+    for queries, met, mask in view.blocks(index):
+        numbers, shape = keys[0, met, 0], (queries.stop - queries.start, met.stop - met.start)
+        addend = np.zeros(shape) if mask is None else cast(Any, mask)
+        assert addend.shape == shape
+        seen += [sorted(int(number) for number in numbers[row == 0]) for row in addend]
     return seen
 
 
@@ -135,7 +127,7 @@ SEQLENS = st.lists(st.integers(1, 10), min_size=1, max_size=8)
 def test_the_worked_example_row_by_row() -> None:
     assert slot_positions(5, 3).tolist() == [3, 4, 2]
     plan = plan_row(2, 5, 3, 3)
-    assert plan.join == 3
+    assert (plan.source, plan.keys.tolist()) == (Source.SLOTS_THEN_NEW, [3, 4, 2, 5, 6])
     (block,) = plan.blocks
     assert (block.queries, block.keys) == (slice(0, 2), slice(0, 5))
     assert block.mask is not None
@@ -160,22 +152,22 @@ def test_trap_1_a_window_of_w_sees_w_keys() -> None:
 
 
 @given(kv_seqlen=st.integers(0, 60), slots=st.integers(1, 12))
-def test_slot_positions_are_those_of_a_ring(kv_seqlen: int, slots: int) -> None:
-    ring = [-1] * slots
+def test_slot_positions_are_those_of_a_rolling_buffer(kv_seqlen: int, slots: int) -> None:
+    held = [-1] * slots
     for position in range(kv_seqlen):
-        ring[position % slots] = position
-    assert slot_positions(kv_seqlen, slots).tolist() == ring
+        held[position % slots] = position
+    assert slot_positions(kv_seqlen, slots).tolist() == held
 
 
 @given(before=st.integers(0, 40), seqlen=st.integers(1, 40), slots=st.integers(1, 12))
 def test_writes_leave_the_last_tokens_each_in_its_slot(before: int, seqlen: int, slots: int) -> None:
-    ring = slot_positions(before, slots)
+    held = slot_positions(before, slots)
     new = np.arange(before, before + seqlen)
     writes = plan_writes(before, seqlen, slots)
     assert len(writes) <= 2
     for to, tokens in writes:
-        ring[to] = new[tokens]
-    assert ring.tolist() == slot_positions(before + seqlen, slots).tolist()
+        held[to] = new[tokens]
+    assert held.tolist() == slot_positions(before + seqlen, slots).tolist()
     assert sum(to.stop - to.start for to, _ in writes) == min(seqlen, slots)  # nothing is written twice
 
 
@@ -184,9 +176,9 @@ def test_writes_leave_the_last_tokens_each_in_its_slot(before: int, seqlen: int,
 def test_trap_2_every_query_sees_its_window_before_it_is_overwritten(
     window: int | None, seqlens: list[int], spare: int, block: int
 ) -> None:
-    """Chunks of any lengths, over the ring's end, in score blocks of any size: old keys are read, then replaced."""
+    """Chunks of any lengths, past the last slot, in score blocks of any size: old keys are read, then replaced."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_module, "QUERY_BLOCK", block)
+        patch.setattr(attention_plan, "QUERY_BLOCK", block)
         numbered = Numbered((window,))
         numbered.add(0, sum(seqlens) + spare)
         for seqlen in seqlens:
@@ -211,8 +203,8 @@ def test_ragged_rows_keep_apart_and_some_wait(window: int | None, steps: list[li
 @given(window=WINDOWS, seqlen=st.integers(1, 20), block=st.integers(1, 8))
 def test_without_a_cache_the_window_holds_too(window: int | None, seqlen: int, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_module, "QUERY_BLOCK", block)
-        metadata = CacheMetadata.build([seqlen], None, [0], OPS)
+        patch.setattr(attention_plan, "QUERY_BLOCK", block)
+        metadata = uncached([seqlen], OPS)
         seen = seen_by_queries(CacheView(metadata, None, 0, window), 0, list(range(seqlen)))
         assert seen == [list(range(first_seen(query, window), query + 1)) for query in range(seqlen)]
 
@@ -252,8 +244,8 @@ def test_feed_truncate_reserve_and_reset_in_any_order(
         assert slots == [slots_needed(capacity, window) for window in windows]
 
 
-def test_two_truncations_in_a_row_do_not_forget_what_the_ring_lost() -> None:
-    """Of 10 tokens a ring of 4 holds 6 to 9. Going back to 9 is possible; then to 8 is not, for token 5 is gone."""
+def test_two_truncations_in_a_row_do_not_forget_what_the_slots_lost() -> None:
+    """Of 10 tokens 4 slots hold 6 to 9. Going back to 9 is possible; then to 8 is not, for token 5 is gone."""
     numbered = Numbered((4,))
     numbered.add(0, 20)
     numbered.feed({0: 10})
@@ -263,7 +255,7 @@ def test_two_truncations_in_a_row_do_not_forget_what_the_ring_lost() -> None:
 
 @settings(deadline=None)
 @given(window=st.integers(1, 5), seqlen=st.integers(4, 16), steps=st.lists(st.integers(-2, 2), min_size=2, max_size=8))
-def test_small_steps_back_and_forth_over_a_full_ring(window: int, seqlen: int, steps: list[int]) -> None:
+def test_small_steps_back_and_forth_over_full_slots(window: int, seqlen: int, steps: list[int]) -> None:
     numbered = Numbered((window,))
     numbered.add(0, 100)
     numbered.feed({0: seqlen})
@@ -307,11 +299,11 @@ def test_trap_21_a_decoding_row_scores_its_own_slots_once_and_no_others() -> Non
     for row, capacity in enumerate((3, 500)):
         numbered.add(row, capacity)
     numbered.feed({0: 2, 1: 40})
-    metadata = CacheMetadata.build([1, 1], numbered.cache, [0, 1], OPS)
+    metadata = numbered.cache.begin([1, 1], [0, 1])
     plans = CacheView(metadata, numbered.cache, 0, 6).plans
     assert [plan.blocks[0].keys for plan in plans] == [slice(0, 3), slice(0, 6)]
     assert [len(plan.blocks) for plan in plans] == [1, 1]
-    assert plans[1].blocks[0].mask is None  # a full ring needs none
+    assert plans[1].blocks[0].mask is None  # where all slots are filled, none is needed
 
 
 def test_score_blocks_bound_the_mask_of_a_long_chunk() -> None:
@@ -324,11 +316,11 @@ def test_layers_of_one_window_share_plans_and_masks() -> None:
     numbered = Numbered((4, None, 4))
     numbered.add(0, 20)
     numbered.feed({0: 6})
-    metadata = CacheMetadata.build([3], numbered.cache, [0], OPS)
+    metadata = numbered.cache.begin([3], [0])
     views = [CacheView(metadata, numbered.cache, layer, window) for layer, window in enumerate((4, None, 4))]
     assert views[0].plans is views[2].plans
     assert views[0].plans is not views[1].plans
-    assert views[0].mask(views[0].plans[0].blocks[0]) is views[2].mask(views[2].plans[0].blocks[0])
+    assert next(views[0].blocks(0))[2] is next(views[2].blocks(0))[2] is not None
 
 
 def test_a_dropped_row_makes_room_for_another_of_its_number() -> None:
@@ -344,5 +336,5 @@ def test_a_dropped_row_makes_room_for_another_of_its_number() -> None:
 def test_a_row_beyond_its_capacity_is_a_mistake() -> None:
     numbered = Numbered((4,))
     numbered.add(0, 5)
-    with pytest.raises(AssertionError, match="capacity"):
+    with pytest.raises(InputError, match="row 0 has seen 0 tokens, and 6 more would exceed its capacity of 5"):
         numbered.feed({0: 6})

@@ -169,7 +169,7 @@ def test_trap_4_windows_go_by_the_global_layer(ops: Ops) -> None:
         assert {layer: held[0].shape[1] for layer, held in cache.rows[0].layers.items()} == {
             layer: [18, 2, 3, 7][layer] for layer in layers
         }
-        x = stage.run_blocks(x, CacheMetadata.build([18], cache, [0], ops), cache)
+        x = stage.run_blocks(x, cache.begin([18], [0]), cache)
     assert_close(whole.head(x).asnumpy(), oracle_logits(model.tensors, args, ids.tolist()))
 
 

@@ -29,7 +29,7 @@ print("whole")
 """
 START = """
 import sys
-from mistral.device import start_device
+from mistral.ops.device import start_device
 from mistral.errors import InputError
 try:
     start_device(*eval(sys.argv[1]))

@@ -15,7 +15,7 @@ import pytest
 
 from mistral.engine.sampling import log_softmax
 from mistral.generate import generate
-from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache
+from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
 from mistral.model.rope import rope_angles
 from mistral.model.transformer import Transformer
 from mistral.ops import portable
@@ -229,9 +229,9 @@ def compare_attention(
         q, k, v = (random(tokens, n * head_dim, seed=9 * step + i) for i, n in enumerate((heads, kv_heads, kv_heads)))
         found = list[Array]()
         for ops, cache in zip(backends, caches, strict=True):
-            metadata = CacheMetadata.build(seqlens, cache, range(3), ops)
+            metadata = cache.begin(seqlens, range(3))
             found.append(attend(ops, (q, k, v), metadata, cache, head_dim, window))
-            cache.advance(metadata)
+            cache.end(metadata)
         assert_close(found[0], found[1], tolerance)
         assert np.abs(found[0] - found[1]).mean() < tolerance / 6
 
@@ -241,7 +241,7 @@ def test_attention_without_a_cache(native: Ops, window: int | None) -> None:
     seqlens, found = (9, 1, 30), list[Array]()
     q, k, v = (random(40, n * 8, seed=n) for n in (4, 2, 2))
     for ops in (native, cast(Ops, portable)):
-        metadata = CacheMetadata.build(seqlens, None, range(3), ops)
+        metadata = uncached(seqlens, ops)
         found.append(attend(ops, (q, k, v), metadata, None, 8, window))
     assert_close(found[0], found[1], 2e-2)
 

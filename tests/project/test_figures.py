@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import visible
+from mistral.model.attention_plan import visible
 from mistral.model.moe import Dispatch
 from tools.draw_figures import DRAWINGS, FIGURES
 from tools.figures.attention import MODELS, cache_bytes, influence, model_args

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mistral.checkpoint.args_file import args_from_params
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import RollingCache, visible
+from mistral.model.attention_plan import visible
+from mistral.model.kv_cache import RollingCache
 from mistral.ops.interface import Ops
 from tools.figures.canvas import BLUE, GREY, MUTED, ORANGE, PALE, PALE_ORANGE, Canvas
 

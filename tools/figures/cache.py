@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.model.kv_cache import RowPlan, plan_row, slot_positions, slots_needed
+from mistral.model.attention_plan import RowPlan, Source, plan_row, slot_positions
+from mistral.model.kv_cache import slots_needed
 from tools.figures.canvas import BLUE, MUTED, ORANGE, PALE, PALE_BLUE, PALE_ORANGE, VERMILION, Canvas
 
 
@@ -64,10 +65,8 @@ def prefill_steps(prompt: int, chunk: int, window: int, slots: int) -> list[Step
         seqlen = 1 if before == prompt else min(chunk, prompt - before)
         plan = plan_row(seqlen, before, window, slots)
         queries, after = np.arange(before, before + seqlen), slot_positions(before + seqlen, slots)
-        old = slot_positions(before, slots)[: plan.join]
-        single = seqlen == 1  # read out of the slots, after it was written
-        keys = after if single else np.concatenate([old, queries])
-        steps.append(Step(plan, queries, keys, slots if single else len(old), after))
+        new = 0 if plan.source is Source.SLOTS else seqlen  # keys that do not come out of the cache
+        steps.append(Step(plan, queries, plan.keys, len(plan.keys) - new, after))
     return steps
 
 

@@ -1,0 +1,133 @@
+"""Which keys the new tokens of a row meet in one step, and where their own keys are kept. Pure: positions, no tensors.
+
+A layer keeps a row's keys in slots: position p in slot p % slots, of which there are as many as the window is long, or
+as the row may have tokens where that is less (Mistral 7B, arXiv:2310.06825, section 2). Three cases:
+
+- No cache: the new tokens meet each other.
+- A chunk: the new tokens meet the keys in the slots, laid before their own, and only then are their keys written; for
+  these replace keys that the first tokens of the chunk still see.
+- One token: its key is written first. It replaces the one key that the token does not see any more, so that the slots
+  are what it meets, without a copy.
+
+A worked example of a chunk, window 3. The row has seen 5 tokens, so its 3 slots hold positions [3, 4, 2]. Two tokens
+come, positions 5 and 6. The keys laid end to end are [3, 4, 2, 5, 6], and a query sees those less than 3 behind it:
+
+    query 5:  [x, x, ., x, .]
+    query 6:  [., x, ., x, x]
+
+Then the new keys are written, to slots 5 % 3 = 2 and 6 % 3 = 0: the slots hold [6, 4, 5].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUERY_BLOCK = 512  # queries scored at once, at most, so that a long chunk never makes a square score matrix
+SCORES = 1 << 21  # scores of one head at once, at most, as long as that allows one query
+
+
+def slot_positions(kv_seqlen: int, slots: int) -> NDArray[np.int64]:
+    """The absolute position that each slot (slots,) holds after `kv_seqlen` tokens; -1 where none has been written."""
+    last = kv_seqlen - 1
+    return np.maximum(last - (last - np.arange(slots)) % slots, -1)
+
+
+def visible(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | None) -> NDArray[np.bool_]:
+    """Which key positions (S,) each query position (T,) attends to -> (T, S): 0 <= query - key < window, key >= 0."""
+    behind = queries[:, None] - keys[None, :]
+    seen = (behind >= 0) & (keys >= 0)[None, :]
+    return seen if window is None else seen & (behind < window)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries scored together: which of the row's new tokens they are, which of its keys they meet.
+
+    mask (queries, keys): which of these each query sees; None: all of them.
+    """
+
+    queries: slice
+    keys: slice
+    mask: NDArray[np.bool_] | None
+
+
+class Source(Enum):
+    """Where the keys that a row's new tokens meet come from."""
+
+    NEW = "the new tokens"
+    SLOTS_THEN_NEW = "the slots, as they are before the step, then the new tokens"
+    SLOTS = "the slots, after the new token has been written to its own"
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What one step does to one row in layers of one window.
+
+    keys: the absolute positions (S,) of the keys that the new tokens meet, in order; -1 for a slot never written.
+    writes: (slots, new tokens) for each run of new keys that lie side by side in the slots.
+    """
+
+    source: Source
+    keys: NDArray[np.int64]
+    blocks: tuple[Block, ...]
+    writes: tuple[tuple[slice, slice], ...]
+
+
+def plan_row(seqlen: int, before: int, window: int | None, slots: int | None) -> RowPlan:
+    """Plan `seqlen` new tokens of a row that has seen `before`; `slots` None means that no cache keeps them."""
+    if slots is None:
+        return plan_uncached(seqlen, before, window)
+    return plan_token(before, window, slots) if seqlen == 1 else plan_chunk(seqlen, before, window, slots)
+
+
+def plan_uncached(seqlen: int, before: int, window: int | None) -> RowPlan:
+    """New tokens that meet each other and are kept nowhere."""
+    new = np.arange(before, before + seqlen)
+    return RowPlan(Source.NEW, new, plan_blocks(new, new, window), ())
+
+
+def plan_chunk(seqlen: int, before: int, window: int | None, slots: int) -> RowPlan:
+    """New tokens that meet what the slots hold, laid before them; they are written afterwards."""
+    new, filled = np.arange(before, before + seqlen), min(before, slots)  # slots are filled in order
+    keys = np.concatenate([slot_positions(before, slots)[:filled], new])
+    source = Source.SLOTS_THEN_NEW if filled else Source.NEW
+    return RowPlan(source, keys, plan_blocks(new, keys, window), plan_writes(before, seqlen, slots))
+
+
+def plan_token(before: int, window: int | None, slots: int) -> RowPlan:
+    """One new token, which is written first and then meets all slots."""
+    keys = slot_positions(before + 1, slots)
+    return RowPlan(Source.SLOTS, keys, plan_blocks(np.array([before]), keys, window), plan_writes(before, 1, slots))
+
+
+def plan_blocks(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | None) -> tuple[Block, ...]:
+    """Cut queries (T,) into blocks, each with those of the keys (S,) that it meets.
+
+    Where there are several queries, the last T keys are their own. So the keys of later blocks are left out at the end;
+    at the beginning those that have left the window of the block's first query.
+    """
+    blocks = []
+    size = max(1, min(QUERY_BLOCK, SCORES // len(keys)))
+    for low in range(0, len(queries), size):
+        high = min(len(queries), low + size)
+        first = 0 if window is None else int(np.argmax(keys > queries[low] - window))
+        met = slice(first, len(keys) - (len(queries) - high))
+        mask = visible(queries[low:high], keys[met], window)
+        blocks.append(Block(slice(low, high), met, None if mask.all() else mask))
+    return tuple(blocks)
+
+
+def plan_writes(before: int, seqlen: int, slots: int) -> tuple[tuple[slice, slice], ...]:
+    """Where the last `slots` of `seqlen` new tokens go after `before` earlier ones: at most two runs."""
+    start = max(0, seqlen - slots)
+    runs = []
+    while start < seqlen:
+        slot = (before + start) % slots
+        length = min(slots - slot, seqlen - start)
+        runs.append((slice(slot, slot + length), slice(start, start + length)))
+        start += length
+    return tuple(runs)
