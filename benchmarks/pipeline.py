@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pipeline_job import OWN_MEMORY, Case, Measured, Memory, Pass, measure
 from benchmarks.timetable import Link, bubble_share, timetable
-from mistral.cli.bench.random_checkpoint import kept, shape_args, write_random
+from mistral.cli.bench.random_checkpoint import found_or_made, shape_args, write_random
 from mistral.engine.micro_batches import CHUNK_OVERHEAD, GROUP_ROWS
 from mistral.model.args import ModelArgs
 
@@ -191,7 +191,7 @@ def main() -> None:
     if options.job:
         measure(folder, ranks, cases, options.repeats, chosen, options.layer_seconds)
         return
-    kept(folder, args, lambda work: write_random(args, work))
+    found_or_made(folder, args, lambda work: write_random(args, work))
     one, several = (job(sys.argv[1:], count, shlex.split(options.mpirun)) for count in (1, ranks))
     memories = [
         Memory(**{k: v for k, v in line.items() if k != "kind"}) for line in several if line["kind"] == "memory"

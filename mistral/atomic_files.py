@@ -16,7 +16,10 @@ from mistral.errors import InputError
 
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete; before that there is no trace of it at that name."""
+    """A file to write, which takes the place of `path` when it is complete; until then what was there stays.
+
+    Raises InputError where it cannot be written.
+    """
     work = None
     try:
         number, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".unfinished", dir=path.parent)
@@ -34,24 +37,24 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
             work.unlink(missing_ok=True)
 
 
-class unfinished:  # noqa: N801  a context manager, named as it reads
-    """A folder beside `out` to write into, which goes away unless it is renamed. InputError where it cannot be."""
+@contextmanager
+def unfinished(out: Path) -> Iterator[Path]:
+    """A folder to write into, beside `out`, to be renamed to `out` when it is complete; else it is removed at the end.
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.work = out, out.with_name(f".{out.name}.unfinished")
-
-    def __enter__(self) -> Path:
-        try:
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise InputError(f"{self.out}: is there already; name another folder, or remove it")
-            shutil.rmtree(self.work, ignore_errors=True)  # of a run that was killed
-            self.work.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"{self.out}: cannot be written ({error.strerror}); name another folder") from None
-        return self.work
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
-        if isinstance(error, OSError):
-            full = "; free some space, or name a folder elsewhere" if error.errno in (errno.ENOSPC, errno.EFBIG) else ""
-            raise InputError(f"{self.out}: cannot be written ({error.strerror}){full}") from None
+    Raises InputError where `out` is there already and not empty, or cannot be written.
+    """
+    work = out.with_name(f".{out.name}.unfinished")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"{out}: is there already; name another folder, or remove it")
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); name another folder") from None
+    try:
+        yield work
+    except OSError as error:
+        full = "; free some space, or name a folder elsewhere" if error.errno in (errno.ENOSPC, errno.EFBIG) else ""
+        raise InputError(f"{out}: cannot be written ({error.strerror}){full}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

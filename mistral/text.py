@@ -13,7 +13,7 @@ MAX_DEPTH = 64  # lists and objects within each other
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 32 MiB. Raises InputError naming the file."""
+    """The JSON object in a file of at most 32 MiB. Raises InputError, naming the file, for anything else."""
     try:
         if path.exists() and not path.is_file():  # a named pipe would block
             raise InputError(f"{path}: is no file; download it again")
@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Raises ValueError, with one line, for anything that is not sound JSON.
 
-    Refused beside broken syntax: NaN and infinities, numbers too large to hold, a key twice in one object, half of a
+    Refused beside broken syntax are NaN and infinities, numbers too large to hold, a key twice in one object, half of a
     surrogate pair, and more than `MAX_DEPTH` levels.
     """
     try:
@@ -69,7 +69,7 @@ def _finite(digits: str) -> float:
 
 
 def depth(value: Any) -> int:
-    """Levels of lists and objects within each other; counted one level at a time, without recursion."""
+    """How many levels of lists and objects are within each other in a JSON value; counted without recursion."""
     levels, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         levels += 1
@@ -78,7 +78,7 @@ def depth(value: Any) -> int:
 
 
 def check_text(text: object) -> None:
-    """Raise InputError for what is not a str, or came of bytes, or of JSON, that stand for no characters."""
+    """Raise InputError for anything but a str, and for a str with half of a surrogate pair, which is no character."""
     if not isinstance(text, str):
         raise InputError(f"the text is of type {type(text).__name__}; pass it as str")
     try:
@@ -88,7 +88,7 @@ def check_text(text: object) -> None:
 
 
 def decoded(data: bytes, where: str) -> str:
-    """UTF-8 as text, without a byte order mark. Raises InputError that says where it is not UTF-8."""
+    """The text of bytes in UTF-8, without a byte order mark. Raises InputError naming `where` and the wrong byte."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""A row's cache in a file, with whatever text goes with it: what --prompt_cache, /save and /load read and write.
+"""A row's cache in a file, with whatever text goes with it: what a prompt cache and a saved conversation are.
 
 The file is safetensors. Its metadata names the checkpoint that computed the cache, by a fingerprint; its tensors are
 `ids` (n,), `text` (bytes of UTF-8) and, for each layer, `layers.N.keys` and `layers.N.values` (KV, slots, d). It does
@@ -18,7 +18,7 @@ import numpy as np
 from mistral.atomic_files import replaced
 from mistral.checkpoint.formats.safetensors_file import read_metadata, read_safetensors, write_header
 from mistral.checkpoint.formats.stored_tensor import StoredTensor
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import Snapshot, Stored, can_rewind
 
@@ -81,14 +81,15 @@ def open_saved(path: Path, checkpoint: str) -> tuple[dict[str, str], dict[str, S
     Raises InputError, one line, for one that is no such file, incomplete, or not of the checkpoint of this fingerprint.
     """
     try:
-        metadata = read_metadata(path)
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"{path}: no saved cache of this program; name another file")
-        if metadata.get("checkpoint") != checkpoint:
-            raise InputError(f"{path}: was saved with another checkpoint or other --bits; use these, or another file")
-        return metadata, read_safetensors(path)
+        metadata, tensors = read_metadata(path), read_safetensors(path)
     except InputError as error:
         raise InputError(ADVICE.sub("; name another file", str(error))) from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: no saved cache of this program; name another file")
+    if metadata.get("checkpoint") != checkpoint:
+        other = f"another checkpoint or other {setting('bits')}"
+        raise InputError(f"{path}: was saved with {other}; use these, or another file")
+    return metadata, tensors
 
 
 def read_saved(path: Path, checkpoint: str, args: ModelArgs, slot_bytes: int) -> Saved:
@@ -106,7 +107,8 @@ def read_saved(path: Path, checkpoint: str, args: ModelArgs, slot_bytes: int) ->
         return Saved(text, None)
     snapshot = _snapshot(path, tensors, metadata.get("written", ""), args)
     if any(part.itemsize != slot_bytes for layer in snapshot.layers.values() for part in layer):
-        raise InputError(f"{path}: was saved with another --backend or --precise; use these, or another file")
+        given = f"another {setting('backend')} or {setting('precise')}"
+        raise InputError(f"{path}: was saved with {given}; use these, or another file")
     return Saved(text, snapshot)
 
 

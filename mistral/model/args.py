@@ -9,7 +9,7 @@ from mistral.errors import InputError
 
 @dataclass(frozen=True)
 class MoeArgs:
-    """Sparse mixture of experts (Mixtral): `num_experts_per_tok` of `num_experts` feed-forwards serve each token."""
+    """A sparse mixture of experts (Mixtral): each token passes `num_experts_per_tok` of `num_experts` feed-forwards."""
 
     num_experts: int
     num_experts_per_tok: int
@@ -17,7 +17,7 @@ class MoeArgs:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Matrices of 8 or 4 bits, as mistral/ops/quantized.py defines them; the output matrix has bits of its own."""
+    """Bits, 8 or 4, of the matrices of a quantized model, and of its output matrix; see mistral/ops/quantized.py."""
 
     bits: int
     output_bits: int
@@ -28,7 +28,8 @@ class ModelArgs:
     """Architecture of one model; field names are the keys of `params.json`.
 
     `sliding_windows` holds one entry per *global* layer: the number of positions a query sees, itself included, or None
-    for all of them. `max_seq_len` is None where the file does not limit the context.
+    for all of them. `max_seq_len` is None where the file does not limit the context. `ignored_keys` are those of the
+    file that are not known. Raises InputError for numbers that do not go together.
     """
 
     dim: int

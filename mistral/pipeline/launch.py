@@ -67,17 +67,16 @@ def launcher_input_ended() -> bool:
 
 def check_ranks(num_pipeline_ranks: int) -> None:
     """Raise InputError where the number of ranks is not the one that mpirun has started. Loads nothing."""
+
+    def ranks_error(reason: str) -> InputError:
+        return InputError(reason, option="num_pipeline_ranks", value=num_pipeline_ranks)
+
     launch = launched()
     started = launch.size if launch else 1
     if num_pipeline_ranks < 1:
-        raise InputError(f"--num_pipeline_ranks {num_pipeline_ranks}: must be at least 1")
+        raise ranks_error("must be at least 1")
     if num_pipeline_ranks == started:
         return
     if started == 1:
-        raise InputError(
-            f"--num_pipeline_ranks {num_pipeline_ranks}: needs as many processes; start it with"
-            f" mpirun -n {num_pipeline_ranks}"
-        )
-    raise InputError(
-        f"--num_pipeline_ranks {num_pipeline_ranks}: mpirun has started {started} ranks; give both the same number"
-    )
+        raise ranks_error(f"needs as many processes; start it with mpirun -n {num_pipeline_ranks}")
+    raise ranks_error(f"mpirun has started {started} ranks; give both the same number")

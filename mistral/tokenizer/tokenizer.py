@@ -38,10 +38,11 @@ OFFICIAL_FILES = "tekken.json, tokenizer.model.v3 or tokenizer.model"
 
 @dataclass(frozen=True, repr=False)
 class Tokenizer:
-    """One tokenizer file, loaded.
+    """A tokenizer file, loaded: turns text and conversations into token ids, and ids into text.
 
     `version` is "v1", "v2", "v3" or "v7" for SentencePiece, "v3 tekken" (or later) for tekken.json and "tokenizer.json"
-    for the Hugging Face form. `note` is for the user where a folder held several files: which was taken, and why.
+    for the Hugging Face form. `note` is a line for the user where a folder held several files: which was taken, and
+    why. `template`, `tool_tokens` and `fim` are None where the file has no chat template, tools or fill-in-the-middle.
     """
 
     file: Path
@@ -52,17 +53,17 @@ class Tokenizer:
     codec: Codec
     template: Template | None = None
     note: str | None = None
-    tool_tokens: ToolTokens | None = None  # None: this tokenizer has no tools
-    fim: FillInMiddle | None = None  # None: this tokenizer has no fill-in-the-middle
+    tool_tokens: ToolTokens | None = None
+    fim: FillInMiddle | None = None
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.file.name}: {self.version}, {self.vocab_size} ids)"
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Load the tokenizer of a checkpoint folder.
+        """Load the tokenizer of a checkpoint folder, of several the first of `tokenizer_files`.
 
-        `tokenizer_files` says which where there are several. Raises InputError if there is none or it is damaged.
+        Raises InputError if there is none or it is damaged.
         """
         folder = as_path(folder)
         if not folder.is_dir():

@@ -21,7 +21,10 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer taken apart. `warning` is for the user, where a call was malformed (it is then in the text)."""
+    """An answer taken apart into text and tool calls.
+
+    `warning` is a line for the user about a call that was malformed, and is part of the text, or not among the tools.
+    """
 
     text: str
     calls: tuple[ToolCall, ...] = ()
@@ -29,9 +32,10 @@ class Reply:
 
 
 class ReplyStream:
-    """An answer as it is generated: text is passed on at once, a call is held back until it can be parsed whole.
+    """Takes an answer apart as it is generated: text is passed on at once, calls are held back until all ids are there.
 
-    For each event of `generate_stream`: show what `push` gives; at the end, show what `finish` gives beside the reply.
+    Call `push` for each event of `generate_stream` and show the text that it returns; call `finish` at the end, and
+    show the text that it returns beside the reply.
     """
 
     def __init__(self, tokenizer: Tokenizer, tools: Sequence[Tool] = (), taken: Collection[str] = ()) -> None:
@@ -41,7 +45,7 @@ class ReplyStream:
         self.shown, self.calling = "", False
 
     def push(self, token_id: int | None, text: str) -> str:
-        """What can be shown of one more id (if any) and the text that came with it."""
+        """The text to show now, for one more id (None without one) and the text that came with it."""
         if token_id is not None:
             self.ids.append(token_id)
         if self.calling:
@@ -52,7 +56,7 @@ class ReplyStream:
         return text
 
     def finish(self) -> tuple[str, Reply]:
-        """Text that is yet to be shown, and the whole reply."""
+        """The text that is still to be shown, and the whole reply."""
         if not self.calling:
             return "", Reply(self.shown)
         reply = parse_reply(self.tokenizer, self.ids, self.tools, self.taken)
@@ -62,11 +66,11 @@ class ReplyStream:
 def parse_reply(
     tokenizer: Tokenizer, ids: Sequence[int], tools: Sequence[Tool] = (), taken: Collection[str] = ()
 ) -> Reply:
-    """The text and the calls in generated ids.
+    """The text and the calls in generated ids. Raises InputError only for ids that the vocabulary does not have.
 
-    A malformed call makes all of it text, control tokens written out, with a warning; this raises nothing for ids of
-    the vocabulary. A call of something that is not among `tools`, if any are given, is only warned of. Where the model
-    wrote no usable id of its own, one is made that is not in `taken`; the same ids give the same one.
+    A malformed call makes the whole answer text, its control tokens written out, with a warning. A call of something
+    that is not among `tools`, if any are given, is only warned of. Where the model wrote no usable id of a call, one is
+    made that is not in `taken`; the same token ids give the same one.
     """
     tokens = tokenizer.tool_tokens
     if tokens is None or tokens.calls not in ids:
@@ -91,14 +95,14 @@ def parse_reply(
 
 
 def assistant_message(tokenizer: Tokenizer, reply: Reply) -> Message:
-    """The reply as a message of the conversation. Templates up to v3 have no room for text beside calls: it goes."""
+    """The reply as a message of the conversation, without its text where a template has no room for it beside calls."""
     tokens = tokenizer.tool_tokens
     keeps_text = not reply.calls or tokens is None or tokens.beside_text
     return Message("assistant", reply.text if keeps_text else "", reply.calls)
 
 
 def _split(ids: Sequence[int], mark: int) -> list[list[int]]:
-    """The parts between marks; one more than there are marks."""
+    """The ids before, between and after the marks: one list more than there are marks."""
     parts = [list[int]()]
     for token_id in ids:
         if token_id == mark:
@@ -145,7 +149,7 @@ def _plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _written_out(tokenizer: Tokenizer, tokens: ToolTokens, ids: Sequence[int]) -> str:
-    """Text in which the control tokens of calls are visible."""
+    """The text of ids with the control tokens of calls written as [TOOL_CALLS], [ARGS] and [CALL_ID]."""
     marks = {tokens.calls: "[TOOL_CALLS]", tokens.args: "[ARGS]", tokens.call_id: "[CALL_ID]"}
     text, run = "", list[int]()
     for token_id in ids:
@@ -157,7 +161,7 @@ def _written_out(tokenizer: Tokenizer, tokens: ToolTokens, ids: Sequence[int]) -
 
 
 def _made_id(ids: Sequence[int], used: Collection[str]) -> str:
-    """9 letters and digits that are not in use; from the ids alone, so that a run can be repeated."""
+    """An id of 9 letters and digits that is not `used`, from the token ids alone, so that a run can be repeated."""
     attempt = 0
     while True:
         digest = hashlib.sha256(f"{attempt} {ids}".encode()).digest()

@@ -52,7 +52,7 @@ def load_tools(path: str | Path) -> tuple[Tool, ...]:
 
 
 def _tool(entry: Any) -> Tool:
-    """Raises ValueError saying what is wrong with the entry."""
+    """The tool that an entry of the file describes. Raises ValueError saying what is wrong with the entry."""
     if not isinstance(entry, dict):
         raise ValueError(f"is {_kind(entry)}, not an object; {REMEDY}")
     if "function" in entry or "type" in entry:

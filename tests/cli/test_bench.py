@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mistral.cli.bench.measure
 import mistral.cli.bench.random_checkpoint
 import mistral.cli.bench.roofline
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.weight_memory import used_nbytes
-from mistral.cli.bench.measure import Figure, Plan, Run, read_prompt, table
+from mistral.cli.bench.command import Bench
+from mistral.cli.bench.figure import Figure, table
+from mistral.cli.bench.measure import ANSWER, Measurement, MeasurementPlan, read_prompt
 from mistral.cli.bench.random_checkpoint import SHAPES, random_checkpoint, shape_args
 from mistral.cli.bench.roofline import decode_nbytes, keys_seen, prefill_flops, resident_limit
+from mistral.engine.engine import Engine
+from mistral.engine.requests import Generated, Prefilled, Request
+from mistral.engine.sampling import SamplingSettings
+from mistral.engine.scheduler import generate_stream
 from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.memory import forget_peak, resident_memory
@@ -37,9 +44,10 @@ KEYS = ["figure", "model", "backend", "threads", "bits", "batch", "prompt", "val
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine measured in no time, and not well."""
+    """The machine measured in no time, and not well; answers of four tokens."""
     for name, value in (("BUFFER", 1 << 22), ("PRODUCT", 64), ("ROUNDS", 1000)):
         monkeypatch.setattr(mistral.cli.bench.roofline, name, value)
+    monkeypatch.setattr(mistral.cli.bench.measure, "ANSWER", 4)
 
 
 @pytest.fixture
@@ -273,7 +281,7 @@ def test_a_full_disk_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: 
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(35_000_000))
     random_checkpoint(tmp_path, "tiny", 1)  # 34.7 MB
-    with pytest.raises(InputError, match=r"needs 36\.6 MB and has 35\.0 MB free; lower --layers"):
+    with pytest.raises(InputError, match=r"needs 36\.6 MB and has 35\.0 MB free; lower layers, or name another folder"):
         random_checkpoint(tmp_path, "tiny", 2)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tiny-1"]
 
@@ -303,14 +311,14 @@ class Recorder:
         return []
 
 
-def plan(tokens: int = 3, repeats: int = 2) -> Plan:
-    return Plan((700,), (1, 2), tokens, repeats)
+def plan(tokens: int = 3, repeats: int = 2) -> MeasurementPlan:
+    return MeasurementPlan((700,), (1, 2), (1, 2), tokens, repeats)
 
 
-def stand_in(tiny: Path, plan: Plan, max_seq_len: int | None = None) -> Run:
+def stand_in(tiny: Path, plan: MeasurementPlan, max_seq_len: int | None = None) -> Measurement:
     checkpoint = open_checkpoint(tiny)
     args = replace(checkpoint.args, vocab_size=ARGS.vocab_size, max_seq_len=max_seq_len)
-    return Run(checkpoint, args, 16, "portable", "CPU", False, plan)
+    return Measurement(checkpoint, args, 16, "portable", "CPU", False, plan)
 
 
 def test_a_prompt_is_read_in_chunks_with_the_head_on_its_last_token() -> None:
@@ -342,12 +350,45 @@ def test_what_a_context_limit_does_not_allow_is_left_out(tiny: Path, capsys: pyt
     whole = stand_in(tiny, plan(), 700)
     assert (whole.plan, whole.decode_prompt) == (plan(), 128)
     assert capsys.readouterr().err == ""
+    assert stand_in(tiny, plan(), 132).plan.answers == (1, 2)
+    assert "no generation" not in capsys.readouterr().err
+    assert stand_in(tiny, plan(), 131).plan.answers == ()
     shorter = stand_in(tiny, plan(), 100)
-    assert (shorter.plan, shorter.decode_prompt) == (replace(plan(), prompts=()), 96)
-    assert "prompts longer than the context limit, 100 tokens, are left out" in capsys.readouterr().err
+    assert (shorter.plan, shorter.decode_prompt) == (replace(plan(), prompts=(), answers=()), 96)
+    found = capsys.readouterr().err
+    assert "prompts longer than the context limit, 100 tokens, are left out" in found
+    assert "no generation: a prompt of 128 tokens and 4 new ones do not fit into the context limit, 131" in found
     assert stand_in(tiny, plan(), 5).decode_prompt == 1
     assert stand_in(tiny, plan(), 4).plan.batches == ()
     assert "no decoding" in capsys.readouterr().err
+
+
+def test_answers_are_generated_through_the_scheduler_with_sampling(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row a prompt of its own and a seed of its own, all rows at once, and not a token short."""
+    asked, ends = list[tuple[list[Request], int]](), list[Generated]()
+
+    def recorded(engine: Engine, requests: list[Request], *, max_rows: int) -> Generator[Prefilled | Generated]:
+        asked.append((requests, max_rows))
+        for event in generate_stream(engine, requests, max_rows=max_rows):
+            yield event
+            ends.extend([event] if isinstance(event, Generated) and event.finish_reason else [])
+
+    monkeypatch.setattr(mistral.cli.bench.measure, "generate_stream", recorded)
+    measurement = stand_in(tiny, plan())
+    engine, _ = measurement.load()
+    seconds = measurement.generate_seconds(engine, 3)
+    assert len(seconds) == len(asked) == 2 and min(seconds) > 0
+    for requests, max_rows in asked:
+        assert len(requests) == max_rows == 3
+        assert [request.settings for request in requests] == [SamplingSettings(0.7, 0.9, seed=n) for n in range(3)]
+        assert {(len(request.prompt), request.max_tokens, request.eos_id) for request in requests} == {(128, 4, None)}
+    assert len({tuple(request.prompt) for requests, _ in asked for request in requests}) == 6
+    assert [event.finish_reason for event in ends] == ["length"] * 6
+    assert ANSWER == 64  # outside of these tests
+    monkeypatch.setattr(mistral.cli.bench.measure, "ANSWER", ANSWER)
+    figure = measurement.generate_figure(3, [2.0, 4.0, 1.0])
+    assert (figure.value, figure.least, figure.most, figure.unit) == (96, 48, 192, "tokens/s")
+    assert (figure.batch, figure.prompt, figure.limit) == (3, 128, None)
 
 
 # What is shown
@@ -375,9 +416,12 @@ def test_a_record_has_its_keys_and_four_digits() -> None:
     assert [record[key] for key in ("value", "limit", "share_of_limit", "least")] == [1235, 3000, 0.4115, 1.235]
 
 
-def check_figures(found: list[dict[str, Any]], batches: Sequence[int], prompts: Sequence[int]) -> None:
+def check_figures(
+    found: list[dict[str, Any]], batches: Sequence[int], answers: Sequence[int], prompts: Sequence[int]
+) -> None:
     """That these figures are there, and that each agrees with itself."""
-    speeds = [("decode", batch) for batch in batches] + [("prefill", 1)] * len(prompts)
+    speeds = [("decode", batch) for batch in batches] + [("generate", batch) for batch in answers]
+    speeds += [("prefill", 1)] * len(prompts)
     assert [(line["figure"], line["batch"]) for line in found[3:-3]] == speeds
     assert [line["prompt"] for line in found if line["figure"] == "prefill"] == list(prompts)
     names = [line["figure"] for line in found]
@@ -390,6 +434,8 @@ def check_figures(found: list[dict[str, Any]], batches: Sequence[int], prompts: 
         if line["limit"] is not None:
             assert line["share_of_limit"] == pytest.approx(line["value"] / line["limit"], rel=2e-3)
         assert (line["limit"] is not None) == (line["figure"] in ("decode", "prefill", "resident_peak"))
+    generated = [line for line in found if line["figure"] == "generate"]
+    assert {(line["note"], line["prompt"]) for line in generated} <= {("prompt and sampling included", 128)}
     values = {line["figure"]: line["value"] for line in found}
     assert values["resident_anonymous"] + values["resident_mapped"] <= 1.1 * values["resident_peak"]
 
@@ -399,8 +445,11 @@ def test_a_checkpoint_is_measured(run: CommandLine, tmp_path: Path) -> None:
     model = write_model(tmp_path / "small", replace(ARGS, max_seq_len=12))
     outcome = run("bench", model, *QUICK)
     found = figures(outcome)
-    check_figures(found, (1, 3), (3,))
-    assert outcome.err == "note: prompts longer than the context limit, 12 tokens, are left out\n"
+    check_figures(found, (1, 3), (), (3,))
+    assert outcome.err == (
+        "note: prompts longer than the context limit, 12 tokens, are left out\n"
+        "note: no generation: a prompt of 128 tokens and 4 new ones do not fit into the context limit, 12\n"
+    )
     assert {line["model"] for line in found} == {"small"} and {line["backend"] for line in found} == {"portable"}
     assert {line["prompt"] for line in found if line["figure"] == "decode"} == {12 - 2 - 1}
 
@@ -423,7 +472,7 @@ def test_the_limits_are_those_of_the_machine_that_was_measured(run: CommandLine,
 def test_random_weights_are_measured_on_the_kernels(run: CommandLine, tiny: Path, folder: Path) -> None:
     outcome = run("bench", "--shape=tiny", "--layers=1", f"--folder={folder}", "--backend=native", *QUICK)
     found = figures(outcome)
-    check_figures(found, (1, 3), (3, 40))
+    check_figures(found, (1, 3), (1, 3), (3, 40))
     assert outcome.err == f"note: random weights, 34.7 MB, are kept in {tiny}\n"
     assert {line["model"] for line in found} == {"tiny-1"} and {line["bits"] for line in found} == {16}
     assert "kernels" in found[0]["note"] and "in registers" in found[1]["note"]
@@ -436,7 +485,7 @@ def test_eight_bits_are_measured_from_a_folder_and_while_loading(run: CommandLin
     ]
     assert (folder / "tiny-1-8bit").is_dir()
     for outcome in both:
-        check_figures(figures(outcome), (1, 3), (3, 40))
+        check_figures(figures(outcome), (1, 3), (1, 3), (3, 40))
         assert {line["bits"] for line in figures(outcome)} == {8}
 
 
@@ -444,10 +493,22 @@ def test_people_get_a_table(run: CommandLine) -> None:
     """Of the checkpoint that ships, when none is named."""
     lines = run("bench", "--prefill=3", "--batches=1", "--tokens=1", "--repeats=1").out.splitlines()
     assert lines[0].startswith("tiny, 16 bits, portable backend, ")
-    assert [line.split("  ")[0] for line in lines[1:6]] == [
-        "memory bandwidth", "matrix peak", "load", "decode, batch 1", "prefill, 3 tokens",
+    assert [line.split("  ")[0] for line in lines[1:7]] == [
+        "memory bandwidth", "matrix peak", "load", "decode, batch 1", "generate, batch 1", "prefill, 3 tokens",
     ]  # fmt: skip
-    assert "of what memory allows" in lines[4] and "of the matrix peak" in lines[5]
+    assert "of what memory allows" in lines[4] and "of the matrix peak" in lines[6]
+    assert lines[5].endswith("  prompt and sampling included") and "%" not in lines[5]
+
+
+def test_the_help_says_which_figures_leave_the_choice_of_tokens_out(run: CommandLine) -> None:
+    text = " ".join(run("bench", "--help").out.split())
+    assert "decode and prefill are the model alone: tokens are not chosen" in text
+    assert "generate is a whole answer: 64 new tokens to a prompt of 128" in text
+    assert "sampling at temperature 0.7 and top_p 0.9" in text
+
+
+def test_answers_are_generated_for_one_row_and_for_the_most() -> None:
+    assert [Bench(batches=text).plan().answers for text in ("1", "8", "2,8,4")] == [(1,), (1, 8), (1, 8)]
 
 
 def test_random_weights_are_kept_in_the_users_cache(

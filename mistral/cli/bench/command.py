@@ -9,11 +9,12 @@ from pathlib import Path
 
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.quantization import model_args
-from mistral.cli.bench.measure import Plan, Run, table
+from mistral.cli.bench.figure import table
+from mistral.cli.bench.measure import Measurement, MeasurementPlan
 from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
 from mistral.ops import build
@@ -26,9 +27,11 @@ MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
 class Bench:
     """Measure speed and memory, as shares of what this machine allows.
 
-    Load time, decoding, prefill (the head on the last token only) and memory, each the median of its repeats, and the
-    limits themselves, measured before and after. Prompts are random tokens; without a checkpoint at hand, weights of
-    real dimensions can be random too.
+    Load time, decoding, generation, prefill and memory, each the median of its repeats, and what the machine allows,
+    measured before and after. decode and prefill are the model alone: tokens are not chosen (the head is run on the
+    last token of a prompt only). generate is a whole answer: 64 new tokens to a prompt of 128, with the time of the
+    prompt and of sampling at temperature 0.7 and top_p 0.9. Prompts are random tokens; without a checkpoint at hand,
+    weights of real dimensions can be random too.
     """
 
     ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
@@ -37,7 +40,7 @@ class Bench:
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
     bits: int = option(16, "16: weights as in the file; 8 or 4: quantized, with --shape as a folder of its own.")
     prefill: str = option("128,512,2048", "Tokens of the prompts that are read.")
-    batches: str = option("1,8", "Rows that are decoded at once.")
+    batches: str = option("1,8", "Rows that are decoded at once; answers are generated for 1 and the most of these.")
     tokens: int = option(32, "Tokens that each row is decoded for.")
     repeats: int = option(3, "How often each figure is measured.")
     backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
@@ -56,16 +59,17 @@ class Bench:
         if self.shape is None:
             for name in ("layers", "folder"):
                 if getattr(self, name) is not None:
-                    raise InputError(f"--{name}: needs --shape")
+                    raise InputError(f"needs {setting('shape')}", option=name)
             return
         if self.ckpt is not None:
-            raise InputError(f"--shape {self.shape[:40]}: makes a checkpoint; leave it or {self.ckpt[:40]} out")
+            both = f"makes a checkpoint; leave it or {self.ckpt[:40]} out"
+            raise InputError(both, option="shape", value=self.shape[:40])
         shape_args(self.shape, self.layers)
         if self.backend == "native" or self.bits != 16:
             build.require_compiler()
 
     def run(self) -> None:
-        """Make the checkpoint where it is to be random; measure; show."""
+        """Make the checkpoint where it is to be random, measure the model, and print the figures."""
         set_threads(self.threads)
         checkpoint = open_checkpoint(self.find_checkpoint())
         args = model_args(checkpoint, self.bits)
@@ -73,7 +77,8 @@ class Bench:
             print(f"note: {line}", file=sys.stderr)
         device = start_device(self.device, self.threads)
         backend = backend_for(checkpoint, args, self.backend, device)
-        figures = Run(checkpoint, args, self.bits, backend, device, self.precise, self.plan()).measure()
+        measurement = Measurement(checkpoint, args, self.bits, backend, device, self.precise, self.plan())
+        figures = measurement.measure()
         stored = checkpoint.dtype(EMBEDDING).itemsize * 8
         bits = args.quantization.bits if args.quantization else stored
         name = checkpoint.folder.resolve().name if self.shape is None else f"{self.shape}-{args.n_layers}"
@@ -86,13 +91,13 @@ class Bench:
         for line in table(figures):
             print(line)
 
-    def plan(self) -> Plan:
+    def plan(self) -> MeasurementPlan:
         """What to measure. Raises InputError naming an option that cannot be."""
         prompts, batches = numbers("prefill", self.prefill, MOST_TOKENS), numbers("batches", self.batches, MOST_ROWS)
-        return Plan(prompts, batches, self.tokens, self.repeats)
+        return MeasurementPlan(prompts, batches, tuple(sorted({1, max(batches)})), self.tokens, self.repeats)
 
     def find_checkpoint(self) -> Path:
-        """The folder that is measured, made where it is to be random."""
+        """The checkpoint folder to measure, made where it is to be random."""
         if self.shape is None:
             return shipped_checkpoint() if self.ckpt is None else Path(self.ckpt)
         folder = build.cache_folders()[0] / "bench" if self.folder is None else Path(self.folder)
@@ -102,15 +107,16 @@ class Bench:
 def check_number(name: str, value: int, most: int) -> None:
     """Raise InputError for an option that is not from 1 to `most`."""
     if not 1 <= value <= most:
-        raise InputError(f"--{name} {value}: must be from 1 to {most}")
+        raise InputError(f"must be from 1 to {most}", option=name, value=value)
 
 
 def numbers(name: str, text: str, most: int) -> tuple[int, ...]:
-    """Whole numbers with commas between. Raises InputError naming the option."""
+    """The numbers, 1 to `most`, in a text with commas between, each once. Raises InputError for any other text."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--{name} {text[:40]}: must be whole numbers with commas between, such as 1,8") from None
+        remedy = "must be whole numbers with commas between, such as 1,8"
+        raise InputError(remedy, option=name, value=text[:40]) from None
     for value in found:
         check_number(name, value, most)
-    return found
+    return tuple(dict.fromkeys(found))

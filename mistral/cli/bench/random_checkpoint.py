@@ -24,7 +24,7 @@ from mistral.checkpoint.formats.safetensors_file import write_header
 from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.write import write_model
 from mistral.cli.console import ProgressLine
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.memory import gigabytes
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
@@ -52,10 +52,10 @@ AT_ONCE = 1 << 22  # weights made between two writes
 def shape_args(shape: str, layers: int | None = None) -> ModelArgs:
     """The architecture of one of SHAPES, of its first `layers` layers. Raises InputError naming what cannot be."""
     if shape not in SHAPES:
-        raise InputError(f"--shape {shape[:40]}: not known; choose one of {', '.join(SHAPES)}")
+        raise InputError(f"not known; choose one of {', '.join(SHAPES)}", option="shape", value=shape[:40])
     most = SHAPES[shape]["n_layers"]
     if layers is not None and not 1 <= layers <= most:
-        raise InputError(f"--layers {layers}: {shape} has from 1 to {most}")
+        raise InputError(f"{shape} has from 1 to {most}", option="layers", value=layers)
     return args_from_params({**SHAPES[shape], "n_layers": layers or most}, shape)
 
 
@@ -67,20 +67,23 @@ def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits:
     args = shape_args(shape, layers)
     plain = folder / f"{shape}-{args.n_layers}"
     if bits == 16:
-        return kept(plain, args, lambda work: write_random(args, work))
+        return found_or_made(plain, args, lambda work: write_random(args, work))
     quantized = quantized_args(args, bits)
 
     def quantize(work: Path) -> int:
         random_checkpoint(folder, shape, layers)
         return write_model(open_checkpoint(plain), quantized, work, ProgressLine("quantizing:", "GB", 1e9))
 
-    return kept(plain.with_name(f"{plain.name}-{bits}bit"), quantized, quantize)
+    return found_or_made(plain.with_name(f"{plain.name}-{bits}bit"), quantized, quantize)
 
 
-def kept(out: Path, args: ModelArgs, write: Callable[[Path], int]) -> Path:
-    """The folder `out`, as it was left by an earlier run or filled by `write`, which is given another name for it."""
+def found_or_made(out: Path, args: ModelArgs, write: Callable[[Path], int]) -> Path:
+    """The folder `out` with a model of these `args`, left by an earlier run or made now.
+
+    `write` fills the folder that it is given, which is then renamed, and returns the bytes of the weights.
+    """
     with locked(out):
-        size = held(out, args)
+        size = weights_nbytes(out, args)
         if size is None:
             with unfinished(out) as work:
                 size = write(work)
@@ -92,19 +95,20 @@ def kept(out: Path, args: ModelArgs, write: Callable[[Path], int]) -> Path:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """One process at a time makes `out`. Raises InputError where its folder cannot be written to."""
+    """Keep other processes from making `out` meanwhile. Raises InputError where its folder cannot be written to."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = (out.parent / f".{out.name}.lock").open("w")
     except OSError as error:
-        raise InputError(f"{out.parent}: cannot be written ({error.strerror}); name another with --folder") from None
+        remedy = f"name another with {setting('folder')}"
+        raise InputError(f"{out.parent}: cannot be written ({error.strerror}); {remedy}") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
         yield
 
 
-def held(out: Path, args: ModelArgs) -> int | None:
-    """Bytes of the weights in a folder that holds a whole model of these dimensions, None in any other case."""
+def weights_nbytes(out: Path, args: ModelArgs) -> int | None:
+    """Bytes of the weights in a folder that has a whole model of these `args`; None in any other case."""
     try:
         checkpoint = open_checkpoint(out)
     except InputError:
@@ -113,13 +117,16 @@ def held(out: Path, args: ModelArgs) -> int | None:
 
 
 def write_random(args: ModelArgs, folder: Path) -> int:
-    """Random bfloat16 weights into one safetensors file -> bytes. Raises InputError where there is no room."""
+    """Write random bfloat16 weights into one safetensors file; returns their bytes.
+
+    Raises InputError where there is no room for them.
+    """
     model = parameters(args)
     total, free = sum(2 * parameter.size for parameter in model.values()), shutil.disk_usage(folder).free
     if total > free:
         raise InputError(
-            f"{folder.parent}: needs {gigabytes(total)} and has {gigabytes(free)} free; lower --layers, or name another"
-            " folder with --folder"
+            f"{folder.parent}: needs {gigabytes(total)} and has {gigabytes(free)} free; lower {setting('layers')}, or"
+            f" name another folder with {setting('folder')}"
         )
     progress, done = ProgressLine("making random weights:", "GB", 1e9), 0
     with (folder / "consolidated.safetensors").open("wb") as out:
@@ -147,7 +154,7 @@ def random_weights(parameter: Parameter, seed: int) -> Iterator[NDArray[np.uint1
 
 
 def quantiles() -> NDArray[np.float64]:
-    """65536 values that are normally distributed when they are equally likely."""
+    """The 65536 values of a standard normal distribution that are equally likely, in ascending order."""
     normal = statistics.NormalDist()
     return np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(65536)])
 

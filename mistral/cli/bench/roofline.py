@@ -28,15 +28,18 @@ ROUNDS = 1 << 21  # of products on each thread: some hundredths of a second
 
 
 def experts_touched(args: ModelArgs, tokens: int) -> float:
-    """The share of its experts that a layer is expected to use for so many tokens, if all are equally likely."""
+    """The share of a layer's experts, from 0 to 1, that `tokens` are expected to use if all are equally likely.
+
+    1 for a model without experts.
+    """
     return 1 - (1 - args.moe.num_experts_per_tok / args.moe.num_experts) ** tokens if args.moe else 1.0
 
 
 def decode_nbytes(args: ModelArgs, weights: Mapping[str, int], batch: int, cache_nbytes: int) -> float:
-    """Bytes that one step of `batch` rows must read: every weight it needs, once, and the keys and values of its rows.
+    """Bytes that one step of `batch` rows must read: each weight that it needs, once, and the keys and values.
 
-    `weights`: bytes of each tensor. Of the embeddings it reads a row for each token; of a mixture's experts, as many
-    as are expected to be chosen.
+    `weights`: bytes of each parameter by its name; `cache_nbytes`: bytes of the keys and values of all rows. Of the
+    embeddings a step reads a row for each token; of a mixture's experts, as many as are expected to be chosen.
     """
     experts = experts_touched(args, batch)
     embeddings = weights[EMBEDDING]
@@ -63,7 +66,7 @@ def prefill_flops(args: ModelArgs, tokens: int) -> float:
 
 
 def keys_seen(tokens: int, window: int | None) -> int:
-    """Pairs of a query and a key that it sees, in a layer."""
+    """The number of pairs of a query and a key visible to it, in a layer with this window, for so many tokens."""
     short = tokens if window is None else min(tokens, window)
     return short * (short + 1) // 2 + (tokens - short) * short
 
@@ -71,8 +74,8 @@ def keys_seen(tokens: int, window: int | None) -> int:
 def resident_limit(args: ModelArgs, weights: Mapping[str, int], cache_nbytes: int, tokens: int | None) -> float:
     """Bytes that decoding may keep in memory: the weights it has touched, the cache, and BASE_MEMORY.
 
-    Of embeddings in a mapped file, those near the `tokens` random ones asked for; None where all were copied.
-    A prompt of 128 tokens leaves hardly an expert out, so all experts count.
+    Embeddings in a mapped file count as far as they are near the rows of `tokens` random tokens; `tokens` is None where
+    the embeddings were copied whole. A prompt of 128 tokens leaves hardly an expert out, so all experts count.
     """
     embeddings, touched = weights[EMBEDDING], 1.0
     if tokens is not None and not args.tied_embeddings:
@@ -82,7 +85,7 @@ def resident_limit(args: ModelArgs, weights: Mapping[str, int], cache_nbytes: in
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
-    """The median duration of a call, after one that does not count."""
+    """The median duration of `repeats` calls, in seconds, after one that does not count."""
     found = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -93,11 +96,13 @@ def seconds_of(call: Callable[[], object], repeats: int) -> float:
 
 @dataclass
 class Machine:
-    """A CPU's limits, the best seen so far: bytes and floating-point operations a second, and what was measured.
+    """What a CPU can do at most, the best measured so far.
 
-    With the native backend: memory read by the kernels, and products that never leave the registers, by the
-    instruction that does most. No product of matrices reaches that, for they must be brought there first; least of all
-    with tiles. Else: memory read by NumPy, and MindSpore's product of two square matrices.
+    `bandwidth` in bytes a second, `peak` in floating-point operations a second; `bandwidth_of` and `peak_of` say in
+    words what was measured. For the native backend that is memory read by the kernels, and products of values that
+    stay in the registers, by the instruction that does most. No product of matrices reaches that peak, since its values
+    must be brought to the registers; least of all with tiles. For the portable backend it is memory read by NumPy, and
+    MindSpore's product of two square matrices. `bits` are those of the weights.
     """
 
     backend: str
@@ -108,7 +113,7 @@ class Machine:
     peak_of: str = f"float32, MindSpore's product of {PRODUCT} by {PRODUCT}"
 
     def measure(self) -> None:
-        """Measure both again."""
+        """Measure bandwidth and peak once more; each keeps the higher of its old and its new value."""
         buffer = np.ones(min(BUFFER, available_memory() // 4) // 4, np.float32)
         if self.backend == "native":
             library = ctypes.CDLL(str(build.kernels().build()))
@@ -125,14 +130,14 @@ class Machine:
 
 
 def kernels_bandwidth(library: ctypes.CDLL, buffer: NDArray[np.float32]) -> float:
-    """Bytes a second that the kernels read."""
+    """Bytes a second at which the kernels read a buffer."""
     library.read_memory.restype = ctypes.c_float
     data, count = ctypes.c_void_p(buffer.ctypes.data), ctypes.c_int64(buffer.size)
     return buffer.nbytes / seconds_of(lambda: library.read_memory(data, count), 5)
 
 
 def kernels_flops(library: ctypes.CDLL, way: int) -> float:
-    """Floating-point operations a second of one of WAYS; 0 where this processor cannot."""
+    """Floating-point operations a second of one of WAYS, by its number; 0 where this processor does not have it."""
     library.multiply_most.restype = ctypes.c_double
     rounds = ctypes.c_int64(ROUNDS)
     done = float(library.multiply_most(rounds, way))
@@ -140,7 +145,7 @@ def kernels_flops(library: ctypes.CDLL, way: int) -> float:
 
 
 def numpy_bandwidth(buffer: NDArray[np.float32]) -> float:
-    """Bytes a second that NumPy reads on all threads."""
+    """Bytes a second at which NumPy reads a buffer on all threads."""
     parts = np.array_split(buffer, thread_count())
     with ThreadPoolExecutor(len(parts)) as pool:
         return buffer.nbytes / seconds_of(lambda: list(pool.map(np.max, parts)), 5)
