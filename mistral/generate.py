@@ -14,7 +14,7 @@ from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.pipeline.engine import PipelineEngine
 from mistral.pipeline.stage import Follower
 
@@ -27,7 +27,7 @@ def open_engine(
     """An engine for a whole model, or on the first rank for one that is spread over ranks; the others call `serve`."""
     if model.world is None:
         return Engine(model, max_context)
-    return PipelineEngine(model, max_context, num_micro_batches)
+    return PipelineEngine(model, model.world, max_context, num_micro_batches)
 
 
 def drive(engine: Engine | PipelineEngine, use: Callable[[], T]) -> T:

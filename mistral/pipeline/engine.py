@@ -23,19 +23,23 @@ from mistral.model.kv_cache import RollingCache, Snapshot, can_rewind
 from mistral.model.transformer import Transformer
 from mistral.pipeline.orders import Close, Command, Export, Join, Leave, Open, Restore, Resume, Room, Step
 from mistral.pipeline.stage import Stage
-from mistral.pipeline.world import COMMAND, REPLY
+from mistral.pipeline.world import COMMAND, REPLY, World
 
 
 class PipelineEngine:
     """An engine over all stages, on the first rank; the others `serve`. Called like `Engine`, but for `step`."""
 
     def __init__(
-        self, model: Transformer, max_context: int | None = None, num_micro_batches: int | None = None
+        self,
+        model: Transformer,
+        world: World,
+        max_context: int | None = None,
+        num_micro_batches: int | None = None,
     ) -> None:
         """`num_micro_batches` under way at once, at most; see `mistral/schedule.py` for what is chosen without it."""
-        assert model.world is not None and model.world.rank == 0
-        self.model, self.world, self.num_micro_batches = model, model.world, num_micro_batches
-        self.num_pipeline_ranks = model.world.size
+        assert world.rank == 0
+        self.model, self.world, self.num_micro_batches = model, world, num_micro_batches
+        self.num_pipeline_ranks = world.size
         try:
             self.context_limit = context_limit(model.args, max_context)
             check_micro_batches(num_micro_batches)

@@ -10,7 +10,7 @@ from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
 from mistral.generate import generate
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.ops.interface import Ops
 from tests.support.generation import MAX_TOKENS, PROMPTS, Found, Spy, answers, close, ids_in, lettered
 from tests.support.oracle import oracle_logprobs
