@@ -10,8 +10,8 @@ from mistral.engine.timings import Timings
 from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.generate import drive, generate, open_engine, serve
+from mistral.load import Transformer
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.transformer import Transformer
 from mistral.pipeline.engine import PipelineEngine
 from mistral.tokenizer.messages import Message, Tool, ToolCall
 from mistral.tokenizer.streaming import StreamDecoder, TextStream

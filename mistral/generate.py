@@ -12,7 +12,7 @@ from mistral.engine.requests import Event, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.pipeline.engine import PipelineEngine
 from mistral.pipeline.follower import Follower
 

@@ -6,20 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.formats.stored_tensor import Array
 from mistral.checkpoint.quantization import model_args, quantized_args, source_of
 from mistral.checkpoint.weight_memory import copied_nbytes, stage_nbytes
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 from mistral.memory import available_memory, gigabytes, require_memory
+from mistral.model import transformer
 from mistral.model.args import ModelArgs
+from mistral.model.block import GetWeight
 from mistral.model.parameters import owns, parameters
-from mistral.model.transformer import Transformer
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
 from mistral.ops.device import check_device, start_device
-from mistral.ops.interface import Ops
+from mistral.ops.interface import Ops, Weight
 from mistral.ops.quantize import quantize_array
 from mistral.ops.quantized import Quantized
 from mistral.pipeline.launch import check_ranks
@@ -27,57 +27,54 @@ from mistral.pipeline.shared_checkpoint import identity, open_shared, require_fi
 from mistral.pipeline.split import choose_layers
 from mistral.pipeline.world import World, connect
 
-if TYPE_CHECKING:
-    from mistral.ops.interface import Weight
-
 Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, bytes to read
+
+
+class Transformer(transformer.Transformer):
+    """A model that is read from a folder; under mpirun, the stage of it that this rank holds.
+
+    `world`: the ranks that hold the other layers; None for a whole model.
+    """
+
+    def __init__(
+        self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None, world: World | None = None
+    ) -> None:
+        """See `mistral.model.transformer.Transformer`."""
+        super().__init__(args, get, ops, layers)
+        self.world = world
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        num_pipeline_ranks: int = 1,
+        backend: str = "auto",
+        bits: int = 16,
+        device: str = "auto",
+        precise: bool = False,
+        pipeline_split: str = "auto",
+        lora: str | Path | None = None,
+    ) -> Transformer:
+        """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
+
+        `lora`: the folder of an adapter that is merged into the weights.
+
+        With several ranks, each of which calls this under mpirun, the stage of this rank; `pipeline_split` says how
+        many layers each has, as 20,12. `precise` keeps activations and cache float32. Raises InputError for what
+        cannot be loaded, on all ranks where it is one that cannot.
+        """
+        return load_model(
+            folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split, lora=lora
+        )
 
 
 def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int = 16, device: str = "auto") -> None:
     """Refuse, by name, what this program does not do. Needs nothing loaded."""
     check_ranks(num_pipeline_ranks)
     if bits not in (16, 8, 4):
-        raise InputError(f"--bits {bits}: must be 16 (as in the file), 8 or 4")
+        raise InputError("must be 16 (as in the file), 8 or 4", option="bits", value=bits)
     check_device(device)
     check_backend(backend)
-
-
-def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
-    """The backend behind "auto" for this model; see `choose_backend`."""
-    total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
-    return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
-
-
-def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
-    """Raise InputError where the weights of this machine's stages need more memory than is free.
-
-    A note where the mapped file does.
-    """
-    stages, free = list(stages), available_memory()
-
-    def needed(args: ModelArgs, backend: str) -> int:
-        return sum(copied_nbytes(checkpoint, args, backend, layers) for layers in stages)
-
-    sizes = {bits: needed(quantized_args(checkpoint.args, bits), "native") for bits in (8, 4)}
-    smaller = [f"--bits {bits} needs {gigabytes(size)}" for bits, size in sizes.items() if size <= free]
-    remedy = (
-        " and ".join(smaller) if smaller and not args.quantization else "use a machine with more, or a smaller model"
-    )
-    form = " in float32" if backend == "portable" else ""
-    if checkpoint.adapter:
-        merged = [parameters(args)[name] for name in checkpoint.adapter.deltas]
-        here = {each.name for each in merged for layers in stages if owns(layers, each, args)}
-        copied = gigabytes(sum(map(checkpoint.nbytes, here)))
-        extra = f"; merged copies take {copied}" if backend == "native" and not args.quantization else ""
-        print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
-    require_memory(needed(args, backend), free, f"{checkpoint.folder}: this model{form}", remedy)
-    mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed(args, backend)
-    if backend == "native" and not needed(args, backend) and mapped > free:
-        print(
-            f"note: the weights take {gigabytes(mapped)} and {gigabytes(free)} are free: every token will wait for the"
-            f" disk; {remedy}",
-            file=sys.stderr,
-        )
 
 
 def load_model(
@@ -101,7 +98,6 @@ def load_model(
     nothing stays loaded. What cannot be on one rank is raised on all.
     """
     check_options(num_pipeline_ranks, backend, bits, device)
-
     if num_pipeline_ranks > 1:
         world = world or connect(num_pipeline_ranks)
     checkpoint = folder if isinstance(folder, Checkpoint) else open_shared(folder, lora, world)
@@ -115,23 +111,84 @@ def load_model(
         check_memory(checkpoint, args, backend, layers)
         return build(checkpoint, args, load_backend(backend, precise), layers[0], progress)
     args, layers = world.agreed(planned)
-    chosen = {"--bits": str(bits), "--precise": str(precise), "--pipeline_split": str([len(part) for part in layers])}
-    same = "start all ranks with the same files, versions and options"
-    require_same(world, identity(checkpoint) | chosen, same)
-    world.agreed(lambda: require_files(checkpoint, layers[world.rank]))
-    if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        threads = world.share_of_cores()
-    backend = world.agreed(lambda: start_backend(checkpoint, args, backend, device, threads))
-    require_same(world, {"--backend": backend}, "name the backend, or install a compiler everywhere")
+    chosen = {"bits": str(bits), "precise": str(precise), "pipeline_split": str([len(part) for part in layers])}
+    require_same_model(world, checkpoint, chosen, layers)
+    backend = agreed_backend(world, checkpoint, args, backend, device, threads)
     here = [part for part, host in zip(layers, world.gather(world.host), strict=True) if host == world.host]
     world.agreed(lambda: check_memory(checkpoint, args, backend, here))
     mine = layers[world.rank]
     return world.agreed(lambda: build(checkpoint, args, load_backend(backend, precise), mine, progress, world))
 
 
+def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
+    """The backend behind "auto" for this model; see `choose_backend`."""
+    total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
+    return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
+
+
 def start_backend(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str, threads: int | None) -> str:
     """Start the device -> the backend to use."""
     return backend_for(checkpoint, args, backend, start_device(device, threads))
+
+
+def agreed_backend(
+    world: World, checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str, threads: int | None
+) -> str:
+    """Start the device of this rank -> the backend to use, which must be the same on all ranks."""
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = world.share_of_cores()
+    found = world.agreed(lambda: start_backend(checkpoint, args, backend, device, threads))
+    require_same(world, {setting("backend"): found}, "name the backend, or install a compiler everywhere")
+    return found
+
+
+def require_same_model(world: World, checkpoint: Checkpoint, chosen: dict[str, str], layers: list[range]) -> None:
+    """Raise InputError, on every rank, where ranks differ in files or in options `chosen`, or one lacks its weights."""
+    options = {setting(name): value for name, value in chosen.items()}
+    remedy = "start all ranks with the same files, versions and options"
+    require_same(world, identity(checkpoint) | options, remedy)
+    world.agreed(lambda: require_files(checkpoint, layers[world.rank]))
+
+
+def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
+    """Raise InputError where the weights of this machine's stages need more memory than is free.
+
+    Where it is the mapped file that does not fit, a note on standard error.
+    """
+    stages, free = list(stages), available_memory()
+
+    def copied(args: ModelArgs, backend: str) -> int:
+        return sum(copied_nbytes(checkpoint, args, backend, layers) for layers in stages)
+
+    sizes = {bits: copied(quantized_args(checkpoint.args, bits), "native") for bits in (8, 4)}
+    smaller = {} if args.quantization else {bits: size for bits, size in sizes.items() if size <= free}
+    needed, form = copied(args, backend), " in float32" if backend == "portable" else ""
+    if checkpoint.adapter:
+        note_adapter(checkpoint, args, backend, stages)
+    require_memory(needed, free, f"{checkpoint.folder}: this model{form}", remedy(smaller, setting("bits")))
+    mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed
+    if backend == "native" and not needed and mapped > free:
+        print(
+            f"note: the weights take {gigabytes(mapped)} and {gigabytes(free)} are free: every token will wait for the"
+            f" disk; {remedy(smaller, '--bits')}",
+            file=sys.stderr,
+        )
+
+
+def remedy(smaller: dict[int, int], option: str) -> str:
+    """What to do where memory is short; `smaller`: the bits that would do, and the bytes that they need."""
+    ways = [f"{option} {bits} needs {gigabytes(size)}" for bits, size in smaller.items()]
+    return " and ".join(ways) or "use a machine with more, or a smaller model"
+
+
+def note_adapter(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
+    """Say, on standard error, which adapter is merged, and what the merged copies take where they take memory."""
+    assert checkpoint.adapter is not None
+    changed = [parameters(args)[name] for name in checkpoint.adapter.deltas]
+    merged = {each.name for each in changed for layers in stages if owns(layers, each, args)}
+    size = gigabytes(sum(map(checkpoint.nbytes, merged)))
+    extra = f"; merged copies take {size}" if backend == "native" and not args.quantization else ""
+    print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
 
 
 def build(
@@ -147,18 +204,27 @@ def build(
 
     def get(name: str) -> Weight:
         nonlocal done
-        source, bits = source_of(name, checkpoint), parameters(args)[name].bits
-        array: Array | Quantized | None = checkpoint.quantized(source)
-        if array is None:
-            array = checkpoint.get(source)
-            if bits is not None:
-                array = quantize_array(array, bits, f"{checkpoint.file_of(source)}: tensor {source}")
-                checkpoint.release(source)
-            elif checkpoint.is_merged(source):
-                checkpoint.release(source)
+        source = source_of(name, checkpoint)
+        weight = ops.weight(read_weight(checkpoint, source, parameters(args)[name].bits))
         done += checkpoint.nbytes(source)
         if progress:
             progress(min(done, total), total)
-        return ops.weight(array)
+        return weight
 
     return Transformer(args, get, ops, layers, world)
+
+
+def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | Quantized:
+    """A tensor of a checkpoint as a backend gets it: in the `bits` that it is to have, or as it is (None).
+
+    What is not used where it lies in the file need not stay in memory once it is read.
+    """
+    stored = checkpoint.quantized(name)
+    if stored is not None:
+        return stored
+    array = checkpoint.get(name)
+    if bits is None and not checkpoint.is_merged(name):
+        return array
+    made = array if bits is None else quantize_array(array, bits, f"{checkpoint.file_of(name)}: tensor {name}")
+    checkpoint.release(name)
+    return made

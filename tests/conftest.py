@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.ops.backend import load_backend
 from mistral.ops.device import start_device
 from mistral.ops.interface import Ops

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,17 +19,13 @@ from mistral.ops.interface import Ops
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-    from mistral.pipeline.world import World
-
 
 class Transformer:
     """A Mistral or Mixtral model, or the stage of one that holds `layers`."""
 
-    def __init__(
-        self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None, world: World | None = None
-    ) -> None:
+    def __init__(self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None) -> None:
         """`get` is called once for the name of each weight that these layers need, and for no other."""
-        self.args, self.ops, self.world = args, ops, world
+        self.args, self.ops = args, ops
         self.layers = range(args.n_layers) if layers is None else layers
         self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
         tied = self.is_last and args.tied_embeddings
@@ -43,32 +38,6 @@ class Transformer:
         self.output = None
         if self.is_last:
             self.output = self.tok_embeddings if tied else get("output.weight")
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: str | Path,
-        num_pipeline_ranks: int = 1,
-        backend: str = "auto",
-        bits: int = 16,
-        device: str = "auto",
-        precise: bool = False,
-        pipeline_split: str = "auto",
-        lora: str | Path | None = None,
-    ) -> Transformer:
-        """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
-
-        `lora`: the folder of an adapter that is merged into the weights.
-
-        With several ranks, each of which calls this under mpirun, the stage of this rank; `pipeline_split` says how
-        many layers each has, as 20,12. `precise` keeps activations and cache float32. Raises InputError for what
-        cannot be loaded, on all ranks where it is one that cannot.
-        """
-        from mistral.load import load_model
-
-        return load_model(
-            folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split, lora=lora
-        )
 
     def new_cache(self) -> RollingCache:
         """An empty cache for the layers of this stage."""

@@ -15,7 +15,7 @@ WORTH_BUILDING = 1 << 26  # bytes of a checkpoint, from which on the native back
 def check_backend(name: str) -> None:
     """Raise InputError for a backend that does not exist. Loads nothing."""
     if name not in BACKENDS:
-        raise InputError(f"--backend {name}: not available; choose one of {', '.join(BACKENDS)}")
+        raise InputError(f"not available; choose one of {', '.join(BACKENDS)}", option="backend", value=name)
 
 
 def choose_backend(name: str, device: str, nbytes: int) -> str:
@@ -32,7 +32,7 @@ def choose_backend(name: str, device: str, nbytes: int) -> str:
     try:
         build.require_compiler()
     except InputError as error:
-        print(f"note: slow: {error}", file=sys.stderr)
+        print(f"note: slow: {error.with_flags()}", file=sys.stderr)
         return "portable"
     return "native"
 

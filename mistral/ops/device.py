@@ -18,9 +18,9 @@ MAX_THREADS = 1024
 def check_device(device: str, threads: int | None = None) -> None:
     """Raise InputError for a device name or a number of threads that cannot be. Loads nothing."""
     if device not in DEVICES:
-        raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}")
+        raise InputError(f"choose one of {', '.join(DEVICES)}", option="device", value=device)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"--threads {threads}: must be from 1 to {MAX_THREADS}")
+        raise InputError(f"must be from 1 to {MAX_THREADS}", option="threads", value=threads)
 
 
 def start_device(device: str = "auto", threads: int | None = None) -> str:
@@ -40,7 +40,8 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
         ms.set_device(device)
     except (RuntimeError, ValueError) as error:
         reason = one_line(error).partition(". ")[0]
-        raise InputError(f"--device {device}: MindSpore cannot use it here ({reason}); leave it at auto") from None
+        message = f"MindSpore cannot use it here ({reason}); leave it at auto"
+        raise InputError(message, option="device", value=device) from None
     if device == "CPU":
         ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
     return device

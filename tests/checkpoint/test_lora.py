@@ -17,9 +17,8 @@ from mistral.checkpoint.lora import LoraDelta, narrowed, widened
 from mistral.engine.sampling import log_softmax
 from mistral.errors import InputError
 from mistral.generate import generate
-from mistral.load import build, load_model
+from mistral.load import Transformer, build, load_model
 from mistral.model.args import ModelArgs
-from mistral.model.transformer import Transformer
 from mistral.ops.interface import Ops
 from mistral.ops.quantize import quantize_array
 from mistral.pipeline.shared_checkpoint import identity

@@ -14,7 +14,7 @@ from mistral.engine.scheduler import generate_stream
 from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import generate
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from tests.support.generation import LENGTHS, MAX_TOKENS, PROMPTS, Found, Spy, answers, close, ids_in
 from tests.support.oracle import oracle_logprobs
 from tests.support.small_models import DENSE, SHAPES, WINDOW, SmallModel

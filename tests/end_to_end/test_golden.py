@@ -17,7 +17,7 @@ import pytest
 from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.engine.sampling import log_softmax
 from mistral.generate import generate
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from tests.support.checkpoint_forms import forms_of, write_checkpoint
 from tests.support.oracle import oracle_logprobs
 

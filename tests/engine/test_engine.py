@@ -14,7 +14,7 @@ from mistral.engine.scheduler import generate_stream
 from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.generate import generate
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.ops.interface import Ops
 from tests.support.generation import PROMPTS
 from tests.support.oracle import oracle_logits

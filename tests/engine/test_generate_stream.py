@@ -8,7 +8,7 @@ from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.generate import generate
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from tests.support.generation import MAX_TOKENS, PROMPTS, Found, Spy, answers, close, ids_in, lettered
 from tests.support.oracle import oracle_logprobs
 from tests.support.small_models import SmallModel

@@ -15,9 +15,9 @@ from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
 from mistral.generate import generate
+from mistral.load import Transformer
 from mistral.model.attention_plan import slot_positions
 from mistral.model.kv_cache import Snapshot, can_rewind
-from mistral.model.transformer import Transformer
 from tests.support.small_models import SHAPES, WINDOW, SmallModel
 
 RANDOM = np.random.default_rng(4)

@@ -17,7 +17,7 @@ from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import Handle, Scheduler
 from mistral.errors import InputError
 from mistral.generate import generate
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.ops.interface import Ops
 from mistral.tokenizer.streaming import TextStream
 from tests.support.generation import PROMPTS, Spy, lettered

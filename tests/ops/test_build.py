@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mistral.errors import InputError
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.ops import build
 from mistral.ops.backend import WORTH_BUILDING, choose_backend
 from mistral.ops.build import Library

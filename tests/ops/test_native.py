@@ -15,9 +15,9 @@ import pytest
 
 from mistral.engine.sampling import log_softmax
 from mistral.generate import generate
+from mistral.load import Transformer
 from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
 from mistral.model.rope import rope_angles
-from mistral.model.transformer import Transformer
 from mistral.ops import portable
 from mistral.ops.interface import Ops
 from mistral.ops.native import Native

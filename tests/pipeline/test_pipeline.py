@@ -14,8 +14,8 @@ from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.snapshot_file import read_saved
 from mistral.generate import generate
+from mistral.load import Transformer
 from mistral.model.parameters import owns, parameters
-from mistral.model.transformer import Transformer
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found, close
 from tests.support.mpi_cases import CASES, SHAPES, SHORT, results, write_checkpoints

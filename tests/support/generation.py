@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mistral.engine.requests import Generated, Prefilled
-from mistral.model.transformer import Transformer
+from mistral.load import Transformer
 from mistral.tokenizer.streaming import TextStream
 from tests.support.pieces import PieceDecoder
 from tests.support.small_models import DENSE

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mistral.generate import generate
+from mistral.load import Transformer
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.transformer import Transformer
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found
 from tests.support.small_models import DENSE

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mistral.load import Transformer
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.transformer import Transformer
 from mistral.ops.interface import Ops
 from tests.support.checkpoint_forms import random_tensors
 
