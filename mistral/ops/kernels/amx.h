@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "transpose.h"
-#include "vector.h"
+#include "simd.h"
 
 constexpr int64_t TILE = 512;  // bfloat16 elements: 16 lines of 64 bytes
 

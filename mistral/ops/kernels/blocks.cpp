@@ -1,6 +1,6 @@
 // The two halves of a transformer block, from the activations that come in to those that go out.
-#include "parts.h"
-#include "vector.h"
+#include "operators.h"
+#include "simd.h"
 
 namespace {
 

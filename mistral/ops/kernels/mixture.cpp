@@ -4,8 +4,8 @@
 #include <numeric>
 #include <vector>
 
-#include "parts.h"
-#include "vector.h"
+#include "operators.h"
+#include "simd.h"
 
 namespace {
 

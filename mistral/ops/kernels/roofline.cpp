@@ -1,6 +1,6 @@
 // What this machine can do at most: measured beside the model, so that figures can be given as shares of it.
-#include "matmul/products.h"
-#include "matmul/tiles.h"
+#include "matmul/microkernel.h"
+#include "matmul/matmul_amx.h"
 #ifdef HAVE_TILES
 #include "amx.h"
 #endif

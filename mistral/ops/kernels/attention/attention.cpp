@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "kernels.h"
-#include "parts.h"
-#include "attention/stream.h"
-#include "vector.h"
+#include "operators.h"
+#include "attention/online_softmax.h"
+#include "simd.h"
 
 namespace {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "matmul/tiles.h"
-#include "matmul/weights.h"
+#include "matmul/matmul_amx.h"
+#include "matmul/weight_rows.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // Activations as a product wants them. They are laid out once and meet several weights.
 #pragma once
 #include "kernels.h"
-#include "vector.h"
+#include "simd.h"
 
 enum Layout {
   FLOATS,   // rows of floats

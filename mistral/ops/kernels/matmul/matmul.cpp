@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "matmul/activations.h"
-#include "parts.h"
-#include "matmul/tiles.h"
-#include "matmul/weights.h"
+#include "operators.h"
+#include "matmul/matmul_amx.h"
+#include "matmul/weight_rows.h"
 
 namespace {
 

@@ -1,8 +1,8 @@
 // Weights -> 8 or 4 bits, in the formats that mistral/quantized.py defines.
 #include <cmath>
 
-#include "parts.h"
-#include "matmul/weights.h"
+#include "operators.h"
+#include "matmul/weight_rows.h"
 
 namespace {
 

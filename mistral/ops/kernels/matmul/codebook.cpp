@@ -1,7 +1,7 @@
 // The table of mistral/quantized.py.
 #include <cmath>
 
-#include "matmul/weights.h"
+#include "matmul/weight_rows.h"
 
 namespace {
 

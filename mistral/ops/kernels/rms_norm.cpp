@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "kernels.h"
-#include "parts.h"
-#include "vector.h"
+#include "operators.h"
+#include "simd.h"
 
 template <class W>
 static void embed_rows(const W *table, int64_t dim, const int64_t *ids, float *y, int64_t tokens) {

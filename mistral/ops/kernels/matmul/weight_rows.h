@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "kernels.h"
-#include "vector.h"
+#include "simd.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #define HAVE_PAIRS 1

@@ -2,13 +2,13 @@
 // side by side. A product of two is 16 x 16 sums, a weight row in each line. Many tokens meet a panel of weights, laid out
 // tile by tile in the second-level cache; few meet weights of bfloat16 where they lie. Either way a sum is formed in the
 // same order.
-#include "matmul/tiles.h"
+#include "matmul/matmul_amx.h"
 
 #ifdef HAVE_TILES
 #include <algorithm>
 
 #include "amx.h"
-#include "matmul/weights.h"
+#include "matmul/weight_rows.h"
 
 namespace {
 

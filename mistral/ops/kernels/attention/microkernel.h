@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "transpose.h"
-#include "matmul/weights.h"
+#include "matmul/weight_rows.h"
 
 constexpr int ACROSS = 2;                           // registers of one side that meet the other together
 constexpr int64_t STRIP = ACROSS * LANES;           // their vectors

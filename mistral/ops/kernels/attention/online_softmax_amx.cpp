@@ -1,6 +1,6 @@
 // The same stream in AMX tiles, for many queries. Scores stand with a key in each line and sixteen queries along it, so
 // that a softmax runs down the lines, and two lines of weights are a line of the next product's second tile.
-#include "attention/stream.h"
+#include "attention/online_softmax.h"
 
 #ifdef HAVE_TILES
 #include <algorithm>

@@ -1,4 +1,4 @@
-#include "matmul/products.h"
+#include "matmul/microkernel.h"
 
 #ifdef HAVE_INTEGERS
 void integer_product(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {

@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "matmul/activations.h"
-#include "matmul/weights.h"
+#include "matmul/weight_rows.h"
 
 struct FloatMath {
   using Panel = FloatMath;

@@ -1,4 +1,4 @@
-#include "matmul/products.h"
+#include "matmul/microkernel.h"
 
 void float_product(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   with_rows(w.type, [&](auto *row) {

@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "kernels.h"
-#include "matmul/tiles.h"
-#include "vector.h"
+#include "matmul/matmul_amx.h"
+#include "simd.h"
 #ifdef HAVE_TILES
 #include "amx.h"
 #endif

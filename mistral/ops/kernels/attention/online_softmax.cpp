@@ -1,9 +1,9 @@
 // The stream in panels: a block of keys, then of values, is laid out once and meets all queries of a task.
-#pragma once
 #include <cmath>
 
-#include "attention/panels.h"
-#include "attention/stream.h"
+#include "attention/microkernel.h"
+#include "attention/online_softmax.h"
+#include "matmul/activations.h"
 
 constexpr int64_t PANEL_KEYS = 128;  // keys at once
 
@@ -70,4 +70,21 @@ void stream_in_panels(const Element *from, float *out, Heads heads, int64_t posi
   }
   for (int64_t n = 0; n < queries.count; n++)
     for (int64_t i = 0; i < dim; i++) out[queries.place(n) + i] = sums[n * wide + i] / running[n].total;
+}
+
+int64_t tokens_at_once(Heads heads, bool precise) {
+  const int64_t queries = !precise && tiles_available() ? 512 : 256;
+  return std::max<int64_t>(1, queries * heads.kv_heads / heads.heads);
+}
+
+void stream(const float *queries, float *out, Heads heads, int64_t position, int64_t count, const Past<float> &past) {
+  stream_in_panels<FloatPanel>(queries, out, heads, position, count, past);
+}
+
+void stream(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count, const Past<Bf16> &past) {
+  if (heads.head_dim % 32 == 0 && tiles_available()) return stream_tiled(queries, out, heads, position, count, past);
+#ifdef HAVE_PAIRS
+  if (pairs_pay()) return stream_in_panels<PairPanel>(queries, out, heads, position, count, past);
+#endif
+  stream_in_panels<FloatPanel>(queries, out, heads, position, count, past);
 }
