@@ -1,28 +1,17 @@
-// Embedding, normalisation and sums.
+// RMSNorm (Zhang and Sennrich, arXiv:1910.07467): x (T, D) -> y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight (D,)
 #include <cmath>
 
-#include "kernels.h"
+#include "all_threads.h"
 #include "operators.h"
+#include "scratch.h"
 #include "simd.h"
-
-template <class W>
-static void embed_rows(const W *table, int64_t dim, const int64_t *ids, float *y, int64_t tokens) {
-  for (int64_t t = 0; t < tokens; t++)
-    for (int64_t i = 0; i < dim; i++) y[t * dim + i] = one(table + ids[t] * dim + i);
-}
-
-void embed(Matrix table, const int64_t *ids, float *y, int64_t tokens) {
-  if (table.type == BFLOAT16) return embed_rows(static_cast<const Bf16 *>(table.data), table.in, ids, y, tokens);
-  if (table.type == FLOAT16) return embed_rows(static_cast<const F16 *>(table.data), table.in, ids, y, tokens);
-  embed_rows(static_cast<const float *>(table.data), table.in, ids, y, tokens);
-}
 
 void rms_norm(const float *x, Norm norm, float *y, int64_t tokens) {
   const AllThreads threads;
   const int64_t dim = norm.weight.in, zero = 0;
-  static thread_local Scratch<float> kept;
-  float *wide = kept.get(dim);
-  embed(norm.weight, &zero, wide, 1);
+  static thread_local Scratch<float> weight_buffer;
+  float *weight = weight_buffer.get(dim);
+  embed(norm.weight, &zero, weight, 1);  // the only row of the weight (1, D), as float32
 #pragma omp parallel for schedule(static) if (tokens > 4)
   for (int64_t t = 0; t < tokens; t++) {
     const float *row = x + t * dim;
@@ -32,12 +21,6 @@ void rms_norm(const float *x, Norm norm, float *y, int64_t tokens) {
     float total = sum(squares);
     for (; i < dim; i++) total += row[i] * row[i];
     const float scale = 1 / std::sqrt(total / dim + norm.eps);
-    for (i = 0; i < dim; i++) y[t * dim + i] = row[i] * scale * wide[i];
+    for (i = 0; i < dim; i++) y[t * dim + i] = row[i] * scale * weight[i];
   }
-}
-
-void add(const float *x, float *y, int64_t size) {
-  const AllThreads threads;
-#pragma omp parallel for schedule(static) if (size > 65536)
-  for (int64_t i = 0; i < size; i++) y[i] += x[i];
 }

@@ -1,96 +1,72 @@
-// The queries of one key head against its keys, block by block. Blocks begin at multiples of their size, whatever the
-// tokens of a step, so that a query's sums are formed in one order and its result is the same bit for bit in any chunk.
+// Attention of the queries of one key head by online softmax (Milakov and Gimelshein, arXiv:1805.02867; for attention
+// FlashAttention, arXiv:2205.14135): out = softmax(scale * q K^T) V, with keys and values taken block by block. Of each
+// query the largest score so far, the sum of weights and the weighted sum of values are kept; where a block has a
+// larger score, these are scaled down. No matrix of all scores exists.
+//
+// Blocks begin at multiples of their size, whatever the tokens of a step. So a query's sums are formed in one order,
+// and its result is the same bit for bit in any chunk. Scores are taken to base 2, and weights are relative to an
+// integer not below the largest score: a larger score that comes later scales them by a power of two, which is exact,
+// and they round to bfloat16 as they would have in any other order.
 #pragma once
 #include <algorithm>
 
 #include "kernels.h"
-#include "matmul/matmul_amx.h"
 #include "simd.h"
-#ifdef HAVE_TILES
+#ifdef HAVE_AMX
 #include "amx.h"
 #endif
 
-// Scores are taken to base 2, and weights relative to an integer above the largest. So a larger score that comes later
-// changes them by a power of two, and they round to bfloat16 as they would have in any other order.
-constexpr float HIDDEN = -1e30f, LOG2_E = 1.44269504f;
+constexpr float MASKED = -1e30f;  // score of a key that a query does not see
+constexpr float LOG2_E = 1.44269504f;
 
+// Keys and values of one key head of a sequence: those before the step in the rolling cache (slots, d), those of the
+// step among the new ones (tokens, KV, d)
 template <class Element>  // Bf16, or float where nothing is rounded
-struct Past {             // where one head's keys and values of a row lie: in the ring, then among the new ones
-  const Element *ring_keys, *ring_values, *new_keys, *new_values;
+struct KeyValues {
+  const Element *cached_keys, *cached_values, *new_keys, *new_values;
   int64_t slots, before, stride, dim;  // position `before` is the first new one; new ones are `stride` elements apart
 
-  // Keys and values of positions [base, base + count), `none` for those outside [from, to)
-  void find(int64_t base, int64_t count, int64_t from, int64_t to, const Element *none, const Element **keys,
-            const Element **values) const {
+  // Addresses of the keys and values at positions [base, base + count); `zeros` for those outside [from, to)
+  void locate(int64_t base, int64_t count, int64_t from, int64_t to, const Element *zeros, const Element **keys,
+              const Element **values) const {
     int64_t slot = slots ? std::max(base, from) % slots : 0;
     for (int64_t j = 0; j < count; j++) {
       const int64_t p = base + j;
-      keys[j] = values[j] = none;
+      keys[j] = values[j] = zeros;
       if (p < from || p >= to) continue;
       const int64_t at = p < before ? slot * dim : (p - before) * stride;
-      keys[j] = (p < before ? ring_keys : new_keys) + at;
-      values[j] = (p < before ? ring_values : new_values) + at;
+      keys[j] = (p < before ? cached_keys : new_keys) + at;
+      values[j] = (p < before ? cached_values : new_values) + at;
       if (++slot == slots) slot = 0;
     }
   }
 };
 
-struct Task {  // tokens [first, first + count) of a row whose tokens start at `start`, for one key head
-  int64_t row, start, first, count, head;
-};
-
-#if defined(HAVE_TILES) && !defined(EMULATE_TILES)
-using StreamState = TileConfig;
+// What a thread holds while it runs online_softmax_attention: configured AMX tiles, where there are any
+#if defined(HAVE_AMX) && !defined(EMULATE_AMX)
+using AttentionThreadState = TileConfig;
 #else
-struct StreamState {
-  StreamState() {}
+struct AttentionThreadState {
+  AttentionThreadState() {}
 };
 #endif
 
-struct Queries {  // of one key head, in order of their tokens
+// Queries of one key head, in order of their tokens: `group` heads of each, out of `heads`
+struct Queries {
   int64_t count, group, heads, dim;
-  int64_t place(int64_t n) const { return (n / group * heads + n % group) * dim; }
+  int64_t offset(int64_t n) const { return (n / group * heads + n % group) * dim; }  // of query n, in elements
 };
 
+// The number of tokens in a call: with their `group` heads 256 queries, or 512 with tiles, share each packed block of
+// keys
 int64_t tokens_at_once(Heads heads, bool precise);
 
-// queries and out: (count, H, d) from the first of the group's heads on; the first token has position `position`
-void stream(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count, const Past<Bf16> &past);
-void stream(const float *queries, float *out, Heads heads, int64_t position, int64_t count, const Past<float> &past);
+// queries and out (count, H, d), from the first of the group's heads on; the first token has position `position`
+void online_softmax_attention(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
+                              const KeyValues<Bf16> &key_values);
+void online_softmax_attention(const float *queries, float *out, Heads heads, int64_t position, int64_t count,
+                              const KeyValues<float> &key_values);
 
-// The same in AMX tiles; head_dim is a multiple of 32.
-void stream_tiled(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
-                  const Past<Bf16> &past);
-
-struct Running {  // of a query: an integer above all scores so far, and the sum of 2^(score - largest)
-  float largest = HIDDEN, total = 0;
-};
-
-// Scores -> weights relative to the largest so far, as the element type holds them; `out` is brought to the same scale
-template <class Element>
-inline void soften(float *scores, int64_t count, Running &running, float *out, int64_t dim) {
-  for (int64_t j = count; j % LANES; j++) scores[j] = HIDDEN;
-  Floats most = broadcast(running.largest);
-  for (int64_t j = 0; j < count; j += LANES) most = larger(load(scores + j), most);
-  float now = most[0];
-  for (int i = 1; i < LANES; i++) now = now > most[i] ? now : most[i];
-  now = integer_above(broadcast(now))[0];
-  Floats sums{};
-  for (int64_t j = 0; j < count; j += LANES) {
-    const Floats s = load(scores + j), weight = power_of_two(s - now);
-    const Floats shown = s <= HIDDEN ? Floats{} : weight;
-    sums += shown;
-    store(scores + j, as_stored<Element>(shown));
-  }
-  const float shrink = running.largest <= HIDDEN ? 0 : power_of_two(broadcast(running.largest - now))[0];
-  if (shrink != 1)
-    for (int64_t i = 0; i < dim; i++) out[i] *= shrink;
-  running.total = running.total * shrink + sum(sums);
-  running.largest = now;
-}
-
-// Of `count` keys from position `first` on, those that a query does not see
-inline void hide(float *scores, int64_t first, int64_t count, int64_t position, int64_t window) {
-  for (int64_t j = 0; j < count; j++)
-    if (first + j > position || first + j <= position - window) scores[j] = HIDDEN;
-}
+// The same in AMX tiles; head_dim is a multiple of 32
+void online_softmax_attention_amx(const Bf16 *queries, float *out, Heads heads, int64_t position, int64_t count,
+                                  const KeyValues<Bf16> &key_values);

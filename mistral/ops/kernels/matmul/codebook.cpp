@@ -1,21 +1,24 @@
-// The table of mistral/quantized.py.
+// The codebook of 4-bit weights, computed when the library is loaded: with m = scale % 128, entry q is
+// +-16 * LEVELS[q] * 2^((m - 127) / 8), minus from scale 128 on, rounded to a whole number and then to bfloat16.
+#include "matmul/codebook.h"
+
 #include <cmath>
 
-#include "matmul/weight_rows.h"
+#include "simd.h"
 
 namespace {
 
 constexpr int LEVELS[16] = {-127, -100, -79, -62, -47, -34, -21, -9, 2, 13, 25, 37, 50, 65, 82, 105};
 
-Levels make() {
-  Levels made;
+Codebook make_codebook() {
+  Codebook made;
   for (int scale = 0; scale < 256; scale++) {
     const double size = (scale < 128 ? 16 : -16) * std::exp2((scale % 128 - 127) / 8.0);
     for (int i = 0; i < 32; i++) {
-      const Bf16 half = {bits_bf16(float(std::nearbyint(size * LEVELS[i % 16])))};
-      made.halves[scale][i] = half.bits;
-      made.floats[scale][i % 16] = one(&half);
-      made.shorts[scale][i] = int16_t(one(&half));
+      const Bf16 entry = {bits_bf16(float(std::nearbyint(size * LEVELS[i % 16])))};
+      made.bf16[scale][i] = entry.bits;
+      made.floats[scale][i % 16] = to_float(&entry);
+      made.int16[scale][i] = int16_t(to_float(&entry));
     }
   }
   return made;
@@ -23,4 +26,4 @@ Levels make() {
 
 }  // namespace
 
-const Levels levels = make();
+const Codebook codebook = make_codebook();

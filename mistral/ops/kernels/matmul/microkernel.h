@@ -1,126 +1,24 @@
-// The product of a run of weight rows with rows of activations: in floats, in pairs of bfloat16, in floats that are
-// split as such pairs are, with the same result, or in integers of 16 bits (M says which). However many tokens there are, each of their sums is formed in the same order, so that a token's
-// result is the same bit for bit in any company: a row is cut into parts, each part is summed in the lanes of one vector,
-// the lanes are summed as a tree, and the parts one after the other.
+// The matrix product on one thread: rows of W (out, in) with x (T, in), added in the arithmetic M (arithmetic.h) and
+// scaled -> y (T, rows). Weights are decoded from the form in which they lie in the file (weight_rows.h).
+//
+// Every sum is formed in the same order for any number of tokens, so a token's result is the same bit for bit alone and
+// in any batch: a row is cut into blocks of M::K_BLOCK elements, the products of a block are summed in the lanes of one
+// vector, the lanes are summed as a tree, and the blocks are added one after the other. Three loops keep this order:
+//
+//   one_token     a single token: several rows side by side, far apart in memory
+//   few_tokens    up to FEW_TOKENS tokens: two rows as they lie, all tokens in registers
+//   many_tokens   more tokens: K_BLOCK columns of the rows are packed into a panel in the second-level cache; a
+//                 register-blocked microkernel multiplies NR of its rows with M::MR tokens (as in Goto and van de
+//                 Geijn, Anatomy of High-Performance Matrix Multiplication, 2008)
 #pragma once
 #include <algorithm>
 
-#include "matmul/activations.h"
-#include "matmul/weight_rows.h"
+#include "matmul/arithmetic.h"
+#include "scratch.h"
 
-struct FloatMath {
-  using Panel = FloatMath;
-  using Element = float;
-  using Vector = Floats;
-  using Sum = Floats;
-  static constexpr int64_t STEP = LANES, PART = 1024;  // elements in a vector of a row; of a row in a part
-  static constexpr int AHEAD = 4;                      // vectors of a row that are read together
-  static constexpr int SOME = FEW;                     // tokens that have code of their own, fewer than FEW or not
-  static constexpr int TOKENS = LANES == 16 ? 6 : 2;   // that meet four rows of a panel in the registers
-  static Vector load(const float *p) { return ::load(p); }
-  static void store(float *p, Vector x) { ::store(p, x); }
-  static Sum add(Sum sum, Vector w, Vector x) { return sum + w * x; }
-  static Floats finish(Sum sum) { return sum; }
-  template <class Row>
-  static Vector part(const Row &row, int64_t k) {
-    return row.part(k);
-  }
-  template <class Row>
-  static void whole(const Row &row, int64_t k, Vector *w) {
-    for (int v = 0; v < 4; v++) w[v] = row.floats(k + v * LANES);
-  }
-};
+constexpr int NR = 4;  // rows of a panel in a microkernel
 
-// vdpbf16ps is two of these products: first that of the odd elements, then that of the even ones.
-struct SplitMath {
-  using Panel = FloatMath;
-  using Element = float;
-  using Vector = Split;
-  using Sum = Floats;
-  static constexpr int64_t STEP = 2 * LANES, PART = FloatMath::PART;
-  static constexpr int AHEAD = 2;
-  static constexpr int SOME = 4;
-  static Vector load(const float *p) {
-    Split x;
-    x.odd = ::load(p), x.even = ::load(p + LANES);
-    return x;
-  }
-  static void store(float *p, Vector x) { ::store(p, x.odd), ::store(p + LANES, x.even); }
-  static Sum add(Sum sum, Vector w, Vector x) { return (sum + w.odd * x.odd) + w.even * x.even; }
-  static Floats finish(Sum sum) { return sum; }
-  template <class Row>
-  static Vector part(const Row &row, int64_t k) {
-    return row.part_split(k);
-  }
-  template <class Row>
-  static void whole(const Row &row, int64_t k, Vector *w) {
-    for (int v = 0; v < AHEAD; v++) w[v] = row.split(k + v * STEP);
-  }
-};
-
-#ifdef HAVE_PAIRS
-struct PairMath {
-  using Panel = PairMath;
-  using Element = uint16_t;
-  using Vector = Pairs;
-  using Sum = Floats;
-  static constexpr int64_t STEP = PAIRED, PART = SplitMath::PART;
-  static constexpr int AHEAD = 4;
-  static constexpr int SOME = 2;
-  static constexpr int TOKENS = 6;
-  static Vector load(const uint16_t *p) { return (Pairs)_mm512_loadu_si512(p); }
-  static void store(uint16_t *p, Vector x) { _mm512_storeu_si512(p, (__m512i)x); }
-  static Sum add(Sum sum, Vector w, Vector x) { return (Floats)_mm512_dpbf16_ps((__m512)sum, w, x); }
-  static Floats finish(Sum sum) { return sum; }
-  template <class Row>
-  static Vector part(const Row &row, int64_t k) {
-    return row.part_pairs(k);
-  }
-  template <class Row>
-  static void whole(const Row &row, int64_t k, Vector *w) {
-    row.whole_pairs(k, w);
-  }
-};
-#endif
-
-#ifdef HAVE_INTEGERS
-struct IntegerMath {
-  using Panel = IntegerMath;
-  using Element = int16_t;
-  using Vector = Shorts;
-  using Sum = Ints;
-  static constexpr int64_t STEP = 2 * LANES, PART = INTEGER_PART;
-  static constexpr int AHEAD = 4;
-  static constexpr int SOME = 4;
-  static constexpr int TOKENS = LANES == 16 ? 6 : 2;
-  static Vector load(const int16_t *p) {
-    Shorts x;
-    memcpy(&x, p, sizeof x);
-    return x;
-  }
-  static void store(int16_t *p, Vector x) { memcpy(p, &x, sizeof x); }
-  static Sum add(Sum sum, Vector w, Vector x) {
-#ifdef __AVX512VNNI__
-    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-#elif defined(__AVX512BW__)
-    return sum + (Ints)_mm512_madd_epi16((__m512i)w, (__m512i)x);
-#else
-    return sum + (Ints)_mm256_madd_epi16((__m256i)w, (__m256i)x);
-#endif
-  }
-  static Floats finish(Sum sum) { return __builtin_convertvector(sum, Floats); }
-  template <class Row>
-  static Vector part(const Row &row, int64_t k) {
-    return row.part_shorts(k);
-  }
-  template <class Row>
-  static void whole(const Row &row, int64_t k, Vector *w) {
-    row.whole_shorts(k, w);
-  }
-};
-#endif
-
-// The sums of 16 vectors, each in the order of `sum`: that of vector 4 * c + r is element 4 * r + c
+// The sums of the lanes of 16 vectors, each in the order of sum(); that of vector 4 * c + r is totals[4 * r + c]
 inline void sum_sixteen(const Floats *sums, float *totals) {
 #ifdef __AVX512F__
   __m512 a[8], b[4], c[2];
@@ -132,8 +30,8 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
     b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
                          _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
   for (int i = 0; i < 2; i++)
-    c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44),
-                         _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
+    c[i] =
+        _mm512_add_ps(_mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0x44), _mm512_shuffle_ps(b[2 * i], b[2 * i + 1], 0xee));
   _mm512_storeu_ps(totals, _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd)));
 #else
   for (int r = 0; r < 4; r++)
@@ -141,57 +39,60 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
 #endif
 }
 
-constexpr int64_t STREAM_AHEAD = 2560;  // elements; found by trial, for all types of weights
+// For a single token: elements along a row that are prefetched ahead; found by trial, for all types of weights
+constexpr int64_t PREFETCH_AHEAD = 2560;
 
-struct Part {  // of every row: elements [begin, begin + depth)
+struct KBlock {  // of every row: elements [begin, begin + depth)
   int64_t begin, depth;
 };
 
-struct Results {  // y[t * stride + n] (+)= sum * scales[t * scale_step] * factors[n]
+// Where sums go: y[t * stride + n] (+)= sum * scales[t * scale_step] * factors[n]
+struct Output {
   float *y;
   int64_t stride;
-  const float *factors, *scales;
+  const float *factors, *scales;  // of weight rows; of tokens, in this block of K
   int64_t scale_step;
-  bool add;
+  bool add;  // to what earlier blocks of K have left there
 
-  void put(int64_t t, int64_t n, float sum) const {
+  void store(int64_t t, int64_t n, float sum) const {
     float &to = y[t * stride + n];
     const float total = sum * scales[t * scale_step] * factors[n];
     to = add ? to + total : total;
   }
-  void put_four(int64_t t, int64_t n, const float *sums, int64_t rows) const {
+  // NR rows from n on, of which only the first `rows` exist
+  void store_four(int64_t t, int64_t n, const float *sums, int64_t rows) const {
     if (rows < 4) {
-      for (int64_t c = 0; c < rows; c++) put(t, n + c, sums[c]);
+      for (int64_t c = 0; c < rows; c++) store(t, n + c, sums[c]);
       return;
     }
     typedef float Four __attribute__((vector_size(16)));
-    Four four, own, held;
-    memcpy(&four, sums, sizeof four);
-    memcpy(&own, factors + n, sizeof own);
-    memcpy(&held, y + t * stride + n, sizeof held);
-    four = four * scales[t * scale_step] * own;
-    if (add) four += held;
-    memcpy(y + t * stride + n, &four, sizeof four);
+    Four total, factor, earlier;
+    memcpy(&total, sums, sizeof total);
+    memcpy(&factor, factors + n, sizeof factor);
+    memcpy(&earlier, y + t * stride + n, sizeof earlier);
+    total = total * scales[t * scale_step] * factor;
+    if (add) total += earlier;
+    memcpy(y + t * stride + n, &total, sizeof total);
   }
 };
 
-// Adds to sums[r * C + c] a part of the product of activations r with weight row c, read as it lies; what comes `ahead`
-// elements later is fetched meanwhile
-template <class M, class Row, int R, int C>
-inline void accumulate(const typename M::Element *x, int64_t x_stride, const Row *row, Part part, int64_t ahead,
-                       typename M::Sum *sums) {
+// sums[r * C + c] += x[r] * row[c] over a block of K, for R tokens and C weight rows, each read once. The elements
+// `ahead` of those in use are prefetched. x points to the block's first element.
+template <class M, class WeightRow, int R, int C>
+inline void accumulate(const typename M::Element *x, int64_t x_stride, const WeightRow *row, KBlock block,
+                       int64_t ahead, typename M::Sum *sums) {
   static_assert(R * C <= 16);
-  constexpr int64_t RUN = M::AHEAD * M::STEP;
+  constexpr int64_t RUN = M::RUN * M::STEP;
   int64_t k = 0;
-  for (; k + RUN <= part.depth; k += RUN) {
-    typename M::Vector weights[C][M::AHEAD];
+  for (; k + RUN <= block.depth; k += RUN) {
+    typename M::Vector weights[C][M::RUN];
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
-      row[c].fetch(part.begin + k + ahead, RUN);
-      M::whole(row[c], part.begin + k, weights[c]);
+      row[c].prefetch(block.begin + k + ahead, RUN);
+      M::load_run(row[c], block.begin + k, weights[c]);
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < M::AHEAD; v++)
+    for (int v = 0; v < M::RUN; v++)
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) {
         const auto token = M::load(x + r * x_stride + k + v * M::STEP);
@@ -199,140 +100,145 @@ inline void accumulate(const typename M::Element *x, int64_t x_stride, const Row
         for (int c = 0; c < C; c++) sums[r * C + c] = M::add(sums[r * C + c], weights[c][v], token);
       }
   }
-  for (; k < part.depth; k += M::STEP)
+  for (; k < block.depth; k += M::STEP)
 #pragma GCC unroll 4
     for (int c = 0; c < C; c++) {
-      const auto weight = M::part(row[c], part.begin + k);
+      const auto weight = M::load_padded(row[c], block.begin + k);
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) sums[r * C + c] = M::add(sums[r * C + c], weight, M::load(x + r * x_stride + k));
     }
 }
 
-// R rows of activations (those beyond `tokens` are zeros) with weight rows as they lie, two at once
-template <class M, class Row, int R>
-void few(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, Part part,
-         const Results &results, int64_t tokens) {
+// x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, two at a time
+template <class M, class WeightRow, int R>
+void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, KBlock block,
+                const Output &output, int64_t tokens) {
   constexpr int C = 2;
   for (int64_t n = 0; n < rows; n += C) {
-    const Row row[C] = {Row(w, first + n), Row(w, first + std::min(n + 1, rows - 1))};
+    const WeightRow row[C] = {WeightRow(w, first + n), WeightRow(w, first + std::min(n + 1, rows - 1))};
     typename M::Sum sums[R * C];
 #pragma GCC unroll 16
     for (int i = 0; i < R * C; i++) sums[i] = typename M::Sum{};
-    accumulate<M, Row, R, C>(x, x_stride, row, part, C * row[0].pitch(), sums);
+    accumulate<M, WeightRow, R, C>(x, x_stride, row, block, C * row[0].pitch(), sums);
     float totals[16];
-    Floats some[16];
+    Floats lanes[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) some[i % 4 * 4 + i / 4] = i < R * C ? M::finish(sums[i % (R * C)]) : Floats{};
-    sum_sixteen(some, totals);
+    for (int i = 0; i < 16; i++) lanes[i % 4 * 4 + i / 4] = i < R * C ? M::finish(sums[i % (R * C)]) : Floats{};
+    sum_sixteen(lanes, totals);
     for (int r = 0; r < tokens; r++)
-      for (int c = 0; c < C && n + c < rows; c++) results.put(r, n + c, totals[r * C + c]);
+      for (int c = 0; c < C && n + c < rows; c++) output.store(r, n + c, totals[r * C + c]);
   }
 }
 
-// One token with weight rows as they lie. Those that are read together are far apart, so that each is a stream which
-// goes on from row to row: that is what processors fetch well by themselves.
-template <class M, class Row>
-void one(const Activations &a, Matrix w, int64_t first, int64_t rows, const float *factors, float *y) {
-  constexpr int C = Row::AT_ONCE;
+// x (1, in) with weight rows as they lie. The C rows that are read side by side are `apart` rows from one another, so
+// that each is a sequential stream that goes on from row to row, which hardware prefetchers follow well.
+template <class M, class WeightRow>
+void one_token(const Activations &a, Matrix w, int64_t first, int64_t rows, const float *factors, float *y) {
+  constexpr int C = WeightRow::ROWS_AT_ONCE;
   const auto *x = static_cast<const typename M::Element *>(a.data);
   const int64_t apart = (rows + C - 1) / C;
   for (int64_t n = 0; n < apart; n++) {
-    const auto row_at = [&](int64_t c) { return Row(w, first + std::min(n + c * apart, rows - 1)); };
-    const Row row[4] = {row_at(0), row_at(1 % C), row_at(2 % C), row_at(3 % C)};
-    for (int64_t k = 0; k < w.in; k += M::PART) {
+    const auto row_at = [&](int64_t c) { return WeightRow(w, first + std::min(n + c * apart, rows - 1)); };
+    const WeightRow row[4] = {row_at(0), row_at(1 % C), row_at(2 % C), row_at(3 % C)};
+    for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
       typename M::Sum sums[C] = {};
-      accumulate<M, Row, 1, C>(x + k, 0, row, {k, std::min(M::PART, w.in - k)}, STREAM_AHEAD, sums);
-      const Results results = {y, 0, factors, a.scales + k / M::PART * (a.scale_step > 0), a.scale_step, k > 0};
-      for (int64_t c = 0; c < C && n + c * apart < rows; c++) results.put(0, n + c * apart, sum(M::finish(sums[c])));
+      accumulate<M, WeightRow, 1, C>(x + k, 0, row, {k, std::min(M::K_BLOCK, w.in - k)}, PREFETCH_AHEAD, sums);
+      const Output output = {y, 0, factors, a.scales + k / M::K_BLOCK * (a.scale_step > 0), a.scale_step, k > 0};
+      for (int64_t c = 0; c < C && n + c * apart < rows; c++) output.store(0, n + c * apart, sum(M::finish(sums[c])));
     }
   }
 }
 
-// R rows of activations with four rows of a panel
+// Tokens t to t + R with rows n to n + NR of a panel, `depth` elements: NR * R vectors of sums stay in registers. Of
+// the results only those of the first `tokens` and `rows` are stored.
 template <class M, int R>
-inline void meet(const typename M::Element *x, int64_t x_stride, const typename M::Element *panel, int64_t panel_stride,
-                 int64_t n, int64_t depth, const Results &results, int64_t t, int64_t tokens, int64_t rows) {
-  typename M::Sum sums[4][R];
+inline void microkernel(const typename M::Element *x, int64_t x_stride, const typename M::Element *panel,
+                        int64_t panel_stride, int64_t n, int64_t depth, const Output &output, int64_t t, int64_t tokens,
+                        int64_t rows) {
+  typename M::Sum sums[NR][R];
 #pragma GCC unroll 32
-  for (int i = 0; i < 4 * R; i++) sums[i / R][i % R] = typename M::Sum{};
+  for (int i = 0; i < NR * R; i++) sums[i / R][i % R] = typename M::Sum{};
   for (int64_t k = 0; k < depth; k += M::STEP) {
-    typename M::Vector weights[4];
-    for (int c = 0; c < 4; c++) weights[c] = M::load(panel + (n + c) * panel_stride + k);
+    typename M::Vector weights[NR];
+    for (int c = 0; c < NR; c++) weights[c] = M::load(panel + (n + c) * panel_stride + k);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const auto token = M::load(x + (t + r) * x_stride + k);
-      for (int c = 0; c < 4; c++) sums[c][r] = M::add(sums[c][r], weights[c], token);
+      for (int c = 0; c < NR; c++) sums[c][r] = M::add(sums[c][r], weights[c], token);
     }
   }
 #pragma GCC unroll 2
   for (int begin = 0; begin < R; begin += 4) {
-    Floats some[16];
+    Floats lanes[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) some[i] = begin + i % 4 < R ? M::finish(sums[i / 4][(begin + i % 4) % R]) : Floats{};
+    for (int i = 0; i < 16; i++) lanes[i] = begin + i % 4 < R ? M::finish(sums[i / 4][(begin + i % 4) % R]) : Floats{};
     float totals[16];
-    sum_sixteen(some, totals);
+    sum_sixteen(lanes, totals);
     for (int64_t r = begin; r < std::min<int64_t>({begin + 4, R, tokens - t}); r++)
-      results.put_four(t + r, n, totals + 4 * (r - begin), rows - n);
+      output.store_four(t + r, n, totals + 4 * (r - begin), rows - n);
   }
 }
 
-// Many tokens: a part of the rows comes from memory once, and from the second-level cache again and again
-template <class M, class Row>
-void many(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, Part part,
-          const Results &results, int64_t tokens) {
-  static thread_local Scratch<typename M::Element> kept;
-  const int64_t stride = M::PART + 64 / sizeof(typename M::Element), full = (rows + 3) / 4 * 4;
-  typename M::Element *panel = kept.get(full * stride);
+// x (T, in) with a block of K of the rows, packed into a panel: read from memory once, and from the second-level cache
+// for every MR tokens
+template <class M, class WeightRow>
+void many_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, KBlock block,
+                 const Output &output, int64_t tokens) {
+  static thread_local Scratch<typename M::Element> panel_buffer;
+  const int64_t stride = M::K_BLOCK + 64 / sizeof(typename M::Element), full = (rows + NR - 1) / NR * NR;
+  typename M::Element *panel = panel_buffer.get(full * stride);
   for (int64_t n = 0; n < full; n++) {
-    const Row row(w, first + std::min(n, rows - 1));
-    row.fetch(part.begin + (n + 4 < rows ? 4 * row.pitch() : 0), part.depth);
-    for (int64_t k = 0; k < part.depth; k += M::STEP) {
-      M::store(panel + n * stride + k, M::part(row, part.begin + k));
+    const WeightRow row(w, first + std::min(n, rows - 1));
+    row.prefetch(block.begin + (n + NR < rows ? NR * row.pitch() : 0), block.depth);
+    for (int64_t k = 0; k < block.depth; k += M::STEP) {
+      M::store(panel + n * stride + k, M::load_padded(row, block.begin + k));
     }
   }
-  constexpr int TOGETHER = M::Panel::TOKENS;
-  const int64_t depth = (part.depth + M::STEP - 1) / M::STEP * M::STEP;
-  // All tokens are more than the second-level cache holds beside the panel: the next ones come while these are used, a
-  // part of them with each four rows.
+  constexpr int MR = M::Panel::MR;
+  const int64_t depth = (block.depth + M::STEP - 1) / M::STEP * M::STEP;
+  // The second-level cache does not hold the panel and all tokens. So the next MR tokens are prefetched while these are
+  // multiplied, a share of each with every NR rows.
   constexpr int64_t LINE = 64 / sizeof(typename M::Element);
-  const int64_t share = (depth * 4 / full + LINE - 1) / LINE * LINE;
-  for (int64_t t = 0; t < tokens; t += TOGETHER)
-    for (int64_t n = 0, begin = 0; n < full; n += 4, begin += share) {
-      for (int64_t r = t + TOGETHER; r < std::min<int64_t>(t + 2 * TOGETHER, tokens); r++)
+  const int64_t share = (depth * NR / full + LINE - 1) / LINE * LINE;
+  for (int64_t t = 0; t < tokens; t += MR)
+    for (int64_t n = 0, begin = 0; n < full; n += NR, begin += share) {
+      for (int64_t r = t + MR; r < std::min<int64_t>(t + 2 * MR, tokens); r++)
         for (int64_t k = begin; k < std::min(begin + share, depth); k += LINE)
           __builtin_prefetch(x + r * x_stride + k, 0, 2);
-      meet<typename M::Panel, TOGETHER>(x, x_stride, panel, stride, n, depth, results, t, tokens, rows);
+      microkernel<typename M::Panel, MR>(x, x_stride, panel, stride, n, depth, output, t, tokens, rows);
     }
 }
 
-template <class M, class Row>
-void rows_product(const Activations &a, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
+// Rows [first, first + rows) of W with all tokens, by the loop that suits their number: y[t * stride + i]
+template <class M, class WeightRow>
+void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   using std::integral_constant;
-  float factors[MOST_ROWS];
-  for (int64_t n = 0; n < rows; n++) factors[n] = Row(w, first + n).factor();
-  if (a.tokens == 1) return one<M, Row>(a, w, first, rows, factors, y);
-  const auto run = [&](auto tokens, int64_t k) {
+  float factors[MAX_ROWS];
+  for (int64_t n = 0; n < rows; n++) factors[n] = WeightRow(w, first + n).factor();
+  if (a.tokens == 1) return one_token<M, WeightRow>(a, w, first, rows, factors, y);
+  const auto run = [&](auto tokens, int64_t k) {  // tokens: a constant, the number that the loop is compiled for
     const auto *x = static_cast<const typename M::Element *>(a.data) + k;
-    const Part part = {k, std::min(M::PART, w.in - k)};
-    const Results results = {y, stride, factors, a.scales + k / M::PART * (a.scale_step > 0), a.scale_step, k > 0};
-    if constexpr (tokens > FEW)
-      many<M, Row>(x, a.stride, w, first, rows, part, results, a.tokens);
+    const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
+    const Output output = {y, stride, factors, a.scales + k / M::K_BLOCK * (a.scale_step > 0), a.scale_step, k > 0};
+    if constexpr (tokens > FEW_TOKENS)
+      many_tokens<M, WeightRow>(x, a.stride, w, first, rows, block, output, a.tokens);
     else
-      few<M, Row, tokens>(x, a.stride, w, first, rows, part, results, a.tokens);
+      few_tokens<M, WeightRow, tokens>(x, a.stride, w, first, rows, block, output, a.tokens);
   };
-  // Weights of few bits meet floats so rarely that less code is better than a faster one.
-  constexpr bool rare = std::is_same_v<M, FloatMath> && (std::is_same_v<Row, Row8> || std::is_same_v<Row, Row4>);
-  for (int64_t k = 0; k < w.in; k += M::PART) {
+  // 8 and 4 bits are multiplied as floats only where `precise` or the processor asks for it: one loop is enough there.
+  constexpr bool quantized = std::is_same_v<WeightRow, WeightRow8> || std::is_same_v<WeightRow, WeightRow4>;
+  constexpr bool rare = std::is_same_v<M, FloatMath> && quantized;
+  for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
     if constexpr (!rare) {
-      if (a.tokens <= M::SOME) {
-        run(integral_constant<int, M::SOME>(), k);
+      if (a.tokens <= M::SMALL_BATCH) {
+        run(integral_constant<int, M::SMALL_BATCH>(), k);
         continue;
       }
-      if (a.tokens <= FEW) {
-        run(integral_constant<int, FEW>(), k);
+      if (a.tokens <= FEW_TOKENS) {
+        run(integral_constant<int, FEW_TOKENS>(), k);
         continue;
       }
     }
-    run(integral_constant<int, 2 * FEW>(), k);
+    run(integral_constant<int, 2 * FEW_TOKENS>(), k);
   }
 }
