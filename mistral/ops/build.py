@@ -22,6 +22,13 @@ from mistral.errors import InputError
 
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
+# Units that take seconds each; all others are compiled together.
+COMPILED_ALONE = (
+    "attention/online_softmax.cpp",
+    "matmul/microkernel_bf16.cpp",
+    "matmul/microkernel_float.cpp",
+    "matmul/microkernel_int16.cpp",
+)
 # MindSpore's builder finds ninja on PATH, and leaves NAME.so in the folder.
 GLUE = (
     "import sys; from mindspore import ops; ops.CustomOpBuilder(*sys.argv[1:3], 'CPU', build_dir=sys.argv[3]).build()"
@@ -106,7 +113,7 @@ def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
     cxx, flags = require_compiler(), [*FLAGS, *machine]
     units = [file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp"]
     sources = [*sorted(units), *sorted(SOURCES.rglob("*.h"))]
-    large = [unit for unit in sorted(units) if unit.stem.startswith("products") or unit.stem == "stream"]
+    large = [unit for unit in sorted(units) if unit.relative_to(SOURCES).as_posix() in COMPILED_ALONE]
     # the others together: most of the time for each of them would go into the compiler's own headers
     together = [part for unit in sorted(units) if unit not in large for part in ("-include", str(unit))]
     include = ("-I", str(SOURCES))  # no part of the key: a library is the same wherever its sources lie

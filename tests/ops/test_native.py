@@ -34,7 +34,7 @@ if platform.machine() == "x86_64":
     MACHINES["AVX2"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f")
     if "avx512_bf16" in flags:
         MACHINES["no AMX"] = ("-march=native", "-mno-amx-tile")
-        MACHINES["AMX in C++"] = ("-march=native", "-DEMULATE_TILES")
+        MACHINES["AMX in C++"] = ("-march=native", "-DEMULATE_AMX")
     if "avx512f" in flags:
         MACHINES["no bfloat16"] = ("-march=native", "-mno-amx-tile", "-mno-avx512bf16")
 ROWS = [1, 2, 7, 8, 15, 16, 17, 33, 70]

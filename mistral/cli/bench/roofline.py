@@ -138,10 +138,10 @@ def kernels_bandwidth(library: ctypes.CDLL, buffer: NDArray[np.float32]) -> floa
 
 def kernels_flops(library: ctypes.CDLL, way: int) -> float:
     """Floating-point operations a second of one of WAYS, by its number; 0 where this processor does not have it."""
-    library.multiply_most.restype = ctypes.c_double
+    library.multiply_in_registers.restype = ctypes.c_double
     rounds = ctypes.c_int64(ROUNDS)
-    done = float(library.multiply_most(rounds, way))
-    return done / seconds_of(lambda: library.multiply_most(rounds, way), 3) if done else 0.0
+    done = float(library.multiply_in_registers(rounds, way))
+    return done / seconds_of(lambda: library.multiply_in_registers(rounds, way), 3) if done else 0.0
 
 
 def numpy_bandwidth(buffer: NDArray[np.float32]) -> float:

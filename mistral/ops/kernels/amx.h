@@ -1,26 +1,33 @@
-// The eight tile registers and how they are used here: 0 to 3 sums, 4 and 5 weights, 6 and 7 activations.
+// Products of AMX tiles: A (16, 32) bfloat16 times B (32, 16) bfloat16, added to sums (16, 16) float32.
+//
+// A tile has 16 lines of 64 bytes. A line of A is 32 elements of a row; line k of B has elements 2 k and 2 k + 1 of
+// each of its 16 columns side by side. The eight tile registers are used as a block of 2 x 2 products: 0 to 3 hold
+// sums, 4 and 5 two tiles A ("weights"), 6 and 7 two tiles B ("activations"). Sums 0, 1 belong to B 6, sums 2, 3 to B
+// 7.
+//
+// Included only where HAVE_AMX; with -DEMULATE_AMX the registers are memory and the instructions are C++.
 #pragma once
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "simd.h"
 #include "transpose.h"
-#include "vector.h"
 
-constexpr int64_t TILE = 512;  // bfloat16 elements: 16 lines of 64 bytes
+constexpr int64_t TILE = 512;  // bfloat16 elements in a tile
 
-inline int64_t tiles_for(int64_t tokens) { return (tokens + 15) / 16; }
-inline int64_t depth_for(int64_t in) { return (in + 31) / 32; }
+inline int64_t tiles_for(int64_t tokens) { return (tokens + 15) / 16; }  // tiles B for so many columns
+inline int64_t depth_for(int64_t in) { return (in + 31) / 32; }          // tiles along a row of so many elements
 
-#ifdef EMULATE_TILES
+#ifdef EMULATE_AMX
 inline thread_local uint8_t emulated[8][16][64];
 
 inline bool request_tiles() { return true; }
 struct TileConfig {
   TileConfig() {}
-  ~TileConfig() { memset(emulated, 0xff, sizeof emulated); }  // what a released tile holds must not matter
+  ~TileConfig() { memset(emulated, 0xff, sizeof emulated); }  // NaN, so that a test sees reads of released tiles
 };
-inline void written() {}
+inline void compiler_barrier() {}
 
 inline void tile_zero(int tile) { memset(emulated[tile], 0, sizeof emulated[tile]); }
 inline void tile_load(int tile, const void *from, int64_t stride) {
@@ -40,14 +47,14 @@ inline void tile_multiply(int sums, int a, int b) {
     }
 }
 #else
-// Linux gives a process tile state only where it asks.
+// Linux lets a process use the tile registers only after it has asked for them.
 inline bool request_tiles() {
   constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
   return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 }
 
-// All tiles 16 lines of 64 bytes while it lives. GCC 12 believes that _tile_loadconfig reads 8 bytes and drops the
-// stores of the other 56, hence the instruction itself.
+// While one lives, this thread's tiles are 16 lines of 64 bytes; afterwards they are released. The instruction is
+// written out because GCC 12 believes that _tile_loadconfig reads 8 bytes, and drops the stores of the other 56.
 struct TileConfig {
   struct alignas(64) Layout {
     uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -62,8 +69,8 @@ struct TileConfig {
   TileConfig(const TileConfig &) = delete;
 };
 
-// GCC does not know that a tile load reads memory: what was written must be there before it.
-inline void written() { asm volatile("" ::: "memory"); }
+// Keeps stores before the tile loads that follow: GCC does not know that a tile load reads memory.
+inline void compiler_barrier() { asm volatile("" ::: "memory"); }
 
 #define tile_zero(tile) _tile_zero(tile)
 #define tile_load(tile, from, stride) _tile_loadd(tile, from, stride)
@@ -72,7 +79,7 @@ inline void written() { asm volatile("" ::: "memory"); }
 #endif
 
 inline void zero_sums() {
-  written();
+  compiler_barrier();
   tile_zero(0);
   tile_zero(1);
   tile_zero(2);
@@ -80,7 +87,7 @@ inline void zero_sums() {
 }
 
 inline void load_sums(const float *a, const float *b, const float *c, const float *d) {
-  written();
+  compiler_barrier();
   tile_load(0, a, 64);
   tile_load(1, b, 64);
   tile_load(2, c, 64);
@@ -94,12 +101,14 @@ inline void store_sums(float *a, float *b, float *c, float *d) {
   tile_store(3, d, 64);
 }
 
+// Loads two tiles A, whose lines are `stride` bytes apart
 inline void load_weights(const uint16_t *a, const uint16_t *b, int64_t stride) {
   tile_load(4, a, stride);
   tile_load(5, b, stride);
 }
 
-inline void multiply_two(const uint16_t *x, const uint16_t *y) {
+// Adds the four products of the two loaded tiles A with the tiles B at x and y
+inline void multiply_2x2(const uint16_t *x, const uint16_t *y) {
   tile_load(6, x, 64);
   tile_load(7, y, 64);
   tile_multiply(0, 4, 6);
@@ -117,12 +126,12 @@ inline __m512i narrow(const float *x, int64_t count) {
   return _mm512_inserti64x4(halves, _mm512_cvtepi32_epi16((__m512i)high), 1);
 }
 
-// Element i of both -> words of two bfloat16, the first in the lower half
+// Lane i -> a word of two bfloat16, first[i] in the lower half and second[i] in the upper
 inline __m512i interleave(Floats first, Floats second) {
   return (__m512i)((round_words(first) >> 16) | (round_words(second) & 0xffff0000));
 }
 
-// Sums [16 weight rows][16 tokens] -> y[token][weight row], each times its row's factor; the first `tokens` and `rows`
+// sums (16 weight rows, 16 tokens) -> y[token * stride + row] = sum * factors[row], for the first `tokens` and `rows`
 inline void store_transposed(const float *sums, const float *factors, float *y, int64_t stride, int64_t tokens,
                              int64_t rows) {
   __m512i lines[16];

@@ -1,5 +1,7 @@
-// The kernels as MindSpore operators. Only this file includes MindSpore's header, which takes most of a build's time,
-// so it knows of the kernels no more than kernels.h says; the library that holds them is loaded at run time.
+// The kernels as MindSpore operators: a Python module with classes Weight and Library, whose methods take and return
+// float32 tensors on the CPU (shapes: kernels.h). Only this file includes MindSpore's header, which takes 20 to 30
+// seconds to compile. So it knows of the kernels only what kernels.h says, is built apart from them, and loads their
+// library when a Library is made.
 #include <dlfcn.h>
 
 #include <functional>
@@ -19,30 +21,37 @@ void check(bool sound, const char *what) {
   if (!sound) throw std::invalid_argument(what);
 }
 
-// MindSpore checks neither dtype nor layout of what reaches a custom operator.
+// The data of a float32 tensor of this many elements. MindSpore checks neither the dtype nor the layout of a custom
+// operator's inputs.
 const float *floats(const Tensor &x, size_t size) {
   check(x.data_type() == ms::TypeId::kNumberTypeFloat32, "expected float32");
   check(x.is_contiguous() && x.numel() == size, "expected a contiguous tensor of another size");
   return static_cast<const float *>(x.GetDataPtr());
 }
 
+// The data of a cache: bfloat16 as the bits of uint16, or float32
 void *slots(const Tensor &x, size_t size, bool precise) {
   const auto type = precise ? ms::TypeId::kNumberTypeFloat32 : ms::TypeId::kNumberTypeUInt16;
   check(x.data_type() == type && x.is_contiguous() && x.numel() == size, "unsound slots");
   return x.GetDataPtr();
 }
 
-// A weight where it lies: an array of the caller's, who keeps it alive. No tensor, so that an operator's call costs the
-// same whatever its number of weights.
+// A weight in memory that the caller keeps alive. It is no tensor, so that the cost of calling an operator does not
+// grow with its number of weights.
 struct Weight : Matrix {
   Weight(uintptr_t values, uintptr_t scales, uintptr_t exponents, int32_t type, int64_t out, int64_t in)
-      : Matrix{reinterpret_cast<const void *>(values), reinterpret_cast<const uint8_t *>(scales),
-               reinterpret_cast<const uint8_t *>(exponents), Type(type), out, in} {
+      : Matrix{reinterpret_cast<const void *>(values),
+               reinterpret_cast<const uint8_t *>(scales),
+               reinterpret_cast<const uint8_t *>(exponents),
+               Type(type),
+               out,
+               in} {
     check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= BITS4, "an unsound weight");
     check(type < BITS8 || (scales && exponents), "a quantized weight without its scales");
   }
 };
 
+// An operator of one output, which `launch` fills
 class Runner : public ms::pynative::PyboostRunner {
  public:
   Runner(const char *name, const Launch &launch) : PyboostRunner(name), launch_(launch) {}
@@ -52,7 +61,8 @@ class Runner : public ms::pynative::PyboostRunner {
   const Launch launch_;
 };
 
-// A float32 tensor (tokens, width), filled by launch. MindSpore may do so later: all is held by value.
+// Runs an operator -> float32 tensor (T, width), with T of the first input. MindSpore may call `launch` after this has
+// returned, so it holds all it needs by value.
 py::object run(const char *name, const Tensors &inputs, size_t width, const Launch &launch) {
   const auto call = [name, width, &launch](const Tensors &in) {
     Tensor y(ms::TypeId::kNumberTypeFloat32, ShapeVector{in[0].shape()[0], int64_t(width)});
@@ -62,29 +72,33 @@ py::object run(const char *name, const Tensors &inputs, size_t width, const Laun
   return ms::pynative::PyboostRunner::Call<1>(std::string(name), call, inputs);
 }
 
-Expert expert(const std::vector<Weight> &w) {
+// w1, w2, w3, with shapes that fit
+FeedForwardWeights feed_forward_weights(const std::vector<Weight> &w) {
   check(w.size() == 3 && w[0].out == w[1].in && w[2].out == w[1].in && w[0].in == w[2].in && w[1].out == w[0].in,
         "weights that do not fit");
   return {w[0], w[1], w[2]};
 }
 
-std::vector<Row> rows_of(const Tensors &caches, const Sizes &sizes, Heads heads, int64_t tokens, bool precise) {
-  std::vector<Row> rows;
-  for (size_t r = 0; 3 * r + 2 < sizes.size(); r++) {
-    Row row = {sizes[3 * r], sizes[3 * r + 1], sizes[3 * r + 2], nullptr, nullptr};
-    if (row.slots) {
-      const size_t size = heads.kv_heads * row.slots * heads.head_dim;
-      row.keys = slots(caches.at(2 * r), size, precise);
-      row.values = slots(caches.at(2 * r + 1), size, precise);
+// caches: keys and values of each sequence, or nothing at all; sizes: new tokens, tokens before and slots of each;
+// tokens: of all sequences together
+std::vector<Sequence> sequences_of(const Tensors &caches, const Sizes &sizes, Heads heads, int64_t tokens,
+                                   bool precise) {
+  std::vector<Sequence> sequences;
+  for (size_t s = 0; 3 * s + 2 < sizes.size(); s++) {
+    Sequence sequence = {sizes[3 * s], sizes[3 * s + 1], sizes[3 * s + 2], nullptr, nullptr};
+    if (sequence.slots) {
+      const size_t size = heads.kv_heads * sequence.slots * heads.head_dim;
+      sequence.keys = slots(caches.at(2 * s), size, precise);
+      sequence.values = slots(caches.at(2 * s + 1), size, precise);
     }
-    tokens -= row.tokens;
-    rows.push_back(row);
+    tokens -= sequence.tokens;
+    sequences.push_back(sequence);
   }
   check(tokens == 0 && heads.head_dim % 2 == 0 && heads.heads % heads.kv_heads == 0, "rows that do not fit the tokens");
-  return rows;
+  return sequences;
 }
 
-// A library of kernels
+// A loaded library of kernels; `precise` as in kernels.h
 struct Library {
   const Kernels *kernels;
   bool precise;
@@ -118,14 +132,14 @@ struct Library {
   }
 
   py::object feed_forward(const Tensor &x, const std::vector<Weight> &weights) {
-    const Expert e = expert(weights);
+    const FeedForwardWeights e = feed_forward_weights(weights);
     return run("MistralFeedForward", {x}, e.w1.in, [k = kernels, e, precise = precise](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
       k->feed_forward(floats(in[0], tokens * e.w1.in), e, y, tokens, precise);
     });
   }
 
-  // caches: keys and values of each row, or nothing at all; sizes: tokens, those before and slots of each row
+  // caches, sizes: see sequences_of
   py::object attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &cos, const Tensor &sin,
                        const Tensors &caches, const Sizes &sizes, int64_t window) {
     const int64_t dim = cos.shape()[1];
@@ -135,9 +149,9 @@ struct Library {
     const auto launch = [lib = kernels, sizes, heads, precise = precise](const Tensors &in, float *y) {
       const int64_t tokens = in[3].shape()[0];
       const size_t size = tokens * heads.head_dim, keys = size * heads.kv_heads;
-      const auto rows = rows_of({in.begin() + 5, in.end()}, sizes, heads, tokens, precise);
+      const auto sequences = sequences_of({in.begin() + 5, in.end()}, sizes, heads, tokens, precise);
       lib->attention(floats(in[0], size * heads.heads), floats(in[1], keys), floats(in[2], keys), floats(in[3], size),
-                     floats(in[4], size), y, heads, rows.data(), rows.size(), precise);
+                     floats(in[4], size), y, heads, sequences.data(), sequences.size(), precise);
     };
     return run("MistralAttention", inputs, q.shape()[1], launch);
   }
@@ -154,15 +168,15 @@ struct Library {
     const auto launch = [k = kernels, sizes, heads, weights, precise = precise](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
       const size_t size = tokens * heads.head_dim;
-      const auto rows = rows_of({in.begin() + 3, in.end()}, sizes, heads, tokens, precise);
+      const auto sequences = sequences_of({in.begin() + 3, in.end()}, sizes, heads, tokens, precise);
       k->attention_block(floats(in[0], tokens * weights.wq.in), weights, floats(in[1], size), floats(in[2], size), y,
-                         heads, rows.data(), rows.size(), precise);
+                         heads, sequences.data(), sequences.size(), precise);
     };
     return run("MistralAttentionBlock", inputs, w[0].in, launch);
   }
 
   py::object feed_forward_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &weights) {
-    const Expert e = expert(weights);
+    const FeedForwardWeights e = feed_forward_weights(weights);
     const Norm n = {norm, eps};
     return run("MistralFeedForwardBlock", {x}, norm.in, [k = kernels, e, n, p = precise](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
@@ -172,8 +186,8 @@ struct Library {
 
   py::object mixture_block(const Tensor &x, const Weight &norm, float eps, const Weight &gate,
                            const std::vector<std::vector<Weight>> &weights, int64_t chosen) {
-    std::vector<Expert> experts;
-    for (const auto &w : weights) experts.push_back(expert(w));
+    std::vector<FeedForwardWeights> experts;
+    for (const auto &w : weights) experts.push_back(feed_forward_weights(w));
     check(int64_t(experts.size()) == gate.out && chosen > 0 && chosen <= gate.out, "experts that do not fit");
     const Norm n = {norm, eps};
     const auto launch = [k = kernels, n, gate, experts, chosen, p = precise](const Tensors &in, float *y) {

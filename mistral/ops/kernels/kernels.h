@@ -1,25 +1,38 @@
-// What the kernels offer: the only interface between them and the glue to MindSpore, plain C types alone.
-// Letters: T tokens, H heads, KV key and value heads, d head_dim. Matrices are row-major.
+// The C interface of the kernel library, in plain C types: all that glue.cpp, which makes MindSpore operators of the
+// kernels, knows of them.
+//
+// Where to read:
+//   embed.cpp rms_norm.cpp mixture.cpp blocks.cpp   the operators of a transformer block
+//   matmul/      W (out, in) @ x (T, in) -> y (T, out) and the feed-forward network, for weights of every type
+//   attention/   RoPE, the rolling cache, attention by online softmax
+//   operators.h  the operators' declarations
+//   simd.h scratch.h transpose.h processor.h amx.h   vectors, buffers, and what the processor multiplies with
+//   roofline.cpp   memory bandwidth and peak arithmetic of the machine
+//
+// Letters: T tokens of a step, D model dim, F hidden dim, H heads, KV key and value heads, d head_dim, V vocabulary.
+// Arrays are row-major and contiguous, activations are float32, and results never overlap inputs.
 #pragma once
 #include <cstdint>
 
-// The last two are the formats of mistral/quantized.py: a scale for each 32 weights and an exponent for each row.
+// Element types of a weight. BITS8 and BITS4 are the formats that mistral/ops/quantized.py defines: groups of 32
+// weights share a scale, and the weights of a row share an exponent.
 enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4 };
 
 struct Matrix {  // a weight (out, in) as it lies in the file; a vector is (1, in)
   const void *data;
-  const uint8_t *scales, *exponents;  // of 8 and 4 bits
+  const uint8_t *scales, *exponents;  // of BITS8 and BITS4 only
   Type type;
   int64_t out, in;
 };
 
-struct Row {  // one sequence of a step: its new tokens, those before, and its cache (KV, slots, d)
-  int64_t tokens, before, slots;  // slots 0: no cache
-  void *keys, *values;            // bfloat16, or float where `precise`
+struct Sequence {                 // one sequence of a step and its rolling cache
+  int64_t tokens, before, slots;  // new tokens, tokens before them, slots of the cache (0: no cache)
+  void *keys, *values;            // the cache, each (KV, slots, d): bfloat16, or float32 where `precise`
 };
 
 struct Heads {
-  int64_t heads, kv_heads, head_dim, window;  // window: positions visible, a very large number where there is none
+  int64_t heads, kv_heads, head_dim;  // H, KV, d
+  int64_t window;                     // key j is visible to query i iff 0 <= i - j < window; very large: no window
 };
 
 struct Norm {
@@ -32,30 +45,33 @@ struct AttentionWeights {
   Matrix wq, wk, wv, wo;
 };
 
-struct Expert {
-  Matrix w1, w2, w3;
+struct FeedForwardWeights {  // of a dense block or of one expert
+  Matrix w1, w2, w3;         // (F, D), (D, F), (F, D)
 };
 
-// `precise`: activations, keys and values stay float32 whatever a weight's type; else keys and values are rounded to
-// bfloat16, and activations where they meet bfloat16 weights; where they meet those of 8 and 4 bits, to bfloat16 or, on
-// processors without tiles, to integers of 14 bits.
+// `precise`: activations, keys and values stay float32 whatever a weight's type. Otherwise keys and values are rounded
+// to bfloat16. Activations are rounded to bfloat16 for bfloat16 weights; for BITS8 and BITS4 they are rounded to
+// bfloat16 with AMX, to integers of 14 bits with AVX2 or AVX-512, and not at all elsewhere.
 struct Kernels {
-  void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);
-  void (*rms_norm)(const float *x, Norm norm, float *y, int64_t tokens);
-  void (*linear)(const float *x, Matrix weight, float *y, int64_t tokens, bool precise);
-  // q (T, H, d), k and v (T, KV, d), not yet turned; cos and sin (T, d); out (T, H, d). Writes the rows' caches.
+  void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);  // table (V, D), ids (T,) -> y (T, D)
+  void (*rms_norm)(const float *x, Norm norm, float *y, int64_t tokens);      // x (T, D) -> y (T, D)
+  void (*linear)(const float *x, Matrix weight, float *y, int64_t tokens, bool precise);  // x (T, in) -> y (T, out)
+  // q (T, H, d), k and v (T, KV, d), before RoPE; cos and sin (T, d); out (T, H, d). Writes the sequences' caches.
   void (*attention)(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
-                    Heads heads, const Row *rows, int64_t n_rows, bool precise);
-  void (*feed_forward)(const float *x, Expert weights, float *y, int64_t tokens, bool precise);
-  void (*mixture)(const float *x, Matrix gate, const Expert *experts, int64_t chosen, float *y, int64_t tokens,
-                  bool precise);
-  // Half a transformer block each, normalisation and sum included: y = x + f(norm(x)), x and y (T, D)
+                    Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  // y = w2 (silu(w1 x) * (w3 x)), x and y (T, D)
+  void (*feed_forward)(const float *x, FeedForwardWeights weights, float *y, int64_t tokens, bool precise);
+  // Mixture of gate.out experts, of which each token uses `chosen`; gate (E, D), x and y (T, D)
+  void (*mixture)(const float *x, Matrix gate, const FeedForwardWeights *experts, int64_t chosen, float *y,
+                  int64_t tokens, bool precise);
+  // Each is half of a transformer block with its normalisation and residual: y = x + f(norm(x)), x and y (T, D)
   void (*attention_block)(const float *x, const AttentionWeights &weights, const float *cos, const float *sin, float *y,
-                          Heads heads, const Row *rows, int64_t n_rows, bool precise);
-  void (*feed_forward_block)(const float *x, Norm norm, Expert weights, float *y, int64_t tokens, bool precise);
-  void (*mixture_block)(const float *x, Norm norm, Matrix gate, const Expert *experts, int64_t chosen, float *y,
-                        int64_t tokens, bool precise);
-  const char *instructions;  // what this build multiplies with
+                          Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  void (*feed_forward_block)(const float *x, Norm norm, FeedForwardWeights weights, float *y, int64_t tokens,
+                             bool precise);
+  void (*mixture_block)(const float *x, Norm norm, Matrix gate, const FeedForwardWeights *experts, int64_t chosen,
+                        float *y, int64_t tokens, bool precise);
+  const char *instructions;  // name of the widest instructions that this build multiplies with
 };
 
 extern "C" const Kernels *mistral_kernels();

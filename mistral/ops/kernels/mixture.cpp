@@ -1,22 +1,24 @@
-// Sparse mixture of experts (arXiv:2401.04088): a token's router weights are a softmax over its largest scores. Only the
-// experts that some token chose are read, each once, and no token is dropped.
+// Sparse mixture of experts (Mixtral, arXiv:2401.04088): x (T, D) -> y (T, D). A token's weights are the softmax over
+// its `chosen` largest router scores gate (E, D) @ x; y is the sum of its experts' outputs with these weights. Only
+// experts that some token chose are read, each once for all its tokens, and no token is dropped.
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
-#include "parts.h"
-#include "vector.h"
+#include "operators.h"
+#include "scratch.h"
+#include "simd.h"
 
 namespace {
 
-struct Choice {
+struct Assignment {  // of a token to an expert
   int64_t token;
   float weight;
 };
+using Assignments = std::vector<std::vector<Assignment>>;  // those of each expert
 
-// The experts of each token: by_expert[e] has the tokens that chose e
-void route(const float *scores, int64_t tokens, int64_t experts, int64_t chosen,
-           std::vector<std::vector<Choice>> &by_expert) {
+// scores (T, E) -> by_expert; of equal scores the expert with the lower index comes first
+void route(const float *scores, int64_t tokens, int64_t experts, int64_t chosen, Assignments &by_expert) {
   std::vector<int64_t> order(experts);
   std::vector<float> weights(chosen);
   by_expert.assign(experts, {});
@@ -25,31 +27,30 @@ void route(const float *scores, int64_t tokens, int64_t experts, int64_t chosen,
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return own[a] > own[b]; });
     float total = 0;
-    for (int64_t i = 0; i < chosen; i++)
-      total += weights[i] = exponential(broadcast(own[order[i]] - own[order[0]]))[0];
+    for (int64_t i = 0; i < chosen; i++) total += weights[i] = exponential(broadcast(own[order[i]] - own[order[0]]))[0];
     for (int64_t i = 0; i < chosen; i++) by_expert[order[i]].push_back({t, weights[i] / total});
   }
 }
 
 }  // namespace
 
-void mixture(const float *x, Matrix gate, const Expert *experts, int64_t chosen, float *y, int64_t tokens,
+void mixture(const float *x, Matrix gate, const FeedForwardWeights *experts, int64_t chosen, float *y, int64_t tokens,
              bool precise) {
-  static thread_local Scratch<float> kept_scores, kept_rows, kept_served;
-  static thread_local std::vector<std::vector<Choice>> by_expert;
+  static thread_local Scratch<float> score_buffer, input_buffer, output_buffer;
+  static thread_local Assignments by_expert;
   const int64_t dim = gate.in;
-  float *scores = kept_scores.get(tokens * gate.out);
-  linear(x, gate, scores, tokens, true);  // never rounded, lest a token change experts
+  float *scores = score_buffer.get(tokens * gate.out);
+  linear(x, gate, scores, tokens, true);  // precise: rounding could change a token's experts
   route(scores, tokens, gate.out, chosen, by_expert);
   std::fill_n(y, tokens * dim, 0.f);
   for (int64_t e = 0; e < gate.out; e++) {
-    const std::vector<Choice> &choices = by_expert[e];
-    const int64_t count = choices.size();
+    const std::vector<Assignment> &assigned = by_expert[e];
+    const int64_t count = assigned.size();
     if (!count) continue;
-    float *rows = kept_rows.get(count * dim), *served = kept_served.get(count * dim);
-    for (int64_t i = 0; i < count; i++) std::copy_n(x + choices[i].token * dim, dim, rows + i * dim);
-    feed_forward(rows, experts[e], served, count, precise);
+    float *inputs = input_buffer.get(count * dim), *outputs = output_buffer.get(count * dim);
+    for (int64_t i = 0; i < count; i++) std::copy_n(x + assigned[i].token * dim, dim, inputs + i * dim);
+    feed_forward(inputs, experts[e], outputs, count, precise);
     for (int64_t i = 0; i < count; i++)
-      for (int64_t j = 0; j < dim; j++) y[choices[i].token * dim + j] += choices[i].weight * served[i * dim + j];
+      for (int64_t j = 0; j < dim; j++) y[assigned[i].token * dim + j] += assigned[i].weight * outputs[i * dim + j];
   }
 }

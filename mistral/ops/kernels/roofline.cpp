@@ -1,11 +1,13 @@
-// What this machine can do at most: measured beside the model, so that figures can be given as shares of it.
-#include "matmul/products.h"
-#include "matmul/tiles.h"
-#ifdef HAVE_TILES
+// The two limits of the machine's roofline (Williams et al., Communications of the ACM, 2009): bytes read from memory,
+// and products of vectors or tiles held in registers. The caller takes the time, so that the speed of a model can be
+// given as a share of them.
+#include "matmul/arithmetic.h"
+#include "processor.h"
+#ifdef HAVE_AMX
 #include "amx.h"
 #endif
 
-// Reads `count` floats on all threads; the caller takes the time.
+// Reads `count` floats on all threads, in blocks of 2^18; returns their sum, so that none is left out.
 extern "C" float read_memory(const float *data, int64_t count) {
   float total = 0;
   constexpr int64_t STEP = 8 * LANES;
@@ -23,15 +25,16 @@ extern "C" float read_memory(const float *data, int64_t count) {
 
 namespace {
 
-volatile float sink;  // what is written to it must be computed
+volatile float sink;  // written so that the compiler must compute what is written
 
-constexpr int SUMS = 12;  // more than are in flight, and few enough for the registers of AVX2
+// Independent sums: more than the products in flight at a time, and few enough for the 16 registers of AVX2
+constexpr int SUMS = 12;
 
-// Rounds of `add`, from one vector of sums to the next -> sums added to
+// `repeats` rounds of s = add(s) over all vectors of sums -> number of lanes added to
 template <class Add>
-double multiply_vectors(int64_t repeats, Add add) {
+double add_in_registers(int64_t repeats, Add add) {
   Floats sums[SUMS];
-  for (int j = 0; j < SUMS; j++) sums[j] = broadcast(sink + j);  // all alike, they would be computed once
+  for (int j = 0; j < SUMS; j++) sums[j] = broadcast(sink + j);  // different, or the compiler would compute one
   for (int64_t i = 0; i < repeats; i++)
     for (Floats &s : sums) s = add(s);
   for (int j = 1; j < SUMS; j++) sums[0] += sums[j];
@@ -39,37 +42,37 @@ double multiply_vectors(int64_t repeats, Add add) {
   return double(LANES) * SUMS * repeats;
 }
 
-double multiply_floats(int64_t repeats) {
+double peak_floats(int64_t repeats) {
   const Floats x = broadcast(sink), y = broadcast(sink);
-  return 2 * multiply_vectors(repeats, [=](Floats s) { return s * x + y; });
+  return 2 * add_in_registers(repeats, [=](Floats s) { return s * x + y; });
 }
 
-double multiply_pairs([[maybe_unused]] int64_t repeats) {
-#ifdef HAVE_PAIRS
+double peak_pairs([[maybe_unused]] int64_t repeats) {
+#ifdef HAVE_BF16
   const Pairs x = (Pairs)broadcast(sink), y = (Pairs)broadcast(sink);
-  return 4 * multiply_vectors(repeats, [=](Floats s) { return (Floats)_mm512_dpbf16_ps((__m512)s, x, y); });
+  return 4 * add_in_registers(repeats, [=](Floats s) { return (Floats)_mm512_dpbf16_ps((__m512)s, x, y); });
 #else
   return 0;
 #endif
 }
 
-double multiply_integers([[maybe_unused]] int64_t repeats) {
-#ifdef HAVE_INTEGERS
+double peak_integers([[maybe_unused]] int64_t repeats) {
+#ifdef HAVE_INT16
   const Shorts x = (Shorts)broadcast(sink), y = x + 1;
-  return 4 * multiply_vectors(repeats, [=](Floats s) { return (Floats)IntegerMath::add((Ints)s, x, y); });
+  return 4 * add_in_registers(repeats, [=](Floats s) { return (Floats)Int16Math::add((Ints)s, x, y); });
 #else
   return 0;
 #endif
 }
 
-double multiply_tiles([[maybe_unused]] int64_t repeats) {
-#ifdef HAVE_TILES
-  if (tiles_available()) {
+double peak_tiles([[maybe_unused]] int64_t repeats) {
+#ifdef HAVE_AMX
+  if (amx_available()) {
     const TileConfig config;
     alignas(64) static const uint16_t zeros[TILE] = {};
     zero_sums();
     load_weights(zeros, zeros, 64);
-    for (int64_t i = 0; i < repeats; i++) multiply_two(zeros, zeros);
+    for (int64_t i = 0; i < repeats; i++) multiply_2x2(zeros, zeros);
     return 4.0 * 2 * 16 * 16 * 32 * repeats;
   }
 #endif
@@ -78,14 +81,14 @@ double multiply_tiles([[maybe_unused]] int64_t repeats) {
 
 }  // namespace
 
-// `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2)
-// or 16-bit integers (3) -> floating-point operations done; 0 where the processor has no such instruction.
-extern "C" double multiply_most(int64_t repeats, int way) {
+// `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2) or
+// 16-bit integers (3) -> operations done, a product and an addition being two; 0 where there is no such instruction.
+extern "C" double multiply_in_registers(int64_t repeats, int way) {
   double done = 0;
 #pragma omp parallel reduction(+ : done)
-  done += way == 3   ? multiply_integers(repeats)
-          : way == 2 ? multiply_tiles(repeats)
-          : way == 1 ? multiply_pairs(repeats)
-                     : multiply_floats(repeats);
+  done += way == 3   ? peak_integers(repeats)
+          : way == 2 ? peak_tiles(repeats)
+          : way == 1 ? peak_pairs(repeats)
+                     : peak_floats(repeats);
   return done;
 }

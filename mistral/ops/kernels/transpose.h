@@ -1,10 +1,11 @@
-// 16 lines of 16 words, transposed in place.
+// A 16 x 16 matrix of 32-bit words in 16 registers of AVX-512, transposed in place.
 #pragma once
 #ifdef __AVX512F__
 #include <immintrin.h>
 
 inline void transpose(__m512i *r) {
   __m512i t[16];
+  // pairs of words, then of double words, within each quarter of 128 bits
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
@@ -14,6 +15,7 @@ inline void transpose(__m512i *r) {
       r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + 2 + j]);
       r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + 2 + j]);
     }
+  // then the quarters themselves
   for (int i = 0; i < 4; i++) {
     t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
     t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);

@@ -1,67 +1,70 @@
-// Weights times activations. A weight is read where it lies; activations meet bfloat16 weights, and those of fewer bits,
-// as bfloat16, whatever the number of tokens, and every sum is a float.
+// Linear layers: W (out, in) @ x (T, in) -> y (T, out), and the feed-forward network w2 (silu(w1 x) * (w3 x)), for
+// weights of every type. Weights are read where they lie. Their rows are divided among threads; a thread multiplies a
+// range of rows with all tokens (of at most MAX_TOKENS at a time). All sums are float32, or exact integers.
 #include <algorithm>
 
+#include "all_threads.h"
 #include "matmul/activations.h"
-#include "parts.h"
-#include "matmul/tiles.h"
-#include "matmul/weights.h"
+#include "operators.h"
+#include "simd.h"
 
 namespace {
 
-struct Piece {  // one product of several that share their activations
+struct Product {  // one of several products with the same activations
   Matrix weight;
   float *y;
-  int64_t stride;
+  int64_t stride;  // of y, from token to token
 };
 
-// Rows for one thread at a time: few enough that all threads have some. For a single token many, since each range begins
-// with waiting for its first lines; in tiles as many as leave room for their sums with all tokens in the second-level
-// cache, since the tokens come from the third once for all of them.
+// The number of rows in a range: few enough that every thread has some. For a single token many, since each range
+// begins with waiting for its first cache lines. With tiles as many as leave room for their sums with all tokens in the
+// second-level cache, since the tokens are read from the third level once for each range.
 int64_t rows_at_once(int64_t out, Layout layout, int64_t tokens) {
-  const int64_t most = tokens == 1 || layout == TILES || layout == SPLIT ? MOST_ROWS : MOST_ROWS / 4;
+  const int64_t most = tokens == 1 || layout == TILES || layout == HIGH_LOW_TILES ? MAX_ROWS : MAX_ROWS / 4;
   return std::clamp<int64_t>(out / (4 * omp_get_max_threads()) / 32 * 32, 32, most);
 }
 
-void multiply(const Activations &x, const Piece *pieces, int n_pieces) {
+// All products, in one parallel region
+void multiply_all(const Activations &x, const Product *products, int n_products) {
   struct Range {
-    const Piece *piece;
+    const Product *product;
     int64_t first, rows;
   };
-  static thread_local std::vector<Range> kept;
-  kept.clear();
-  for (int i = 0; i < n_pieces; i++) {
-    const int64_t out = pieces[i].weight.out, step = rows_at_once(out, x.layout, x.tokens);
-    for (int64_t n = 0; n < out; n += step) kept.push_back({pieces + i, n, std::min(step, out - n)});
+  static thread_local std::vector<Range> range_buffer;
+  range_buffer.clear();
+  for (int i = 0; i < n_products; i++) {
+    const int64_t out = products[i].weight.out, step = rows_at_once(out, x.layout, x.tokens);
+    for (int64_t n = 0; n < out; n += step) range_buffer.push_back({products + i, n, std::min(step, out - n)});
   }
-  const Range *ranges = kept.data();
-  const int64_t count = kept.size();
+  const Range *ranges = range_buffer.data();
+  const int64_t count = range_buffer.size();
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t i = 0; i < count; i++) {
     const Range &r = ranges[i];
-    product(x, r.piece->weight, r.first, r.rows, r.piece->y + r.first, r.piece->stride);
+    multiply_rows(x, r.product->weight, r.first, r.rows, r.product->y + r.first, r.product->stride);
   }
 }
 
-// gates = silu(gates) * ups
-void gate(float *gates, const float *ups, int64_t size) {
+// a = silu(a) * b
+void silu_mul(float *a, const float *b, int64_t size) {
   int64_t i = 0;
-  for (; i + LANES <= size; i += LANES) store(gates + i, silu(load(gates + i)) * load(ups + i));
-  for (; i < size; i++) gates[i] = (silu(broadcast(gates[i])) * ups[i])[0];
+  for (; i + LANES <= size; i += LANES) store(a + i, silu(load(a + i)) * load(b + i));
+  for (; i < size; i++) a[i] = (silu(broadcast(a[i])) * b[i])[0];
 }
 
-void linear_some(const float *x, const Matrix *weights, float *const *y, int n, int64_t tokens, bool precise) {
-  static thread_local ActivationScratch kept;
+// y[i] (T, out_i) of n weights, at most three
+void linear_several(const float *x, const Matrix *weights, float *const *y, int n, int64_t tokens, bool precise) {
+  static thread_local ActivationScratch scratch;
   const AllThreads threads;
-  for (int64_t t = 0; t < tokens; t += CHUNK) {
-    const int64_t count = std::min(CHUNK, tokens - t), in = weights[0].in;
-    Piece pieces[3];
-    for (int i = 0, next; i < n; i = next) {  // neighbours that want the same layout share it
+  for (int64_t t = 0; t < tokens; t += MAX_TOKENS) {
+    const int64_t count = std::min(MAX_TOKENS, tokens - t), in = weights[0].in;
+    Product products[3];
+    for (int i = 0, next; i < n; i = next) {  // consecutive weights that want the same layout share the activations
       const Layout layout = layout_for(weights[i].type, count, precise);
-      const Activations a = kept.lay_out(x + t * in, layout, count, in);
+      const Activations a = scratch.pack(x + t * in, layout, count, in);
       for (next = i; next < n && layout_for(weights[next].type, count, precise) == layout; next++)
-        pieces[next] = {weights[next], y[next] + t * weights[next].out, weights[next].out};
-      multiply(a, pieces + i, next - i);
+        products[next] = {weights[next], y[next] + t * weights[next].out, weights[next].out};
+      multiply_all(a, products + i, next - i);
     }
   }
 }
@@ -69,46 +72,41 @@ void linear_some(const float *x, const Matrix *weights, float *const *y, int n, 
 }  // namespace
 
 void linear(const float *x, Matrix weight, float *y, int64_t tokens, bool precise) {
-  linear_some(x, &weight, &y, 1, tokens, precise);
+  linear_several(x, &weight, &y, 1, tokens, precise);
 }
 
 void linear_three(const float *x, const Matrix *weights, float *const *y, int64_t tokens, bool precise) {
-  linear_some(x, weights, y, 3, tokens, precise);
+  linear_several(x, weights, y, 3, tokens, precise);
 }
 
-void feed_forward(const float *x, Expert weights, float *y, int64_t tokens, bool precise) {
-  static thread_local ActivationScratch kept, kept_again, kept_hidden;
-  static thread_local Scratch<float> kept_wide;
+// A thread computes a range of hidden elements of all tokens, and packs them at once as activations of w2. With
+// integers they can be packed only when all are there, since a block of INT16_K_BLOCK needs its largest first.
+void feed_forward(const float *x, FeedForwardWeights weights, float *y, int64_t tokens, bool precise) {
+  static thread_local ActivationScratch scratch1, scratch3, scratch2;
+  static thread_local Scratch<float> unpacked_buffer;
   const AllThreads threads;
   const Matrix w1 = weights.w1, w2 = weights.w2, w3 = weights.w3;
-  for (int64_t t = 0; t < tokens; t += CHUNK) {
-    const int64_t count = std::min(CHUNK, tokens - t);
-    const Layout first = layout_for(w1.type, count, precise), second = layout_for(w2.type, count, precise);
-    const Layout third = layout_for(w3.type, count, precise);
-    const Activations a = kept.lay_out(x + t * w1.in, first, count, w1.in);
-    const Activations b = third == first ? a : kept_again.lay_out(x + t * w1.in, third, count, w1.in);
-    const int64_t step = std::min(rows_at_once(w1.out, first, count), MOST_ROWS / 2);
-    // integers need the largest of a part before any other
-    float *wide = second == INTEGERS ? kept_wide.get(count * w2.in) : nullptr;
-    Activations hidden = wide ? Activations{} : kept_hidden.empty(second, count, w2.in);
+  for (int64_t t = 0; t < tokens; t += MAX_TOKENS) {
+    const int64_t count = std::min(MAX_TOKENS, tokens - t);
+    const Layout layout1 = layout_for(w1.type, count, precise), layout2 = layout_for(w2.type, count, precise);
+    const Layout layout3 = layout_for(w3.type, count, precise);
+    const Activations a1 = scratch1.pack(x + t * w1.in, layout1, count, w1.in);
+    const Activations a3 = layout3 == layout1 ? a1 : scratch3.pack(x + t * w1.in, layout3, count, w1.in);
+    const int64_t step = std::min(rows_at_once(w1.out, layout1, count), MAX_ROWS / 2);
+    float *unpacked = layout2 == INT16_ROWS ? unpacked_buffer.get(count * w2.in) : nullptr;
+    Activations hidden = unpacked ? Activations{} : scratch2.empty(layout2, count, w2.in);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t n = 0; n < w1.out; n += step) {
-      static thread_local Scratch<float> gates, ups;
-      const int64_t rows = std::min(step, w1.out - n), stride = wide ? w2.in : rows;
-      float *g = wide ? wide + n : gates.get(count * rows), *u = ups.get(count * rows);
-      product(a, w1, n, rows, g, stride);
-      product(b, w3, n, rows, u, rows);
-      for (int64_t i = 0; i < count; i++) gate(g + i * stride, u + i * rows, rows);
-      if (!wide) hidden.fill(n, g, rows, rows);
+      static thread_local Scratch<float> gate_buffer, up_buffer;
+      const int64_t rows = std::min(step, w1.out - n), stride = unpacked ? w2.in : rows;
+      float *gate = unpacked ? unpacked + n : gate_buffer.get(count * rows), *up = up_buffer.get(count * rows);
+      multiply_rows(a1, w1, n, rows, gate, stride);
+      multiply_rows(a3, w3, n, rows, up, rows);
+      for (int64_t i = 0; i < count; i++) silu_mul(gate + i * stride, up + i * rows, rows);
+      if (!unpacked) hidden.pack(n, gate, rows, rows);
     }
-    if (wide) hidden = kept_hidden.lay_out(wide, second, count, w2.in);
-    const Piece piece = {w2, y + t * w2.out, w2.out};
-    multiply(hidden, &piece, 1);
+    if (unpacked) hidden = scratch2.pack(unpacked, layout2, count, w2.in);
+    const Product product = {w2, y + t * w2.out, w2.out};
+    multiply_all(hidden, &product, 1);
   }
-}
-
-const char *instructions() {
-  if (tiles_available()) return "AMX";
-  if (pairs_pay()) return "AVX-512 BF16";
-  return LANES == 16 ? "AVX-512" : LANES == 8 ? "AVX2" : "plain";
 }

@@ -1,8 +1,11 @@
-// Vectors as wide as the processor's, by the compiler's own extension: the same source for AVX-512, AVX2, NEON or none.
+// SIMD vectors of LANES 32-bit elements, as wide as the processor's registers, by GCC's vector extension: the same
+// source for AVX-512, AVX2, NEON or none. Loads and stores of float32, bfloat16 and float16, rounding, sums,
+// exponentials.
 #pragma once
 #include <cstdint>
 #include <cstring>
-#include <vector>
+
+#include "processor.h"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -18,8 +21,13 @@ constexpr int LANES = 4;
 
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));      // bits of Floats
+typedef uint16_t HalfWords __attribute__((vector_size(LANES * 2)));  // bits of LANES 16-bit floats
+typedef int16_t Shorts __attribute__((vector_size(LANES * 4)));      // 2 * LANES elements
+#ifdef HAVE_BF16
+using Pairs = __m512bh;
+constexpr int64_t BF16_LANES = 32;  // bfloat16 in Pairs
+#endif
 
 inline Floats broadcast(float x) { return Floats{} + x; }
 
@@ -38,14 +46,14 @@ struct F16 {
   uint16_t bits;
 };
 
-inline Floats load(const Bf16 *p) {  // a bfloat16 is the upper half of a float
-  Halves h;
+inline Floats load(const Bf16 *p) {  // a bfloat16 is the upper half of a float32
+  HalfWords h;
   memcpy(&h, p, sizeof h);
   return (Floats)(__builtin_convertvector(h, Words) << 16);
 }
 
 inline Floats load(const F16 *p) {
-  Halves h;
+  HalfWords h;
   memcpy(&h, p, sizeof h);
   const Words w = __builtin_convertvector(h, Words), magnitude = w & 0x7fff;
   const Words scaled = (Words)((Floats)(magnitude << 13) * 0x1p112f);  // exact, subnormals too
@@ -53,21 +61,23 @@ inline Floats load(const F16 *p) {
   return (Floats)(scaled | special | ((w & 0x8000) << 16));
 }
 
-inline float one(const float *p) { return *p; }
+// A single element as float32
+inline float to_float(const float *p) { return *p; }
 
-inline float one(const Bf16 *p) {
+inline float to_float(const Bf16 *p) {
   const uint32_t w = uint32_t(p->bits) << 16;
   float x;
   memcpy(&x, &w, 4);
   return x;
 }
 
-inline float one(const F16 *p) {
+inline float to_float(const F16 *p) {
   F16 padded[LANES] = {*p};
   return load(padded)[0];
 }
 
-// The bits of the nearest bfloat16, ties to even, in the upper half of each word. NaN stays NaN.
+// The bits of the nearest bfloat16, ties to even, in the upper half of each word; the lower half is undefined. NaN
+// stays NaN.
 inline Words round_words(Floats x) {
   const Words w = (Words)x, rounded = w + 0x7fff + ((w >> 16) & 1);
   const Words nan = (Words)(x != x);
@@ -76,22 +86,24 @@ inline Words round_words(Floats x) {
 
 inline Floats round_bf16(Floats x) { return (Floats)(round_words(x) & 0xffff0000); }
 
+// LANES floats -> LANES bfloat16
 inline void store_bf16(uint16_t *p, Floats x) {
-  const Halves h = __builtin_convertvector(round_words(x) >> 16, Halves);
+  const HalfWords h = __builtin_convertvector(round_words(x) >> 16, HalfWords);
   memcpy(p, &h, sizeof h);
 }
 
-// As the type that activations, keys and values have where they meet
-inline void store_as(Bf16 *p, Floats x) { store_bf16(&p->bits, x); }
-inline void store_as(float *p, Floats x) { store(p, x); }
+// The same for code that is a template of the element type, which is Bf16, or float where nothing is rounded
+inline void store_rounded(Bf16 *p, Floats x) { store_bf16(&p->bits, x); }
+inline void store_rounded(float *p, Floats x) { store(p, x); }
+// x rounded to the element type, as float32
 template <class Element>
-inline Floats as_stored(Floats x) {
+inline Floats rounded_to(Floats x) {
   return sizeof(Element) == 2 ? round_bf16(x) : x;
 }
 
 inline uint16_t bits_bf16(float x) { return uint16_t(round_words(broadcast(x))[0] >> 16); }
 
-// table[index] for 16 floats and indices below 16
+// table[index] lane by lane: a table of 16 floats, indices below 16
 inline Floats look_up(const float *table, Words index) {
 #if defined(__AVX512F__)
   return __builtin_shuffle(load(table), (Ints)index);
@@ -104,7 +116,7 @@ inline Floats look_up(const float *table, Words index) {
 #endif
 }
 
-// The lanes added up as a tree: i and i + LANES / 2 first
+// The sum of the lanes, as a tree: lanes i and i + LANES / 2 first, then i and i + LANES / 4, and so on
 inline float sum(Floats x) {
   typedef float Two __attribute__((vector_size(8)));
   typedef float Four __attribute__((vector_size(16)));
@@ -120,11 +132,12 @@ inline float sum(Floats x) {
   return two[0][0] + two[0][1];
 }
 
-inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
+inline Floats maximum(Floats x, Floats y) { return x > y ? x : y; }
 
 constexpr float ROUNDER = 12582912.f;  // 1.5 * 2^23: what is added to it is rounded to an integer
 
-// 2^n * exp(r), with n an integer as its sum with ROUNDER has it and |r| at most ln(2) / 2
+// 2^n * exp(r) by a Taylor polynomial of degree 6, for |r| <= ln(2) / 2 and an integer n, given as shifted = n +
+// ROUNDER
 inline Floats scaled_exp(Floats shifted, Floats r) {
   Floats p = broadcast(1.f / 720);
   p = p * r + 1.f / 120;
@@ -136,7 +149,7 @@ inline Floats scaled_exp(Floats shifted, Floats r) {
   return p * (Floats)(((Ints)shifted + (127 - 0x4b400000)) << 23);
 }
 
-// exp, relative error below 2e-7; below -87 as at -87.
+// exp(x), relative error below 2e-7; x is clamped to [-87, 88]. n ln(2) is subtracted in two parts, to stay exact.
 inline Floats exponential(Floats x) {
   x = x < -87.f ? broadcast(-87.f) : x;
   x = x > 88.f ? broadcast(88.f) : x;
@@ -144,24 +157,14 @@ inline Floats exponential(Floats x) {
   return scaled_exp(shifted, (x - n * 0.693145752f) - n * 1.42860677e-6f);
 }
 
-// 2^x for x up to 1, below -126 as at -126; exact where x is an integer.
-inline Floats power_of_two(Floats x) {
+// 2^x for x <= 1; x is clamped to at least -126. Exact where x is an integer.
+inline Floats exponential_base2(Floats x) {
   x = x < -126.f ? broadcast(-126.f) : x;
   const Floats shifted = x + ROUNDER;
   return scaled_exp(shifted, (x - (shifted - ROUNDER)) * 0.693147181f);
 }
 
-// An integer not below x, and less than 2 above it.
+// An integer n with x <= n < x + 2
 inline Floats integer_above(Floats x) { return (x + 0.5f + ROUNDER) - ROUNDER; }
 
 inline Floats silu(Floats x) { return x / (broadcast(1.f) + exponential(-x)); }
-
-// A buffer that a thread keeps from call to call; it starts on a cache line.
-template <class T>
-struct Scratch {
-  std::vector<unsigned char> bytes;
-  T *get(size_t count) {
-    if (bytes.size() < count * sizeof(T) + 64) bytes.resize(count * sizeof(T) + 64);
-    return reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) & ~uintptr_t(63));
-  }
-};
