@@ -1,7 +1,10 @@
 """Sampling against answers worked out by hand on a few ids, and against the laws that every row keeps."""
 
+import json
 import math
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks import sampling as benchmark
+from mistral.engine.distribution import FEW, float32_weights, keep_min_p, keep_top_p, top_k, top_p
 from mistral.engine.sampling import (
+    Choice,
     SamplingRow,
     SamplingSettings,
-    _top_p,
+    Wants,
+    choose,
     likeliest,
     log_softmax,
     sampler,
     target_logprob,
+    target_logprobs,
 )
 from mistral.errors import InputError
 
@@ -329,7 +337,7 @@ def test_top_p_is_the_smallest_set_that_reaches_p(given_weights: npt.NDArray[np.
             return  # rounding decides
         if running > p * total:
             break
-    kept = _top_p(given_weights, p)
+    kept = top_p(given_weights, p)
     assert set(np.flatnonzero(kept)) == {i for i in expected if given_weights[i] > 0}
     assert (kept[expected] == given_weights[expected]).all()
 
@@ -368,3 +376,252 @@ def test_the_likeliest_ids_come_in_order_the_lowest_first_among_equals() -> None
     assert [target_logprob(logits, token) for token in range(6)] == scores.tolist()
     with pytest.raises(InputError, match="NaN"):
         likeliest(np.array([np.nan, 1], np.float32), 1)
+
+
+def large_logits(vocab: int, spread: float, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Logits (V,) with a few peaks, some equal ones, and some ids that are impossible."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, spread, vocab).astype(np.float32)
+    logits[rng.integers(0, vocab, 5)] += np.float32(spread)
+    logits[rng.integers(0, vocab, 50)] = logits[rng.integers(0, vocab, 5)].max()
+    logits[rng.integers(0, vocab, 50)] = -np.inf
+    return logits
+
+
+def exact_weights(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    scores = logits.astype(np.float64)
+    return np.asarray(np.exp((scores - scores.max()) / temperature))
+
+
+def sampled(logits: npt.NDArray[np.float32], numbers: Sequence[float], **options: Any) -> list[int]:
+    """The ids that a row draws at each number."""
+    row, found = SamplingRow(SamplingSettings(**{"temperature": 1.0, **options}), []), []
+    for number in numbers:
+        use(row, number)
+        found.append(choose(logits[None], [row], [Wants()])[0].id)
+    return found
+
+
+BUSY: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.7, "top_p": 0.9},
+    {"temperature": 1.5},
+    {"temperature": 1.0, "top_k": 50, "repetition_penalty": 1.1},
+    {"temperature": 1.0, "min_p": 0.02},
+    {"temperature": 2.0, "top_p": 0.99, "min_p": 1e-5},
+    {"temperature": 1e-31},
+]
+
+
+@pytest.mark.parametrize("vocab", [4999, 32768])
+def test_a_large_row_is_the_same_in_any_company_layout_and_thread(vocab: int) -> None:
+    logits = np.stack([large_logits(vocab, spread, seed=i) for i, spread in enumerate((0.3, 1, 3, 1, 0.3, 2, 3))])
+    wants = [Wants(logprob=True, top=i) for i in range(len(BUSY))]
+
+    def rows() -> list[SamplingRow]:
+        return [SamplingRow(SamplingSettings(seed=i, **option), range(i, vocab, 9)) for i, option in enumerate(BUSY)]
+
+    def alone(i: int) -> list[Choice]:
+        row = rows()[i]
+        return [choose(logits[i : i + 1], [row], [wants[i]])[0] for _ in range(3)]
+
+    together = rows()
+    expected = [choose(logits, together, wants) for _ in range(3)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(alone, range(len(BUSY)))) == [list(each) for each in zip(*expected, strict=True)]
+    odd_bytes = np.frombuffer(b"\0" + logits.tobytes(), np.uint8)[1:]
+    at_odd_bytes = odd_bytes.view(np.float32).reshape(logits.shape)
+    wide = np.repeat(logits, 2, axis=1)
+    for other in (np.asfortranarray(logits), wide[:, ::2], logits[:, ::-1].copy()[:, ::-1], at_odd_bytes):
+        again = rows()
+        assert [choose(other, again, wants) for _ in range(3)] == expected
+    order = [3, 0, 6, 5, 1, 4, 2]
+    moved = [rows()[i] for i in order]
+    for each in expected:
+        assert choose(logits[order], moved, [wants[i] for i in order]) == [each[i] for i in order]
+
+
+def test_a_damaged_row_gets_an_error_and_touches_no_other() -> None:
+    good = large_logits(3000, 2)
+    bad = np.stack([good] * 4)
+    bad[0, 7], bad[2, 9], bad[3] = np.nan, np.inf, -np.inf
+    rows = [SamplingRow(SamplingSettings(temperature=1.0, top_p=0.8, seed=4), []) for _ in bad]
+    generators = [use(row, 0.3) for row in rows]
+    wants = [Wants(logprob=True, top=2)] * 4
+    fault = "logits hold {}: the checkpoint's weights are damaged or overflow; check its files"
+    [expected] = sampled(good, [0.3], top_p=0.8)
+    found = choose(bad, rows, wants)
+    assert [choice.id for choice in found] == [-1, expected, -1, -1]
+    held = ("NaN", "+inf", "only -inf")
+    assert [found[i] for i in (0, 2, 3)] == [Choice(-1, error=fault.format(what)) for what in held]
+    assert found[1] == Choice(expected, target_logprob(good, expected), likeliest(good, 2))
+    assert [generator.draws for generator in generators] == [0, 1, 0, 0]
+
+
+def test_only_what_is_wanted_is_given_and_it_is_of_the_raw_logits() -> None:
+    logits = np.stack([large_logits(3000, 2, seed) for seed in range(4)])
+    rows = [SamplingRow(SamplingSettings(temperature=0.3, repetition_penalty=3.0), range(3000)) for _ in logits]
+    wants = [Wants(), Wants(logprob=True), Wants(top=3), Wants(logprob=True, top=1)]
+    found = choose(logits, rows, wants)
+    for choice, wanted, row in zip(found, wants, logits, strict=True):
+        assert choice.logprob == (target_logprob(row, choice.id) if wanted.logprob else None)
+        assert choice.top == likeliest(row, wanted.top)
+        assert choice.error is None
+    again = [SamplingRow(row.settings, range(3000)) for row in rows]
+    assert [choice.id for choice in choose(logits, again, [Wants()] * 4)] == [choice.id for choice in found]
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
+def test_the_nucleus_of_a_large_row_is_the_smallest_set_that_reaches_p(spread: float, p: float) -> None:
+    logits = large_logits(20_000, spread)
+    exact = exact_weights(logits, 0.7)
+    order = np.argsort(-logits, kind="stable")  # the lowest ids among equals
+    running = np.cumsum(exact[order]) / math.fsum(exact)
+    count = int(np.searchsorted(running, p)) + 1
+    heavy = running[count] - running[count - 1] > 1.001 / FEW  # such ids are compared in float64, others in float32
+    nudge = 1e-9 if heavy else 1e-5
+    # Besides p, just below and just above the share of a whole number of ids.
+    shares = {p: count, running[count - 1] * (1 - nudge): count, running[count - 1] * (1 + nudge): count + 1}
+    for share, wanted in shares.items():
+        kept = float32_weights(logits, float(logits.max()), 0.7)
+        before = kept.copy()
+        keep_top_p(kept, logits, 0.7, min(share, LAST))
+        ids = np.flatnonzero(kept)
+        assert (kept[ids] == before[ids]).all()
+        assert set(ids) == set(order[: wanted if heavy else len(ids)])
+        error = 1e-12 if heavy else 3e-6
+        assert running[len(ids) - 1] >= share * (1 - error)
+        assert len(ids) == 1 or running[len(ids) - 2] <= share * (1 + error)
+
+
+def test_equal_logits_keep_the_lowest_ids_of_a_large_row() -> None:
+    equal = np.zeros(10_000, np.float32)
+    assert sampled(equal, [0.0, LAST], top_p=0.25) == [0, 2499]
+    assert sampled(equal, [0.0, LAST], top_k=40) == [0, 39]
+    assert sampled(equal, [0.0, 0.5, LAST], min_p=1.0) == [0, 5000, 9999]
+
+
+@pytest.mark.parametrize("spread", [0.1, 2.0])
+@pytest.mark.parametrize("min_p", [0.9, 0.2, 1e-3, 1e-9, 1e-300])
+def test_min_p_keeps_the_ids_whose_float64_weights_reach_it(spread: float, min_p: float) -> None:
+    logits = large_logits(20_000, spread)
+    exact = exact_weights(logits)
+    nearest = float(exact[np.abs(exact - min_p).argmin()])
+    for bound in (min_p, nearest, math.nextafter(nearest, 0), min(1.0, math.nextafter(nearest, 1))):
+        kept = float32_weights(logits, float(logits.max()), 1.0)
+        keep_min_p(kept, logits, 1.0, bound)
+        assert (np.flatnonzero(kept) == np.flatnonzero((exact >= bound) & (exact > 0))).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 50, 300, 1100, 5000, 19_999, 20_000, 30_000])
+def test_top_k_of_a_large_row_is_that_of_a_sort(k: int) -> None:
+    for logits in (large_logits(20_000, 1), np.round(large_logits(20_000, 1)), np.sort(large_logits(20_000, 1))):
+        assert (top_k(logits, k) == np.sort(np.argsort(-logits, kind="stable")[:k])).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.7},
+        {"temperature": 1e31},  # beyond what float32 can take
+        {"top_p": 0.95},
+        {"top_p": 0.3, "min_p": 0.01},
+        {"min_p": 0.01},
+        {"top_k": 100},
+        {"top_k": 3000, "top_p": 0.9},
+    ],
+)
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_draws_from_a_large_row_follow_the_cumulative_weights(options: dict[str, Any], spread: float) -> None:
+    logits = large_logits(10_000, spread)
+    weights = exact_weights(logits, options.get("temperature", 1.0))
+    order = np.argsort(-logits, kind="stable")
+    weights[order[options.get("top_k", len(logits)) :]] = 0
+    running = np.cumsum(weights[order]) / weights.sum()
+    weights[order[int(np.searchsorted(running, options.get("top_p", 1.0))) + 1 :]] = 0
+    weights[weights < options.get("min_p", 0)] = 0
+    cumulative = np.cumsum(weights) / weights.sum()
+    numbers = np.linspace(0, LAST, 101)
+    for number, found in zip(numbers, sampled(logits, numbers.tolist(), **options), strict=True):
+        assert weights[found] > 0
+        # Sums of float32 weights move the borders of ids by less than this.
+        assert cumulative[found] > number - 1e-6
+        assert cumulative[found] - weights[found] / weights.sum() <= number + 1e-6
+    possible = np.flatnonzero(weights)
+    assert sampled(logits, [0.0], **options) == [possible[0]]
+    last = sampled(logits, [LAST], **options)[0]
+    assert weights[last] > 0 and cumulative[last] > 1 - 1e-9
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.5}, {"min_p": 0.5}])
+def test_extreme_temperatures_of_a_large_row_overflow_nothing(options: dict[str, Any]) -> None:
+    logits = np.zeros(2 * FEW, np.float32)
+    logits[:4] = [-3e38, 3e38, -np.inf, 2e38]
+    for temperature in (5e-324, 1e-39, 1e-6, 1.0, 1e29):  # the next score is 1e38 lower
+        assert sampled(logits, [0.0, 0.5, LAST], temperature=temperature, **options) == [1, 1, 1]
+    last = FEW - 1 if "top_p" in options else 2 * FEW - 1
+    for temperature in (1e308, 1.7e308):  # all weights are 1, but for that of an impossible id
+        assert sampled(logits, [0.0], temperature=temperature, **options)[0] in (0, 1)
+        assert abs(sampled(logits, [LAST], temperature=temperature, **options)[0] - last) <= 1
+
+
+def test_every_id_of_a_large_row_can_be_drawn() -> None:
+    logits = np.random.default_rng(2).normal(0, 0.5, FEW + 300).astype(np.float32)  # more than are drawn one by one
+    cumulative = np.cumsum(exact_weights(logits))
+    middles = (cumulative - exact_weights(logits) / 2) / cumulative[-1]
+    assert sampled(logits, middles.tolist()) == list(range(len(logits)))
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 3.0, 20.0])
+def test_logprobs_of_a_large_row_are_those_of_float64(spread: float) -> None:
+    logits = large_logits(30_000, spread)
+    exact = logits.astype(np.float64) - logits.max() - math.log(math.fsum(exact_weights(logits)))
+    found = log_softmax(logits)
+    np.testing.assert_allclose(found, exact, rtol=1.2e-7, atol=3e-8)
+    targets = np.array([0, 5, int(logits.argmax()), 29_999])
+    assert target_logprobs(np.stack([logits] * 4), targets).tolist() == found[targets].tolist()
+    assert [target_logprob(logits, int(target)) for target in targets] == found[targets].tolist()
+    assert likeliest(logits, 3)[0][1] == found.max()
+
+
+def test_target_logprobs_take_one_id_of_each_row() -> None:
+    logits = np.stack([large_logits(500, 1, seed) for seed in range(6)])
+    found = target_logprobs(logits, list(range(6)))
+    assert found.dtype == np.float32
+    assert found.tolist() == np.diag(log_softmax(logits)[:, :6]).tolist()
+    assert target_logprobs(logits[:0], []).tolist() == []
+    logits[4, 3] = np.nan
+    with pytest.raises(InputError, match="logits hold NaN"):
+        target_logprobs(logits, list(range(6)))
+
+
+def test_a_penalty_takes_each_seen_id_once_and_leaves_the_logits_alone() -> None:
+    logits = large_logits(3000, 2)
+    before = logits.copy()
+    row = SamplingRow(SamplingSettings(repetition_penalty=2.0), [1, 1])
+    for _ in range(20):  # each choice is penalised once, and for good
+        expected = before.astype(np.float64)
+        seen = np.unique(np.array(row.seen))
+        expected[seen] = np.where(expected[seen] > 0, expected[seen] / 2, expected[seen] * 2)
+        [choice] = choose(logits[None], [row], [Wants()])
+        assert choice.id == int(expected.argmax())
+        row.append(choice.id)
+        row.append(choice.id)
+    assert (logits == before).all()
+
+
+def test_the_benchmark_measures_each_setting_with_and_without_logprobs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "ROWS", (1, 4))
+    monkeypatch.setattr(benchmark, "VOCABULARIES", (300, 5000))
+    monkeypatch.setattr("sys.argv", ["sampling.py", "--json", "--repeats", "2"])
+    benchmark.main()
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({(record["vocabulary"], record["rows"], record["settings"]) for record in records}) == 2 * 2 * 4
+    assert all(record["ms"] > 0 and record["ms_with_logprobs"] > 0 for record in records)
+    monkeypatch.setattr("sys.argv", ["sampling.py", "--repeats", "1"])
+    benchmark.main()
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(records)
