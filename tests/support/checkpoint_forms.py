@@ -146,13 +146,14 @@ def first_mixtral_tensors(args: ModelArgs, tensors: Mapping[str, Array]) -> dict
     """The tensors as the first Mixtral release has them: a layer's experts in one stack, w2 transposed."""
     assert args.moe
     renamed = {}
-    for name, tensor in tensors.items():
-        if ".experts." not in name:
-            renamed[name.replace("feed_forward.gate", "block_sparse_moe.gate")] = tensor
-        elif ".experts.0." in name:
+    for name, each in parameters(args).items():
+        if each.expert is None:
+            router = f"layers.{each.layer}.block_sparse_moe.gate.weight"
+            renamed[router if each.part == "router" else name] = tensors[name]
+        elif each.expert == 0:
             parts = [tensors[name.replace("experts.0", f"experts.{e}")] for e in range(args.moe.num_experts)]
-            stack = np.concatenate([part.T if ".w2." in name else part for part in parts])
-            renamed[name.replace("feed_forward.experts.0", "block_sparse_moe").removesuffix(".weight")] = stack
+            stack = np.concatenate([part.T if each.weight == "w2" else part for part in parts])
+            renamed[f"layers.{each.layer}.block_sparse_moe.{each.weight}"] = stack
     return renamed
 
 
