@@ -148,9 +148,8 @@ def first_mixtral_tensors(args: ModelArgs, tensors: Mapping[str, Array]) -> dict
     renamed = {}
     for name, each in parameters(args).items():
         if each.expert is None:
-            renamed[f"layers.{each.layer}.block_sparse_moe.gate.weight" if each.part == "router" else name] = tensors[
-                name
-            ]
+            router = f"layers.{each.layer}.block_sparse_moe.gate.weight"
+            renamed[router if each.part == "router" else name] = tensors[name]
         elif each.expert == 0:
             parts = [tensors[name.replace("experts.0", f"experts.{e}")] for e in range(args.moe.num_experts)]
             stack = np.concatenate([part.T if each.weight == "w2" else part for part in parts])
