@@ -32,7 +32,7 @@ def choose_backend(name: str, device: str, nbytes: int) -> str:
     try:
         build.require_compiler()
     except InputError as error:
-        print(f"note: slow: {error}", file=sys.stderr)
+        print(f"note: slow: {error.with_flags()}", file=sys.stderr)
         return "portable"
     return "native"
 
