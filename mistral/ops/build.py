@@ -1,4 +1,9 @@
-"""Libraries compiled for this machine on first use, and kept in the user's cache folder."""
+"""Compile the kernels for this machine on first use, and keep the libraries in the user's cache folder.
+
+There are two: the kernels (plain C++, a few seconds) and the glue that makes MindSpore operators of them (20 to 30
+seconds, for it includes MindSpore's header). A library's file name has a key of all that it was made from, so another
+source, compiler, flag or processor gives another file, and the cache may be shared by several versions.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +23,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from mistral.errors import InputError
+from mistral.errors import InputError, setting
 
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
-# Units that take seconds each; all others are compiled together.
+# The units that take most of the time are compiled side by side, each on its own. All others are compiled as one,
+# because the time that they take is mostly that of the compiler's own headers.
 COMPILED_ALONE = (
     "attention/online_softmax.cpp",
     "matmul/microkernel_bf16.cpp",
@@ -33,14 +39,16 @@ COMPILED_ALONE = (
 GLUE = (
     "import sys; from mindspore import ops; ops.CustomOpBuilder(*sys.argv[1:3], 'CPU', build_dir=sys.argv[3]).build()"
 )
-REMEDY = "use --backend portable"
+REMEDY = f"use {setting('backend')} portable"
 
 
 @dataclass(frozen=True)
 class Library:
-    """A library in the cache: its name, what it depends on, and the commands that leave NAME.so in their folder.
+    """A library in the cache, and how it is built.
 
-    `steps`: commands that may run side by side, and those that follow when they are done.
+    name: what it is called. key: a digest of all that the file depends on.
+    steps: groups of commands, which leave NAME.so in the folder that they run in. The commands of a group run side by
+    side; a group begins when the one before it is done.
     """
 
     name: str
@@ -49,21 +57,24 @@ class Library:
 
     @property
     def file(self) -> str:
-        """Its name in the cache folder."""
+        """The name of its file in the cache folder."""
         return f"{self.name}-{self.key}.so"
 
     def find(self) -> Path | None:
-        """Where it is, if it has been built."""
+        """The path of the library, or None if it has not been built."""
         return next((folder / self.file for folder in cache_folders() if (folder / self.file).is_file()), None)
 
     def build(self) -> Path:
-        """Where it is, once it is there. One process builds and others wait; what a killed one left does not matter."""
+        """The path of the library, which is built if it is not there yet. Raises InputError where that fails.
+
+        Of several processes one builds and the others wait. What a killed build has left is removed.
+        """
         found = self.find()
         if found:
             return found
         folder = writable_folder()
         with (folder / f"{self.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system if the process dies
             if not (folder / self.file).is_file():
                 for left in folder.glob(f"{self.name}.building-*"):
                     shutil.rmtree(left, ignore_errors=True)
@@ -78,53 +89,55 @@ class Library:
 
 
 def build_all(libraries: Sequence[Library]) -> list[Path]:
-    """Where they are, once they are there; those that are not are built side by side."""
+    """The paths of the libraries. Those that are not there yet are built side by side."""
     with ThreadPoolExecutor(len(libraries)) as pool:
         return list(pool.map(Library.build, libraries))
 
 
 def compiler() -> str | None:
-    """The C++ compiler: CXX of the environment or g++, as MindSpore's builder chooses; None where there is none."""
+    """The path of the C++ compiler, CXX of the environment or g++ as MindSpore's builder chooses; None without one."""
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def require_compiler() -> str:
-    """The C++ compiler; raises InputError that says how to get one."""
+    """The path of the C++ compiler. Without one, raises an InputError that says how to get it."""
     found = compiler()
     if found is None:
         name = os.environ.get("CXX") or "g++"
         raise InputError(
-            f"--backend native: needs a C++ compiler and there is no {name}; install one (Debian and Ubuntu:"
-            f" apt install g++; Fedora and openEuler: dnf install gcc-c++), or {REMEDY}"
+            f"needs a C++ compiler and there is no {name}; install one (Debian and Ubuntu: apt install g++; Fedora and"
+            f" openEuler: dnf install gcc-c++), or {REMEDY}",
+            option="backend",
+            value="native",
         )
     return found
 
 
 def glue() -> Library:
-    """What makes MindSpore operators of the kernels: 20 to 30 seconds to build."""
+    """The Python module that makes MindSpore operators of the kernels."""
     sources = [SOURCES / "glue.cpp", SOURCES / "kernels.h"]
-    abi = [version("mindspore"), sysconfig.get_config_var("EXT_SUFFIX"), sys.prefix]  # the prefix is in its rpath
+    # what it is linked against; its rpath has the prefix
+    abi = [version("mindspore"), sysconfig.get_config_var("EXT_SUFFIX"), sys.prefix]
     command = (sys.executable, "-c", GLUE, "mistral_glue", str(sources[0]), ".")
     return Library("mistral_glue", key_of(sources, [*abi, compiler_version(require_compiler())]), ((command,),))
 
 
 def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
-    """The kernels: a few seconds to build. `machine`: compiler flags that say for which processor."""
+    """The library of kernels. `machine`: compiler flags that say for which processor."""
     cxx, flags = require_compiler(), [*FLAGS, *machine]
-    units = [file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp"]
-    sources = [*sorted(units), *sorted(SOURCES.rglob("*.h"))]
-    large = [unit for unit in sorted(units) if unit.relative_to(SOURCES).as_posix() in COMPILED_ALONE]
-    # the others together: most of the time for each of them would go into the compiler's own headers
-    together = [part for unit in sorted(units) if unit not in large for part in ("-include", str(unit))]
-    include = ("-I", str(SOURCES))  # no part of the key: a library is the same wherever its sources lie
+    units = sorted(file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp")
+    sources = [*units, *sorted(SOURCES.rglob("*.h"))]
+    alone = [SOURCES / name for name in COMPILED_ALONE]
+    together = [part for unit in units if unit not in alone for part in ("-include", str(unit))]
+    include = ("-I", str(SOURCES))  # not in the key: where the sources lie makes no difference
     rest = (cxx, *flags, *include, "-c", "-x", "c++", os.devnull, "-o", "rest.o", *together)
-    objects = (*((cxx, *flags, *include, "-c", str(unit)) for unit in large), rest)
-    link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in large), "rest.o", "-o", "kernels.so")
+    objects = (*((cxx, *flags, *include, "-c", str(unit)) for unit in alone), rest)
+    link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in alone), "rest.o", "-o", "kernels.so")
     return Library("kernels", key_of(sources, [*flags, compiler_version(cxx), processor()]), (objects, (link,)))
 
 
 def key_of(sources: Sequence[Path], parts: Sequence[str]) -> str:
-    """A name for the contents of these files together with all else that a build depends on."""
+    """A digest of the contents of these files and of all else that a build depends on: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in [*(source.read_bytes() for source in sources), *(part.encode() for part in parts)]:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -132,13 +145,13 @@ def key_of(sources: Sequence[Path], parts: Sequence[str]) -> str:
 
 
 def compiler_version(cxx: str) -> str:
-    """The first line that the compiler says of itself."""
+    """The first line that `cxx --version` prints."""
     done = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False)
     return (done.stdout.splitlines() or [""])[0]
 
 
 def processor() -> str:
-    """Model and instruction sets of the processor, as far as the system tells."""
+    """Model and instruction sets of the processor, as far as the system lists them."""
     lines = set()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -148,7 +161,10 @@ def processor() -> str:
 
 
 def cache_folders() -> tuple[Path, Path]:
-    """Where libraries are looked for: the user's cache, and a folder of the user's own among temporary files."""
+    """The two folders where libraries are looked for: the user's cache and a temporary folder of the user's own.
+
+    Where the temporary folder does not exist, or others could write to it, both are the user's cache.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     temporary = Path(tempfile.gettempdir()) / f"mistral-mindspore-{os.getuid()}"
     private = temporary.is_dir() and temporary.stat().st_uid == os.getuid() and not temporary.stat().st_mode & 0o022
@@ -156,7 +172,10 @@ def cache_folders() -> tuple[Path, Path]:
 
 
 def writable_folder() -> Path:
-    """The user's cache where one can write there, else a temporary folder. Raises InputError without either."""
+    """The user's cache if it can be written, or else the temporary folder; it is made where it does not exist.
+
+    Raises InputError if neither can be written.
+    """
     first, _ = cache_folders()
     temporary = Path(tempfile.gettempdir()) / f"mistral-mindspore-{os.getuid()}"
     for folder, mode in ((first, 0o777), (temporary, 0o700)):
@@ -166,15 +185,17 @@ def writable_folder() -> Path:
                 pass
         except OSError:
             continue
-        if folder in cache_folders():  # a temporary folder of someone else's making is not
+        if folder in cache_folders():  # not so for a temporary folder that someone else has made
             return folder
-    raise InputError(f"--backend native: cannot write to {first} or {temporary}; set XDG_CACHE_HOME, or {REMEDY}")
+    raise InputError(
+        f"cannot write to {first} or {temporary}; set XDG_CACHE_HOME, or {REMEDY}", option="backend", value="native"
+    )
 
 
 def run(commands: Sequence[Sequence[str]], folder: Path) -> None:
-    """Commands of a build, side by side, with a line on a terminal that counts the seconds.
+    """Run commands side by side in a folder, as many at a time as there are cores.
 
-    Raises InputError with the compiler's first message where one fails.
+    On a terminal a line counts the seconds. Raises InputError with the compiler's first message where a command fails.
     """
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "GLOG_v": "4"}
@@ -206,4 +227,6 @@ def run(commands: Sequence[Sequence[str]], folder: Path) -> None:
         if failed:
             log.seek(0)
             lines = [line.strip() for line in log if "error" in line.lower() or "Ninja is required" in line]
-            raise InputError(f"--backend native: does not compile ({(lines or ['no message'])[0][:200]}); {REMEDY}")
+            raise InputError(
+                f"does not compile ({(lines or ['no message'])[0][:200]}); {REMEDY}", option="backend", value="native"
+            )

@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def library(tmp_path: Path, script: str = "") -> Library:
-    """One that takes a moment to build and leaves a line for each time that it is built."""
+    """A library that takes a moment to build. Each build adds a line to the file `times`."""
     command = f"sleep 0.2; echo built >> {tmp_path}/times; {script} echo content > thing.so"
     return Library("thing", "0123", ((("sh", "-c", command),),))
 
@@ -94,15 +94,21 @@ def test_a_temporary_folder_that_others_may_write_is_not_used(tmp_path: Path, ca
     folder.mkdir()
     folder.chmod(0o777)
     (folder / "thing-0123.so").write_text("not ours")
-    with pytest.raises(InputError, match=r"cannot write .* XDG_CACHE_HOME"):
+    with pytest.raises(InputError) as caught:
         library(tmp_path).build()
+    assert caught.value.with_flags() == (
+        f"--backend native: cannot write to {cache} or {folder}; set XDG_CACHE_HOME, or use --backend portable"
+    )
 
 
 def test_a_build_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     broken = Library("thing", "0123", ((("sh", "-c", "echo 'x.cpp:1: error: no'; echo more; exit 1"),),))
-    with pytest.raises(InputError, match=r"does not compile \(x.cpp:1: error: no\); use --backend portable") as caught:
+    with pytest.raises(InputError) as caught:
         broken.build()
-    assert "\n" not in str(caught.value)
+    assert caught.value.with_flags() == (
+        "--backend native: does not compile (x.cpp:1: error: no); use --backend portable"
+    )
+    assert (caught.value.option, caught.value.value) == ("backend", "native")
     assert [path.name for path in cache.iterdir()] == ["thing.lock"]
 
 
@@ -116,12 +122,25 @@ def test_another_source_flag_or_compiler_is_another_library(tmp_path: Path) -> N
     assert build.kernels(()).key != build.kernels().key
 
 
+def test_every_unit_is_compiled_once() -> None:
+    """The largest each on its own, all others as one."""
+    (compiled, (link,)) = build.kernels().steps
+    words = [word for command in compiled for word in command if word.endswith(".cpp")]
+    assert sorted(words) == sorted(str(file) for file in build.SOURCES.rglob("*.cpp") if file.name != "glue.cpp")
+    objects = {f"{Path(name).stem}.o" for name in build.COMPILED_ALONE} | {"rest.o"}
+    assert {word for word in link if word.endswith(".o")} == objects
+    assert len(objects) == len(compiled)
+
+
 def test_without_a_compiler_native_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     folder = write_checkpoint(tmp_path / "m", DENSE, random_tensors(DENSE), "consolidated.safetensors")
     with pytest.raises(InputError, match=r"no-such-compiler; install one .*apt install g\+\+") as caught:
         Transformer.from_folder(folder, backend="native", device="CPU")
     assert "\n" not in str(caught.value)
+    shown = caught.value.with_flags()
+    assert shown.startswith("--backend native: needs a C++ compiler and there is no no-such-compiler; install one ")
+    assert shown.endswith(", or use --backend portable")
 
 
 def test_auto_is_native_where_it_pays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

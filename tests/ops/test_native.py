@@ -1,4 +1,8 @@
-"""Every function of the native backend against the portable one, at edge sizes, for each kind of processor."""
+"""Every function of the native backend against the portable one, at the sizes where its loops begin and end.
+
+Each test runs with the kernels compiled for several processors: this one, and what is left of it without its widest
+instructions.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ from tests.support.small_models import DENSE, SHAPES
 
 Array = npt.NDArray[np.float32]
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-# All that this processor has, and what is left of it without its widest instructions.
+# By name: compiler flags. "AMX in C++" replaces the tile instructions, so it runs on processors without them.
 MACHINES = {"native": ("-march=native",), "baseline": ()}
 if platform.machine() == "x86_64":
     flags = Path("/proc/cpuinfo").read_text()
@@ -98,7 +102,7 @@ def test_linear_of_other_dtypes_keeps_float32(
 
 
 def quantized(bits: int, outer: int, inner: int) -> Quantized:
-    """Any bits that there can be, with exponents of ordinary weights."""
+    """A random matrix in 8 or 4 bits: every value and scale can occur; the exponents are those of ordinary weights."""
     draw, (values, scales) = np.random.default_rng(bits), stored_shapes(bits, outer, inner)
     numbers = draw.integers(0, 256, values).astype(np.uint8)
     if bits == 8:
@@ -109,7 +113,11 @@ def quantized(bits: int, outer: int, inner: int) -> Quantized:
 
 
 def as_multiplied(x: Array, native: Ops) -> Array:
-    """Activations as they meet weights of few bits: bfloat16 in tiles, elsewhere 14 bits of the largest of a part."""
+    """Activations as weights of 8 and 4 bits are multiplied with them, by the instructions of the backend.
+
+    With AMX they are rounded to bfloat16. With AVX2 and AVX-512 they are integers of 14 bits; every 1024 or 2048 of a
+    token share the scale that their largest asks for.
+    """
     instructions = cast(Native, native).instructions
     if instructions == "AMX":
         return rounded(x)
@@ -138,7 +146,7 @@ def test_linear_of_few_bits(native: Ops, bits: int, tokens: int, inner: int, out
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_largest_integers_do_not_overflow(native: Ops, bits: int) -> None:
-    """A whole part of the largest weights and the largest activations, all of one sign."""
+    """Whole blocks of the largest weights and the largest activations, all of one sign."""
     w = quantized(bits, 20, 4096)
     w.values[:] = 127 if bits == 8 else 0
     w.scales[:] = 7 if bits == 8 else 255  # a shift of 7 counts as 4; the minus of a negative level
@@ -157,7 +165,7 @@ def test_precise_rounds_no_activation(precise: Ops, tokens: int) -> None:
         assert_close(found, x.astype(np.float64) @ dense.astype(np.float64).T, 2e-5)
 
 
-def test_more_tokens_than_meet_a_panel_at_once(native: Ops) -> None:
+def test_more_tokens_than_are_packed_at_once(native: Ops) -> None:
     x, w = random(1030, 70), random(150, 70, seed=1).astype(BFLOAT16)
     found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
     assert_close(found, rounded(x) @ w.astype(np.float32).T, 1e-5)
@@ -193,7 +201,7 @@ def attend(
     ops: Ops, arrays: tuple[Array, Array, Array], metadata: CacheMetadata, cache: RollingCache | None, head_dim: int,
     window: int | None,
 ) -> Array:  # fmt: skip
-    """What the step's attention gives."""
+    """Attention of a step: q, k, v as (T, heads * d) -> (T, heads * d)."""
     q, k, v = map(ops.tensor, arrays)
     cos, sin = map(ops.tensor, rope_angles(metadata.positions, head_dim, 1e4))
     found = ops.attention(q, k, v, cos, sin, CacheView(metadata, cache, 0, window))
@@ -202,7 +210,7 @@ def attend(
 
 @pytest.mark.parametrize("window", [None, 1, 3, 20])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 32), (3, 1, 10), (2, 2, 2), (6, 2, 64), (8, 2, 96)])
-def test_attention_over_chunks_rings_and_ragged_rows(
+def test_attention_over_chunks_a_full_cache_and_ragged_rows(
     native: Ops, window: int | None, heads: int, kv_heads: int, head_dim: int
 ) -> None:
     compare_attention(native, window, heads, kv_heads, head_dim, 2e-2)
@@ -217,7 +225,7 @@ def test_precise_attention(precise: Ops, window: int | None, heads: int, kv_head
 def compare_attention(
     native: Ops, window: int | None, heads: int, kv_heads: int, head_dim: int, tolerance: float
 ) -> None:
-    """Steps of rows of different lengths: first chunks, more chunks over the ring's end, single tokens."""
+    """Steps of rows of different lengths: first chunks, chunks that wrap around the rolling cache, single tokens."""
     args = replace(DENSE, n_layers=1, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, sliding_windows=(window,))
     backends = [native, cast(Ops, portable)]
     caches = [RollingCache(args, range(1), ops) for ops in backends]
@@ -291,13 +299,13 @@ def beside_portable(ops: Ops, native: Ops) -> Pairs:
 
 @pytest.fixture(scope="module")
 def pairs(ops: Ops, native: Ops) -> Pairs:
-    """With activations rounded to bfloat16."""
+    """Models with activations rounded to bfloat16, beside portable ones."""
     return beside_portable(ops, native)
 
 
 @pytest.fixture(scope="module")
 def precise_pairs(ops: Ops, precise: Ops) -> Pairs:
-    """With nothing rounded."""
+    """Models with nothing rounded, beside portable ones."""
     return beside_portable(ops, precise)
 
 

@@ -1,4 +1,4 @@
-"""What rounding costs the native backend on weights that mean something: the checkpoint that ships."""
+"""What rounding costs the native backend on trained weights: those of the checkpoint that ships with the project."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tools import corpus, evaluate
 
 @pytest.fixture(scope="module")
 def texts() -> list[list[int]]:
-    """Stories that it has not seen, as ids."""
+    """Stories that the checkpoint was not trained on, as ids."""
     return evaluate.encoded(Tokenizer.from_folder(shipped_checkpoint()), corpus.HELD_OUT_SEED, 60)
 
 
 @pytest.fixture(scope="module")
 def load(ops: object) -> Callable[..., Transformer]:
-    """Loads it."""
+    """A function that loads the checkpoint with options of Transformer.from_folder."""
     return lambda **options: Transformer.from_folder(shipped_checkpoint(), device="CPU", **options)
 
 
 @pytest.fixture(scope="module")
 def exact(load: Callable[..., Transformer], texts: list[list[int]]) -> float:
-    """Its loss in float32, nats a token."""
+    """The loss of the checkpoint in float32, in nats per token."""
     return evaluate.model_loss(load(backend="portable"), texts)
 
 

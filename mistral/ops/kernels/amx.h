@@ -1,9 +1,8 @@
 // Products of AMX tiles: A (16, 32) bfloat16 times B (32, 16) bfloat16, added to sums (16, 16) float32.
 //
 // A tile has 16 lines of 64 bytes. A line of A is 32 elements of a row; line k of B has elements 2 k and 2 k + 1 of
-// each of its 16 columns side by side. The eight tile registers are used as a block of 2 x 2 products: 0 to 3 hold
-// sums, 4 and 5 two tiles A ("weights"), 6 and 7 two tiles B ("activations"). Sums 0, 1 belong to B 6, sums 2, 3 to B
-// 7.
+// each of its 16 columns side by side. The eight tile registers are used as a block of 2 x 2 products: 4 and 5 hold two
+// tiles A ("weights"), 6 and 7 two tiles B ("activations"), and 0 to 3 the sums of 4 x 6, 5 x 6, 4 x 7 and 5 x 7.
 //
 // Included only where HAVE_AMX; with -DEMULATE_AMX the registers are memory and the instructions are C++.
 #pragma once
@@ -117,11 +116,9 @@ inline void multiply_2x2(const uint16_t *x, const uint16_t *y) {
   tile_multiply(3, 5, 7);
 }
 
-// Up to 32 floats -> 32 bfloat16, zeros beyond `count`
-inline __m512i narrow(const float *x, int64_t count) {
-  const uint32_t mask = count >= 32 ? ~0u : (1u << count) - 1;
-  const Words low = round_words((Floats)_mm512_maskz_loadu_ps(uint16_t(mask), x)) >> 16;
-  const Words high = round_words((Floats)_mm512_maskz_loadu_ps(uint16_t(mask >> 16), x + 16)) >> 16;
+// 32 floats -> 32 bfloat16
+inline __m512i pack_bf16(const float *x) {
+  const Words low = round_words(load(x)) >> 16, high = round_words(load(x + 16)) >> 16;
   const __m512i halves = _mm512_castsi256_si512(_mm512_cvtepi32_epi16((__m512i)low));
   return _mm512_inserti64x4(halves, _mm512_cvtepi32_epi16((__m512i)high), 1);
 }

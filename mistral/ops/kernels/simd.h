@@ -76,8 +76,8 @@ inline float to_float(const F16 *p) {
   return load(padded)[0];
 }
 
-// The bits of the nearest bfloat16, ties to even, in the upper half of each word; the lower half is undefined. NaN
-// stays NaN.
+// The bits of the nearest bfloat16, ties to even, in the upper half of each word; the lower half is arbitrary.
+// NaN stays NaN.
 inline Words round_words(Floats x) {
   const Words w = (Words)x, rounded = w + 0x7fff + ((w >> 16) & 1);
   const Words nan = (Words)(x != x);
@@ -136,7 +136,7 @@ inline Floats maximum(Floats x, Floats y) { return x > y ? x : y; }
 
 constexpr float ROUNDER = 12582912.f;  // 1.5 * 2^23: what is added to it is rounded to an integer
 
-// 2^n * exp(r) by a Taylor polynomial of degree 6, for |r| <= ln(2) / 2 and an integer n, given as shifted = n +
+// 2^n * exp(r) by a Taylor polynomial of degree 6, for |r| <= ln(2) / 2; the integer n is given as shifted = n +
 // ROUNDER
 inline Floats scaled_exp(Floats shifted, Floats r) {
   Floats p = broadcast(1.f / 720);

@@ -1,7 +1,7 @@
-// Attention of a step over each sequence's rolling cache and its new keys: q (T, H, d), k and v (T, KV, d) -> out (T,
-// H, d). RoPE is applied to q and k (RoFormer, arXiv:2104.09864), the softmax is computed online (online_softmax.h),
-// and then the new keys and values are written to the caches. Queries see the cache as it was before the step, so a
-// chunk may overwrite slots that its own first tokens still attend to.
+// Attention of a step over each sequence's rolling cache and its new keys: q (T, H, d), k and v (T, KV, d) ->
+// out (T, H, d). RoPE is applied to q and k (RoFormer, arXiv:2104.09864), the softmax is computed online
+// (online_softmax.h), and then the new keys and values are written to the caches. Queries see the cache as it was
+// before the step, so a chunk may overwrite slots that its own first tokens still attend to.
 #include <algorithm>
 #include <vector>
 
@@ -67,6 +67,35 @@ struct Task {
   int64_t sequence, start, first, count, kv_head;
 };
 
+// Every block of tokens of every sequence, for every key head. Of a sequence the last block comes first: it has the
+// most keys, and threads that take the longest tasks first finish together.
+void list_tasks(std::vector<Task> &tasks, const Sequence *sequences, int64_t n_sequences, int64_t kv_heads,
+                int64_t block) {
+  tasks.clear();
+  for (int64_t s = 0, start = 0; s < n_sequences; start += sequences[s++].tokens)
+    for (int64_t t = (sequences[s].tokens - 1) / block * block; t >= 0; t -= block)
+      for (int64_t h = 0; h < kv_heads; h++)
+        tasks.push_back({s, start, t, std::min(block, sequences[s].tokens - t), h});
+}
+
+// queries and out (T, H, d), keys and values (T, KV, d) of the step
+template <class Element>
+void run_task(const Task &task, const Sequence &sequence, const Element *queries, const Element *keys,
+              const Element *values, float *out, Heads heads) {
+  const int64_t dim = heads.head_dim, group = heads.heads / heads.kv_heads, kv_stride = heads.kv_heads * dim;
+  const int64_t at = ((task.start + task.first) * heads.heads + task.kv_head * group) * dim;
+  const int64_t fresh = task.start * kv_stride + task.kv_head * dim, cached = task.kv_head * sequence.slots * dim;
+  const KeyValues<Element> key_values = {static_cast<const Element *>(sequence.keys) + cached,
+                                         static_cast<const Element *>(sequence.values) + cached,
+                                         keys + fresh,
+                                         values + fresh,
+                                         sequence.slots,
+                                         sequence.before,
+                                         kv_stride,
+                                         dim};
+  online_softmax_attention(queries + at, out + at, heads, sequence.before + task.first, task.count, key_values);
+}
+
 // Attention with queries, keys and values of this element type: Bf16, or float where nothing is rounded
 template <class Element>
 void attend(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out, Heads heads,
@@ -74,41 +103,23 @@ void attend(const float *q, const float *k, const float *v, const float *cos, co
   static thread_local Scratch<Element> query_buffer, key_buffer, value_buffer;
   static thread_local std::vector<Task> tasks;
   int64_t tokens = 0;
-  const int64_t dim = heads.head_dim, group = heads.heads / heads.kv_heads;
+  const int64_t dim = heads.head_dim, kv_stride = heads.kv_heads * dim;
   for (int64_t s = 0; s < n_sequences; s++) tokens += sequences[s].tokens;
   Element *queries = query_buffer.get(tokens * heads.heads * dim);
-  Element *keys = key_buffer.get(tokens * heads.kv_heads * dim);
-  Element *values = value_buffer.get(tokens * heads.kv_heads * dim);
+  Element *keys = key_buffer.get(tokens * kv_stride);
+  Element *values = value_buffer.get(tokens * kv_stride);
   rope(q, cos, sin, queries, tokens, heads.heads, dim);
   rope(k, cos, sin, keys, tokens, heads.kv_heads, dim);
-  store_all(v, values, tokens * heads.kv_heads * dim);
-  tasks.clear();
-  const int64_t block = tokens_at_once(heads, sizeof(Element) == 4);
-  for (int64_t s = 0, start = 0; s < n_sequences; start += sequences[s++].tokens)
-    for (int64_t t = (sequences[s].tokens - 1) / block * block; t >= 0; t -= block)  // the longest first
-      for (int64_t h = 0; h < heads.kv_heads; h++)
-        tasks.push_back({s, start, t, std::min(block, sequences[s].tokens - t), h});
-  const int64_t kv_stride = heads.kv_heads * dim, n_tasks = tasks.size();
+  store_all(v, values, tokens * kv_stride);
+  list_tasks(tasks, sequences, n_sequences, heads.kv_heads, tokens_at_once(heads, sizeof(Element) == 4));
   const Task *const all = tasks.data();
+  const int64_t n_tasks = tasks.size();
 #pragma omp parallel
   {
     const AttentionThreadState state;
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < n_tasks; i++) {
-      const Task task = all[i];
-      const Sequence &sequence = sequences[task.sequence];
-      const int64_t at = ((task.start + task.first) * heads.heads + task.kv_head * group) * dim;
-      const int64_t fresh = task.start * kv_stride + task.kv_head * dim, cached = task.kv_head * sequence.slots * dim;
-      const KeyValues<Element> key_values = {static_cast<const Element *>(sequence.keys) + cached,
-                                             static_cast<const Element *>(sequence.values) + cached,
-                                             keys + fresh,
-                                             values + fresh,
-                                             sequence.slots,
-                                             sequence.before,
-                                             kv_stride,
-                                             dim};
-      online_softmax_attention(queries + at, out + at, heads, sequence.before + task.first, task.count, key_values);
-    }
+    for (int64_t i = 0; i < n_tasks; i++)
+      run_task(all[i], sequences[all[i].sequence], queries, keys, values, out, heads);
   }
   for (int64_t s = 0, start = 0; s < n_sequences; start += sequences[s++].tokens)
     if (sequences[s].slots) write_cache(sequences[s], keys + start * kv_stride, values + start * kv_stride, heads);

@@ -108,6 +108,14 @@ void multiply_strip(const typename M::Element *a, int64_t a_stride, const typena
   run(std::integral_constant<int, 1>());
 }
 
+// c (count, columns) = or += a (count, words) times B (words, columns), packed into columns / NR strips
+template <class M>
+void multiply_packed(const typename M::Element *a, int64_t a_stride, const typename M::Vector *strips, int64_t words,
+                     int64_t columns, float *c, int64_t c_stride, int64_t count, bool begin) {
+  for (int64_t strip = 0; strip < columns / NR; strip++)
+    multiply_strip<M>(a, a_stride, strips + strip * words * NR_VECTORS, words, c + strip * NR, c_stride, count, begin);
+}
+
 // LANES vectors of words -> LANES vectors, NR_VECTORS apart, of which number i has word i of each
 template <class Vector>
 inline void transpose(Vector *lines, Vector *to) {

@@ -17,24 +17,23 @@ struct SoftmaxState {      // of a query, over all keys so far
   float total = 0;         // the sum of 2^(score - largest)
 };
 
-// Masks the scores of those of `count` keys from position `first` on that a query does not see
-inline void mask_scores(float *scores, int64_t first, int64_t count, int64_t position, int64_t window) {
-  for (int64_t j = 0; j < count; j++)
+// Masks the scores of those keys of a block from position `first` on that a query does not see
+inline void mask_scores(float *scores, int64_t first, int64_t position, int64_t window) {
+  for (int64_t j = 0; j < KEYS; j++)
     if (first + j > position || first + j <= position - window) scores[j] = MASKED;
 }
 
 // Scores of a block -> weights 2^(score - largest), rounded to the element type; the state takes the block in, and
 // `out` (dim,), the weighted sum of values so far, is scaled to the new largest
 template <class Element>
-inline void softmax_update(float *scores, int64_t count, SoftmaxState &state, float *out, int64_t dim) {
-  for (int64_t j = count; j % LANES; j++) scores[j] = MASKED;
+inline void softmax_update(float *scores, SoftmaxState &state, float *out, int64_t dim) {
   Floats lanes = broadcast(state.largest);
-  for (int64_t j = 0; j < count; j += LANES) lanes = maximum(load(scores + j), lanes);
+  for (int64_t j = 0; j < KEYS; j += LANES) lanes = maximum(load(scores + j), lanes);
   float largest = lanes[0];
   for (int i = 1; i < LANES; i++) largest = largest > lanes[i] ? largest : lanes[i];
   largest = integer_above(broadcast(largest))[0];
   Floats sums{};
-  for (int64_t j = 0; j < count; j += LANES) {
+  for (int64_t j = 0; j < KEYS; j += LANES) {
     const Floats score = load(scores + j), power = exponential_base2(score - largest);
     const Floats weight = score <= MASKED ? Floats{} : power;
     sums += weight;
@@ -45,6 +44,17 @@ inline void softmax_update(float *scores, int64_t count, SoftmaxState &state, fl
     for (int64_t i = 0; i < dim; i++) out[i] *= shrink;
   state.total = state.total * shrink + sum(sums);
   state.largest = largest;
+}
+
+// Products of a query at `position` with the keys of a block from position `first` on -> weights (KEYS,) as M
+// multiplies them; state and `out` as in softmax_update
+template <class M, class Element>
+inline void weigh_keys(float *scores, float scale, int64_t first, int64_t position, int64_t window, SoftmaxState &state,
+                       float *out, int64_t dim, typename M::Element *weights) {
+  for (int64_t i = 0; i < KEYS; i += LANES) store(scores + i, load(scores + i) * scale);
+  if (first + KEYS > position + 1 || first <= position - window) mask_scores(scores, first, position, window);
+  softmax_update<Element>(scores, state, out, dim);
+  for (int64_t i = 0; i < KEYS; i += LANES) M::store(weights + i, load(scores + i));
 }
 
 // Keys -> strips [key / NR][word][key % NR]; `wide`: dim, filled up with zeros
@@ -66,6 +76,7 @@ void pack_values(const Element *const *values, int64_t dim, int64_t wide, typena
       to[(i / NR * KEYS + j) / M::WORD * NR_VECTORS + i % NR / LANES] = M::interleave_rows(values + j, i, dim - i);
 }
 
+// See online_softmax_attention
 template <class M, class Element>
 void attend_in_blocks(const Element *from, float *out, Heads heads, int64_t position, int64_t count,
                       const KeyValues<Element> &key_values) {
@@ -93,20 +104,11 @@ void attend_in_blocks(const Element *from, float *out, Heads heads, int64_t posi
     key_values.locate(base, KEYS, begin, end, zeros, key_rows, value_rows);
     pack_keys<M>(key_rows, dim, wide, keys);
     pack_values<M>(value_rows, dim, wide, values);
-    for (int64_t strip = 0; strip < KEYS / NR; strip++)
-      multiply_strip<M>(own, wide, keys + strip * wide / M::WORD * NR_VECTORS, wide / M::WORD, scores + strip * NR,
-                        KEYS, queries.count, true);
-    for (int64_t n = 0; n < queries.count; n++) {
-      const int64_t at = position + n / group;
-      float *row = scores + n * KEYS;
-      for (int64_t i = 0; i < KEYS; i += LANES) store(row + i, load(row + i) * scale);
-      if (base + KEYS > at + 1 || base <= at - heads.window) mask_scores(row, base, KEYS, at, heads.window);
-      softmax_update<Element>(row, KEYS, states[n], sums + n * wide, wide);
-      for (int64_t i = 0; i < KEYS; i += LANES) M::store(weights + n * KEYS + i, load(row + i));
-    }
-    for (int64_t strip = 0; strip < wide / NR; strip++)
-      multiply_strip<M>(weights, KEYS, values + strip * KEYS / M::WORD * NR_VECTORS, KEYS / M::WORD, sums + strip * NR,
-                        wide, queries.count, false);
+    multiply_packed<M>(own, wide, keys, wide / M::WORD, KEYS, scores, KEYS, queries.count, true);
+    for (int64_t n = 0; n < queries.count; n++)
+      weigh_keys<M, Element>(scores + n * KEYS, scale, base, position + n / group, heads.window, states[n],
+                             sums + n * wide, wide, weights + n * KEYS);
+    multiply_packed<M>(weights, KEYS, values, KEYS / M::WORD, wide, sums, wide, queries.count, false);
   }
   for (int64_t n = 0; n < queries.count; n++)
     for (int64_t i = 0; i < dim; i++) out[queries.offset(n) + i] = sums[n * wide + i] / states[n].total;

@@ -90,6 +90,17 @@ void softmax_update(float *scores, int64_t position, bool all_seen, float scale,
   state.largest = largest;
 }
 
+// States before the first key, of queries whose first token has position `position`
+void begin_states(SoftmaxState *states, const Queries &queries, int64_t position, int64_t window) {
+  for (int64_t m = 0; m < tiles_of(queries); m++) {
+    states[m].largest = broadcast(MASKED), states[m].total = Floats{};
+    for (int64_t i = 0; i < 16; i++) {
+      const int64_t at = position + std::min(16 * m + i, queries.count - 1) / queries.group;
+      states[m].positions[i] = int32_t(at), states[m].oldest[i] = int32_t(std::max<int64_t>(at - window, -1));
+    }
+  }
+}
+
 // A block of keys from `position` on with 32 queries, whose sums are out (2, dim, 16)
 void attend_to_block(const uint16_t *keys, const uint16_t *values, const uint16_t *queries, int64_t position,
                      SoftmaxState *states, float scale, int64_t dim, float *out, bool all_seen) {
@@ -117,6 +128,19 @@ void attend_to_block(const uint16_t *keys, const uint16_t *values, const uint16_
   }
 }
 
+// sums [sixteen queries][dim][query], divided by the sums of weights -> out
+void store_outputs(const float *sums, const SoftmaxState *states, const Queries &queries, float *out) {
+  for (int64_t m = 0; m < tiles_of(queries); m++)
+    for (int64_t i = 0; i < queries.dim; i += 16) {
+      __m512i lines[16];
+      for (int64_t line = 0; line < 16; line++)
+        lines[line] = (__m512i)(load(sums + (m * queries.dim + i + line) * 16) / states[m].total);
+      transpose(lines);
+      for (int64_t lane = 16 * m; lane < std::min(16 * m + 16, queries.count); lane++)
+        _mm512_storeu_si512(out + queries.offset(lane) + i, lines[lane % 16]);
+    }
+}
+
 }  // namespace
 
 void online_softmax_attention_amx(const Bf16 *from, float *out, Heads heads, int64_t position, int64_t count,
@@ -126,20 +150,14 @@ void online_softmax_attention_amx(const Bf16 *from, float *out, Heads heads, int
   static thread_local Scratch<SoftmaxState> state_buffer;
   const int64_t dim = heads.head_dim, group = heads.heads / heads.kv_heads;
   const Queries queries = {count * group, group, heads.heads, dim};
-  const int64_t tiles = tiles_of(queries), last = queries.count - 1;
+  const int64_t tiles = tiles_of(queries);
   uint16_t *packed = query_buffer.get(tiles * 16 * dim), *keys = key_buffer.get(KEYS * dim);
   uint16_t *values = value_buffer.get(KEYS * dim);
   float *sums = sum_buffer.get(tiles * 16 * dim);
   SoftmaxState *states = state_buffer.get(tiles);
   pack_queries(from, queries, packed);
   std::fill_n(sums, tiles * 16 * dim, 0.f);
-  for (int64_t m = 0; m < tiles; m++) {
-    states[m].largest = broadcast(MASKED), states[m].total = Floats{};
-    for (int64_t i = 0; i < 16; i++) {
-      const int64_t at = position + std::min(16 * m + i, last) / group;
-      states[m].positions[i] = int32_t(at), states[m].oldest[i] = int32_t(std::max<int64_t>(at - heads.window, -1));
-    }
-  }
+  begin_states(states, queries, position, heads.window);
   const float scale = LOG2_E / std::sqrt(float(dim));
   const int64_t begin = std::max<int64_t>(0, position - heads.window + 1), end = position + count;
   static thread_local Scratch<Bf16> zero_buffer;
@@ -156,15 +174,7 @@ void online_softmax_attention_amx(const Bf16 *from, float *out, Heads heads, int
       attend_to_block(keys, values, packed + m * 16 * dim, base, states + m, scale, dim, sums + m * 16 * dim, all_seen);
     }
   }
-  for (int64_t m = 0; m < tiles; m++)
-    for (int64_t i = 0; i < dim; i += 16) {
-      __m512i lines[16];
-      for (int64_t line = 0; line < 16; line++)
-        lines[line] = (__m512i)(load(sums + (m * dim + i + line) * 16) / states[m].total);
-      transpose(lines);
-      for (int64_t lane = 16 * m; lane < std::min(16 * m + 16, queries.count); lane++)
-        _mm512_storeu_si512(out + queries.offset(lane) + i, lines[lane % 16]);
-    }
+  store_outputs(sums, states, queries, out);
 }
 
 #else

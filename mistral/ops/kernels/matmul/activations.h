@@ -11,8 +11,7 @@ enum Layout {
   ODD_EVEN_ROWS,  // rows of bfloat16 as float32: of every 2 * LANES elements first the odd ones, then the even ones
   INT16_ROWS,     // rows of integers of 14 bits; every INT16_K_BLOCK elements of a row share a scale
   TILES,          // AMX tiles of 16 tokens in bfloat16, see matmul_amx.cpp
-  HIGH_LOW_TILES  // the same with each float32 as the sum of two bfloat16: its rounding, and the rounding of what is
-                  // left
+  HIGH_LOW_TILES  // the same with each float32 as the sum of two bfloat16: x rounded, and the rest rounded
 };
 
 constexpr int64_t MAX_TOKENS = 512;         // tokens that are packed and multiplied at a time

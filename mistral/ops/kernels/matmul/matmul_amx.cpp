@@ -158,7 +158,7 @@ void pack_tiles(const Activations &a, int64_t k, const float *x, int64_t x_strid
       for (int64_t part = 0; part < tiles.parts; part++) {
         __m512i lines[16];
         for (int64_t t = 0; t < 16; t++) {
-          lines[t] = narrow(rows[t], 32);
+          lines[t] = pack_bf16(rows[t]);
           for (int64_t j = 0; j < 32 && part + 1 < tiles.parts; j += LANES)  // what rounding left
             store(rows[t] + j, load(rows[t] + j) - round_bf16(load(rows[t] + j)));
         }

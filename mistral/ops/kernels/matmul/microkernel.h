@@ -187,7 +187,7 @@ void many_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64
   static thread_local Scratch<typename M::Element> panel_buffer;
   const int64_t stride = M::K_BLOCK + 64 / sizeof(typename M::Element), full = (rows + NR - 1) / NR * NR;
   typename M::Element *panel = panel_buffer.get(full * stride);
-  for (int64_t n = 0; n < full; n++) {
+  for (int64_t n = 0; n < full; n++) {  // the last row is repeated up to a multiple of NR
     const WeightRow row(w, first + std::min(n, rows - 1));
     row.prefetch(block.begin + (n + NR < rows ? NR * row.pitch() : 0), block.depth);
     for (int64_t k = 0; k < block.depth; k += M::STEP) {

@@ -1,5 +1,5 @@
-// A row of a weight W (out, in), decoded on the fly into vectors: one class for each type of weight, with the same
-// members, so that the microkernels are templates of it.
+// A row of a weight W (out, in), decoded on the fly into vectors: one class for each type of weight. The
+// microkernels are templates of it, and use these members:
 //
 //   floats(k)     LANES elements from k on as float32
 //   odd_even(k)   2 * LANES elements as float32, in the order of vdpbf16ps (bfloat16 weights only)
