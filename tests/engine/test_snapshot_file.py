@@ -82,7 +82,7 @@ def test_other_readers_of_safetensors_can_read_it(file: Path) -> None:
 
 def test_another_checkpoint_or_another_backend_is_told_of(file: Path) -> None:
     assert "another checkpoint" in refused(file, key="4567")
-    assert "--precise" in refused(file, 2)
+    assert "another backend or precise" in refused(file, 2)
 
 
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
