@@ -18,7 +18,7 @@ from mistral.load import Transformer
 from mistral.model.parameters import owns, parameters
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found, close
-from tests.support.mpi_cases import CASES, SHAPES, SHORT, results, write_checkpoints
+from tests.support.mpi_cases import CASES, DAMAGED, SHAPES, SHORT, results, write_checkpoints, write_small
 from tests.support.mpirun import Job
 
 
@@ -102,7 +102,7 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
     shape = "interleaved"
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "kept", "2", str(folder), shape]).end()
     assert (code, out, err) == (0, "", "")
-    said = json.loads((folder / f"slot-{shape}").read_text())
+    said = json.loads((folder / f"kept-{shape}").read_text())
     model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
     assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
     assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 0)]
@@ -113,3 +113,16 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
     events = generate_stream(slot.engine, [Request(said[2]["prompt"], 3, slot=slot)])
     assert [event.id for event in events if isinstance(event, Generated)] == said[2]["ids"]
     assert slot.reused == 24
+
+
+def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
+    write_small(folder / "damaged", SHAPES["windowed"], 3, damaged=DAMAGED)
+    code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "scheduled", "2", str(folder), "damaged"]).end()
+    assert (code, out, err) == (0, "", "")
+    found = json.loads((folder / "scheduled-damaged").read_text())
+    model = Transformer.from_folder(folder / "damaged", 1, "portable", device="CPU")
+    first, late = generate([PROMPTS[1], PROMPTS[3]], model, 6)[0]
+    assert found["ids"] == {"0": first, "1": [], "2": [], "3": late}
+    fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files"
+    assert found["ends"] == {"0": "length", "1": "cancelled", "2": fault, "3": "length"}
+    assert found["rows"] == 0

@@ -25,6 +25,7 @@ SHAPES = {
     "tied": replace(WINDOWED, tied_embeddings=True),
 }
 MANY = [np.random.default_rng(100 + i).integers(0, DENSE.vocab_size, 1 + i * 7 % 11).tolist() for i in range(17)]
+DAMAGED = 9  # an id whose embedding is not a number, in one checkpoint
 LONG = np.random.default_rng(9).integers(0, DENSE.vocab_size, 130).tolist()
 
 
@@ -64,9 +65,12 @@ def write_checkpoints(folder: Path) -> None:
         write_small(folder / name, args, seed)
 
 
-def write_small(folder: Path, args: ModelArgs, seed: int = 0) -> None:
+def write_small(folder: Path, args: ModelArgs, seed: int = 0, damaged: int | None = None) -> None:
+    """The embedding of the id `damaged` is not a number."""
     tensors = random_tensors(args, seed)
     wide = tensors["tok_embeddings.weight"].astype(np.float32) * 4
+    if damaged is not None:
+        wide[damaged] = np.nan
     tensors["tok_embeddings.weight"] = wide.astype(tensors["tok_embeddings.weight"].dtype)
     write_checkpoint(folder, args, tensors, "consolidated.safetensors")
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
 from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.scheduler import Scheduler
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.generate import drive, open_engine, serve
 from mistral.pipeline.launch import launched
 from mistral.version import __version__
 from tests.support.generation import PROMPTS
-from tests.support.mpi_cases import LONG, SHORT, Case, results
+from tests.support.mpi_cases import DAMAGED, LONG, SHORT, Case, results
 
 
 def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
@@ -133,9 +134,45 @@ def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
     drive(engine, use)
 
 
+def scheduled(rank: int, ranks: int, folder: Path, shape: str) -> None:
+    """Requests that come between steps, one that is cancelled, and one whose logits are not numbers."""
+    model = Transformer.from_folder(folder / shape, ranks, "portable", device="CPU")
+    if rank:
+        serve(model)
+        return
+    engine = open_engine(model)
+
+    def use() -> None:
+        scheduler, ids, ends = Scheduler(engine, chunk_size=4), dict[int, list[int]](), dict[int, str]()
+
+        def step() -> None:
+            for event in scheduler.step():
+                if isinstance(event, Generated):
+                    ids.setdefault(event.index, []).extend(() if event.id is None else (event.id,))
+                    if event.finish_reason:
+                        assert event.index not in ends
+                        ends[event.index] = str(event.error or event.finish_reason)
+
+        first, gone = (scheduler.submit(Request(prompt, 6)) for prompt in (PROMPTS[1], LONG[:40]))
+        step()
+        damaged = scheduler.submit(Request([*PROMPTS[0], DAMAGED, 3], 6, prompt_logprobs=True))
+        step()
+        scheduler.cancel(gone)
+        late = scheduler.submit(Request(PROMPTS[3], 6))
+        while not scheduler.idle:
+            step()
+        assert [handle.index for handle in (first, gone, damaged, late)] == [0, 1, 2, 3]
+        (folder / f"scheduled-{shape}").write_text(
+            json.dumps({"ids": ids, "ends": ends, "rows": len(engine.cache.rows)})
+        )
+
+    drive(engine, use)
+
+
 if __name__ == "__main__":
     launch = launched()
     assert launch is not None
-    works = {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards, "kept": kept}
+    works = {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards, "kept": kept,
+             "scheduled": scheduled}  # fmt: skip
     works[sys.argv[1]](launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
     assert (launch.size == 1) == ("mpi4py" not in sys.modules)
