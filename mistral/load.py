@@ -18,7 +18,7 @@ from mistral.model.args import ModelArgs
 from mistral.model.block import GetWeight
 from mistral.model.parameters import owns, parameters
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
-from mistral.ops.device import check_device, start_device
+from mistral.ops.device import check_device, device_lock, start_device
 from mistral.ops.interface import Ops, Weight
 from mistral.ops.quantize import quantize_array
 from mistral.ops.quantized import Quantized
@@ -205,7 +205,9 @@ def build(
     def get(name: str) -> Weight:
         nonlocal done
         source = source_of(name, checkpoint)
-        weight = ops.weight(read_weight(checkpoint, source, parameters(args)[name].bits))
+        stored = read_weight(checkpoint, source, parameters(args)[name].bits)
+        with device_lock:
+            weight = ops.weight(stored)
         done += checkpoint.nbytes(source)
         if progress:
             progress(min(done, total), total)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.attention_plan import Block, RowPlan, Source, plan_row
+from mistral.ops.device import device_lock
 from mistral.ops.interface import Ops
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ class RollingCache:
     def drop(self, row: int) -> None:
         """Forget a row and free its memory."""
         self._row(row)
-        del self.rows[row]
+        with device_lock:
+            del self.rows[row]
 
     def reset(self, row: int) -> None:
         """Empty a row and keep its memory."""
@@ -154,8 +156,9 @@ class RollingCache:
             if old[0].shape[1] < slots_needed(capacity, self.args.sliding_windows[layer]):
                 # fewer slots than the window: nothing has been overwritten yet, so slot numbers are positions
                 new = self._slots(layer, capacity)
-                for target, source in zip(new, old, strict=True):
-                    target[:, : source.shape[1]] = source
+                with device_lock:
+                    for target, source in zip(new, old, strict=True):
+                        target[:, : source.shape[1]] = source
                 cached.layers[layer] = new
         cached.capacity = capacity
 
@@ -185,10 +188,11 @@ class RollingCache:
         assert len(ids) == cached.kv_seqlen
         wrapped = any(cached.written > window for window in windows if window is not None)
         written = cached.written if wrapped else cached.kv_seqlen
-        layers = {
-            layer: (keys.asnumpy()[:, :written], values.asnumpy()[:, :written])
-            for layer, (keys, values) in cached.layers.items()
-        }
+        with device_lock:
+            layers = {
+                layer: (keys.asnumpy()[:, :written], values.asnumpy()[:, :written])
+                for layer, (keys, values) in cached.layers.items()
+            }
         return Snapshot(tuple(ids), written, layers)
 
     def restore(self, row: int, capacity: int, snapshot: Snapshot, kv_seqlen: int) -> None:
@@ -217,14 +221,16 @@ class RollingCache:
     def _slots(self, layer: int, capacity: int) -> tuple[Tensor, Tensor]:
         slots = slots_needed(capacity, self.args.sliding_windows[layer])
         shape = (self.args.n_kv_heads, slots, self.args.head_dim)
-        return self.ops.new_slots(shape), self.ops.new_slots(shape)
+        with device_lock:
+            return self.ops.new_slots(shape), self.ops.new_slots(shape)
 
     def _filled(self, layer: int, capacity: int, part: Stored) -> Tensor:
         """Slots of a layer (KV, slots, d) whose first hold `part` (KV, n, d)."""
         shape = (part.shape[0], slots_needed(capacity, self.args.sliding_windows[layer]), part.shape[2])
         slots = np.zeros(shape, part.dtype)
         slots[:, : part.shape[1]] = part
-        return self.ops.tensor(slots)
+        with device_lock:
+            return self.ops.tensor(slots)
 
 
 def uncached(seqlens: Sequence[int], ops: Ops) -> CacheMetadata:

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.block import GetWeight, TransformerBlock, build_block
 from mistral.model.fused_block import FusedBlock
+from mistral.model.inputs import flat_integers, row_numbers, token_ids, tokens_per_row
 from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
 from mistral.model.layers import RMSNorm
 from mistral.model.rope import rope_angles
-from mistral.ops.interface import Ops
+from mistral.ops.device import device_lock
+from mistral.ops.interface import Ops, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
 
 
 class Transformer:
-    """A Mistral or Mixtral model, or the stage of one that holds `layers`."""
+    """A Mistral or Mixtral model, or the stage of one that holds `layers`.
+
+    It may be used from several threads: methods that compute take turns (`mistral.ops.device.device_lock`), and so do
+    those of its caches. Threads that share a model get what each would get alone, as long as each has a cache of its
+    own. What comes back is a MindSpore tensor, and MindSpore itself is safe on one thread at a time only: go on
+    computing with it under that lock; `asnumpy()` needs no lock.
+    """
 
     def __init__(self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None) -> None:
         """`get` is called once for the name of each weight that these layers need, and for no other."""
         self.args, self.ops = args, ops
         self.layers = range(args.n_layers) if layers is None else layers
         self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
+        self._parameters = Counter[str]()  # by dtype
+        get = self._counted(get)
         tied = self.is_last and args.tied_embeddings
         self.tok_embeddings = get("tok_embeddings.weight") if self.is_first or tied else None
         self.blocks: dict[int, TransformerBlock | FusedBlock] = {}
@@ -38,6 +51,24 @@ class Transformer:
         self.output = None
         if self.is_last:
             self.output = self.tok_embeddings if tied else get("output.weight")
+
+    def _counted(self, get: GetWeight) -> GetWeight:
+        def counted(name: str) -> Weight:
+            weight = get(name)
+            self._parameters[weight.dtype] += math.prod(weight.shape)
+            return weight
+
+        return counted
+
+    def __repr__(self) -> str:
+        """Such as Transformer(32 layers of 4096, native, bfloat16 weights, 7.24 B parameters)."""
+        whole, count = self.is_first and self.is_last, self.args.n_layers
+        layers = (
+            f"{count} layers" if whole else f"layers {self.layers.start} to {self.layers.stop - 1} of {count}, each"
+        )
+        dtype = max(self._parameters, key=lambda each: self._parameters[each])
+        size = f"{in_millions(self._parameters.total())} parameters"
+        return f"{type(self).__name__}({layers} of {self.args.dim}, {self.ops.name}, {dtype} weights, {size})"
 
     def new_cache(self) -> RollingCache:
         """An empty cache for the layers of this stage."""
@@ -57,22 +88,29 @@ class Transformer:
         sum T. With `cache`, they continue its `rows` (0, 1, ... when left out) and are kept there; without, each row
         starts at position 0. Either way attention is causal, windowed, and within a row. `wanted` are the flat tokens
         whose logits are needed (all when left out). Returns (T or len(wanted), V) float32.
+
+        Raises InputError, and changes nothing, where one of these is not as described, or a row is not in the cache or
+        would outgrow its capacity.
         """
-        assert self.is_first and self.is_last, "a stage of a pipeline has no logits of its own"
-        ids = np.asarray(input_ids, np.int64)
-        rows = range(len(seqlens)) if rows is None else rows
-        assert ids.shape == (sum(seqlens),) and min(seqlens) > 0 and len(rows) == len(seqlens)
-        assert ids.min() >= 0 and ids.max() < self.args.vocab_size, "a token id outside the vocabulary"
-        metadata = uncached(seqlens, self.ops) if cache is None else cache.begin(seqlens, rows)
-        x = self.run_blocks(self.embed(ids), metadata, cache)
-        if cache is not None:
-            cache.end(metadata)
-        return self.head(x if wanted is None else self.ops.take(x, np.asarray(wanted, np.int64)))
+        if not (self.is_first and self.is_last):
+            raise InputError(f"{self!r} is a stage of a pipeline and has no logits: call generate on every rank")
+        ids = token_ids("input_ids", input_ids, self.args.vocab_size)
+        counts = tokens_per_row(seqlens, len(ids))
+        numbers = row_numbers(rows, len(counts))
+        picked = None if wanted is None else flat_integers("wanted", wanted, len(ids))
+        with device_lock:
+            metadata = uncached(counts, self.ops) if cache is None else cache.begin(counts, numbers)
+            x = self.run_blocks(self.embed(ids), metadata, cache)
+            if cache is not None:
+                cache.end(metadata)
+            return self.head(x if picked is None else self.ops.take(x, picked))
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """ids (T,) -> (T, D); on the first stage."""
-        assert self.tok_embeddings is not None
-        return self.ops.embed(self.tok_embeddings, ids)
+        if self.tok_embeddings is None:
+            raise InputError(f"{self!r} has no embeddings: the first stage has them")
+        with device_lock:
+            return self.ops.embed(self.tok_embeddings, ids)
 
     def run_blocks(
         self,
@@ -82,15 +120,24 @@ class Transformer:
         after_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each."""
-        cos, sin = map(self.ops.tensor, rope_angles(metadata.positions, self.args.head_dim, self.args.rope_theta))
-        for layer, block in self.blocks.items():
-            view = CacheView(metadata, cache, layer, self.args.sliding_windows[layer])
-            x = block(x, cos, sin, view)
-            if after_layer:
-                after_layer()
+        angles = rope_angles(metadata.positions, self.args.head_dim, self.args.rope_theta)
+        with device_lock:
+            cos, sin = map(self.ops.tensor, angles)  # (T, d)
+            for layer, block in self.blocks.items():
+                view = CacheView(metadata, cache, layer, self.args.sliding_windows[layer])
+                x = block(x, cos, sin, view)
+                if after_layer:
+                    after_layer()
         return x
 
     def head(self, x: Tensor) -> Tensor:
         """x (N, D) -> logits (N, V); on the last stage."""
-        assert self.norm is not None and self.output is not None
-        return self.ops.linear(self.norm(x), self.output)
+        if self.norm is None or self.output is None:
+            raise InputError(f"{self!r} has no head: the last stage has it")
+        with device_lock:
+            return self.ops.linear(self.norm(x), self.output)
+
+
+def in_millions(count: int) -> str:
+    """A number of parameters for people: 7.24 B, 2.13 M, or as it is."""
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M" if count >= 1e6 else str(count)

@@ -1,4 +1,4 @@
-"""Where MindSpore computes, and on how many threads."""
+"""Where MindSpore computes, on how many threads, and the lock that lets one thread at a time do so."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from mistral.errors import InputError, one_line
 
 DEVICES = ("auto", "CPU", "Ascend")
 MAX_THREADS = 1024
+
+device_lock = threading.RLock()
+"""Held by whoever has MindSpore do anything: run an operator, make or copy a tensor, choose a device.
+
+One for the process, not one for each model or backend: MindSpore keeps state that all of its operators share, and with
+two threads in it at once the process ends in a segmentation fault, whether or not they use the same model. Operators
+already compute on all cores, so that taking turns costs no speed. A thread may take the lock again while it holds it.
+"""
 
 
 def check_device(device: str, threads: int | None = None) -> None:
@@ -30,20 +38,21 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     for each core this process may use. Raises InputError where the device cannot be had.
     """
     check_device(device, threads)
-    set_threads(threads)
-    with _ctrl_c_waits():
-        import mindspore as ms
+    with device_lock:
+        set_threads(threads)
+        with _ctrl_c_waits():
+            import mindspore as ms
 
-    if device == "auto":
-        device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
-    try:
-        ms.set_device(device)
-    except (RuntimeError, ValueError) as error:
-        reason = one_line(error).partition(". ")[0]
-        message = f"MindSpore cannot use it here ({reason}); leave it at auto"
-        raise InputError(message, option="device", value=device) from None
-    if device == "CPU":
-        ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
+        if device == "auto":
+            device = "Ascend" if ms.hal.is_available("Ascend") else "CPU"
+        try:
+            ms.set_device(device)
+        except (RuntimeError, ValueError) as error:
+            reason = one_line(error).partition(". ")[0]
+            message = f"MindSpore cannot use it here ({reason}); leave it at auto"
+            raise InputError(message, option="device", value=device) from None
+        if device == "CPU":
+            ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
     return device
 
 

@@ -30,6 +30,11 @@ class Weight:
         """Shape as in the checkpoint."""
         return tuple(self.data.shape)
 
+    @property
+    def dtype(self) -> str:
+        """As the backend holds it: "float32", "float16", "bfloat16", "8-bit" or "4-bit"."""
+        return str(self.data.dtype).lower()
+
 
 class AttentionView(Protocol):
     """One layer's past and plan during one step of B rows, as attention sees them.
@@ -82,6 +87,7 @@ class Ops(Protocol):
     d head_dim, V vocabulary, E experts, K experts per token.
     """
 
+    name: str  # as users choose it, such as "native"
     SLOT_BYTES: int  # of each element in a cache
     fused: FusedOps | None  # for a backend that has a block in two operators
 

@@ -21,6 +21,7 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from mistral.ops import build, portable
+from mistral.ops.device import device_lock
 from mistral.ops.interface import AttentionView, FusedOps, Weight
 from mistral.ops.quantized import Quantized
 
@@ -31,15 +32,18 @@ TYPE_OF_BITS = {8: 3, 4: 4}
 
 @dataclass(frozen=True)
 class InPlace:
-    """A weight where it lies: its shape, the kernels' handle, and the arrays that keep the memory alive."""
+    """A weight where it lies: its shape, its dtype, the kernels' handle, and the arrays that keep the memory alive."""
 
     shape: tuple[int, ...]
+    dtype: str
     handle: Any
     arrays: tuple[NDArray[Any], ...]
 
 
 class Native:
     """The backend. Raises InputError where it cannot be built."""
+
+    name = "native"
 
     def __init__(self, precise: bool = False, machine: Sequence[str] = ("-march=native",)) -> None:
         """`precise` keeps activations and cache float32; `machine`: compiler flags that say for which processor."""
@@ -55,14 +59,14 @@ class Native:
         """A weight of the array's own type, in place where its rows lie end to end (a memory map stays one)."""
         if isinstance(array, Quantized):
             parts: list[NDArray[Any]] = [array.values, array.scales, array.exponents]
-            kind = TYPE_OF_BITS[array.bits]
+            dtype, kind = f"{array.bits}-bit", TYPE_OF_BITS[array.bits]
         else:
-            parts, kind = [array], TYPES[array.dtype.name]
+            parts, dtype, kind = [array], array.dtype.name, TYPES[array.dtype.name]
         arrays = tuple(np.require(part, requirements=("C", "A")) for part in parts)
         addresses = [part.ctypes.data for part in arrays] + [0] * (3 - len(arrays))
         out, inner = array.shape if len(array.shape) == 2 else (1, *array.shape)
         handle = self.extension.Weight(*addresses, kind, out, inner)
-        return Weight(InPlace(tuple(array.shape), handle, arrays))
+        return Weight(InPlace(tuple(array.shape), dtype, handle, arrays))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """A host array as a tensor."""
@@ -180,6 +184,7 @@ def load_extension(path: Path) -> Any:
     loader = ExtensionFileLoader("mistral_glue", str(path))
     spec = spec_from_loader("mistral_glue", loader)
     assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
+    with device_lock:
+        module = module_from_spec(spec)
+        loader.exec_module(module)
     return module

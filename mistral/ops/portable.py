@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mistral.ops.interface import AttentionView, FusedOps, Weight
 from mistral.ops.quantized import Quantized
 
+name = "portable"
 SLOT_BYTES = 4  # of each element in a cache
 fused: FusedOps | None = None  # here a block is composed of the functions below
 # A weight is stored (out, in). The functional `dense` copies its transpose at every call; this operator does not.

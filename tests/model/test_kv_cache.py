@@ -338,3 +338,34 @@ def test_a_row_beyond_its_capacity_is_a_mistake() -> None:
     numbered.add(0, 5)
     with pytest.raises(InputError, match="row 0 has seen 0 tokens, and 6 more would exceed its capacity of 5"):
         numbered.feed({0: 6})
+
+
+def test_a_row_that_there_is_not_or_is_already_is_refused() -> None:
+    cache = RollingCache(args_of((4,)), range(1), OPS)
+    cache.add(0, 5)
+    for call in (
+        cache.drop,
+        cache.reset,
+        cache.kv_seqlen,
+        lambda row: cache.reserve(row, 9),
+        lambda row: cache.truncate(row, 0),
+    ):
+        with pytest.raises(InputError, match=r"^the cache has no row 3: call cache.add\(3, capacity\) first$"):
+            call(3)
+    with pytest.raises(InputError, match="has a row 0 already"):
+        cache.add(0, 5)
+    with pytest.raises(InputError, match="at least 1 token, not 0"):
+        cache.add(1, 0)
+    with pytest.raises(InputError, match="has seen 0 tokens and cannot go back to 1"):
+        cache.truncate(0, 1)
+    assert list(cache.rows) == [0]
+
+
+def test_a_step_that_is_not_ended_counts_as_written_alone() -> None:
+    """What an interrupted step may have overwritten is not relied on, though none of its tokens has been seen."""
+    numbered = Numbered((4,))
+    numbered.add(0, 20)
+    numbered.feed({0: 6})
+    numbered.cache.begin([3], [0])
+    assert numbered.cache.kv_seqlen(0) == 6
+    assert not numbered.cache.truncate(0, 5)

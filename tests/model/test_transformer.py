@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import CacheMetadata
 from mistral.model.parameters import parameters
-from mistral.model.transformer import Transformer
+from mistral.model.transformer import Transformer, in_millions
 from mistral.ops.interface import Ops
 from mistral.pipeline.split import split_layers
 from tests.support.oracle import oracle_logits
@@ -200,10 +202,113 @@ def test_trap_12_a_stage_asks_for_its_own_weights_alone(ops: Ops, tied: bool) ->
         assert sorted(asked) == sorted(of_layers | extra)
 
 
-def test_an_id_outside_the_vocabulary_is_a_mistake(models: dict[str, SmallModel]) -> None:
-    for bad in (-1, DENSE.vocab_size):
-        with pytest.raises(AssertionError, match="vocabulary"):
-            models["dense"].transformer.forward([1, bad], [2])
+def refused(call: Callable[[], object]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(InputError) as caught:
+        call()
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+FLAT = "must be one flat sequence of integers from 0 to"
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        ([[1, 2, 3], [4, 5, 6]], "an array of shape (2, 3)"),
+        ([[1, 2], [3]], "sequences of different lengths"),
+        (7, "a single number"),
+        ([1.0, 2.0], "one of float64"),
+        ([True, False], "one of bool"),
+        (["a", "b"], "text"),
+        ("This is a test", "text"),
+        ([1, None], "one with NoneType in it"),
+        ({"ids": [1]}, "one with dict in it"),
+        ([1 << 70], "one of numbers so large"),
+        ([1, -1], "one with -1 in it"),
+        ([1, DENSE.vocab_size, 2], f"one with {DENSE.vocab_size} in it"),
+    ],
+)
+def test_what_are_no_ids_is_refused_with_what_to_pass(models: dict[str, SmallModel], ids: Any, shown: str) -> None:
+    model = models["dense"].transformer
+    assert refused(lambda: model.forward(ids, [2])) == f"input_ids {FLAT} {DENSE.vocab_size - 1}, not {shown}"
+
+
+def test_a_step_without_tokens_is_refused(models: dict[str, SmallModel]) -> None:
+    assert refused(lambda: models["dense"].transformer.forward([], [])) == "input_ids must hold at least one token"
+
+
+@pytest.mark.parametrize("seqlens", [[], [2], [4], [3, 0], [4, -1], [1.0, 2.0], ["3"], 3, [[3]], None])
+def test_seqlens_that_do_not_fit_are_refused(models: dict[str, SmallModel], seqlens: Any) -> None:
+    line = refused(lambda: models["dense"].transformer.forward([1, 2, 3], seqlens))
+    assert line.startswith("seqlens must be ") and line.endswith(f"the 3 tokens of input_ids, not {seqlens!r}")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown"),
+    [
+        ([2, 3], "one with 3 in it"),
+        ([-1], "one with -1 in it"),
+        ([[0]], "an array of shape (1, 1)"),
+        ([0.5], "one of float64"),
+        (0, "a single number"),
+    ],
+)
+def test_tokens_that_there_are_not_cannot_be_wanted(models: dict[str, SmallModel], wanted: Any, shown: str) -> None:
+    line = refused(lambda: models["dense"].transformer.forward([1, 2, 3], [3], wanted=wanted))
+    assert line == f"wanted {FLAT} 2, not {shown}"
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (None, "the cache has no row 1: call cache.add(1, capacity) first"),
+        ([0, 5], "the cache has no row 5: call cache.add(5, capacity) first"),
+        ([0], "rows must be 2 numbers of rows, one for each of seqlens, not [0]"),
+        (["a", "b"], "rows must be 2 numbers of rows, one for each of seqlens, not ['a', 'b']"),
+        ([0, 0], "rows must be different rows of the cache, not [0, 0]"),
+        ([7, 0], "row 0 has seen 2 tokens, and 3 more would exceed its capacity of 4: call cache.reserve first"),
+    ],
+)
+def test_rows_that_the_cache_cannot_serve_are_refused_and_nothing_changes(
+    models: dict[str, SmallModel], rows: Any, line: str
+) -> None:
+    model = models["windowed"].transformer
+    cache = model.new_cache()
+    cache.add(0, 4)
+    cache.add(7, 30)
+    model.forward([1, 2], [2], cache)
+    assert refused(lambda: model.forward([1, 2, 3, 4], [1, 3], cache, rows)) == line
+    assert [(row.kv_seqlen, row.written) for row in cache.rows.values()] == [(2, 2), (0, 0)]
+
+
+def test_integers_of_any_kind_are_ids_and_an_empty_choice_is_none(models: dict[str, SmallModel]) -> None:
+    model, expected = models["dense"].transformer, models["dense"].logits([3, 1])
+    for ids in (np.array([3, 1], np.uint8), (3, 1), np.array([3, 1], np.int32)):
+        assert np.array_equal(model.forward(ids, np.array([2])).asnumpy(), expected)  # type: ignore[arg-type]
+    assert model.forward([3, 1], [2], wanted=[]).shape == (0, DENSE.vocab_size)
+
+
+def test_a_stage_says_what_it_is_and_what_it_lacks(ops: Ops) -> None:
+    args = replace(DENSE, n_layers=4, sliding_windows=(None,) * 4)
+    model = build(args, ops)
+    first, last = (
+        Transformer(args, lambda name: ops.weight(model.tensors[name]), ops, layers)
+        for layers in (range(3), range(3, 4))
+    )
+    size = 40 * 16 + 3 * sum(tensor.size for name, tensor in model.tensors.items() if name.startswith("layers.0."))
+    name = f"Transformer(layers 0 to 2 of 4, each of 16, portable, float32 weights, {size} parameters)"
+    assert repr(first) == name
+    assert refused(lambda: first.forward([1], [1])).startswith(f"{name} is a stage of a pipeline and has no logits")
+    assert refused(lambda: first.head(first.embed(np.array([1])))) == f"{name} has no head: the last stage has it"
+    assert refused(lambda: last.embed(np.array([1]))) == f"{last!r} has no embeddings: the first stage has them"
+    assert repr(model.transformer).startswith("Transformer(4 layers of 16, portable, float32 weights, ")
+
+
+def test_a_number_of_parameters_is_shown_in_three_digits() -> None:
+    assert [in_millions(n) for n in (999_999, 2_030_000, 7_241_732_096)] == ["999999", "2.03 M", "7.24 B"]
 
 
 @given(n_layers=st.integers(1, 200), ranks=st.integers(1, 200))
