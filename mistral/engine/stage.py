@@ -13,6 +13,7 @@ from mistral.engine.samplers import Samplers
 from mistral.engine.work import Outcome, Work, wanted_tokens
 from mistral.model.kv_cache import Snapshot
 from mistral.model.transformer import Transformer
+from mistral.ops.device import device_lock
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -62,7 +63,8 @@ class Stage:
         counts, wanted = wanted_tokens(work)
         if not len(wanted):
             return [np.empty((0, self.model.args.vocab_size), np.float32)] * len(work)
-        logits = self.model.head(self.model.ops.take(x, wanted)).asnumpy()
+        with device_lock:
+            logits = self.model.head(self.model.ops.take(x, wanted)).asnumpy()
         return np.split(logits, np.cumsum(counts)[:-1])
 
     def choose(self, work: Sequence[Work], x: Tensor) -> list[Outcome]:
