@@ -1,5 +1,7 @@
 """The transformer, readable alone. It knows neither files nor MPI nor how its arithmetic is done.
 
-In reading order: args (the architecture), parameters (its tensors), rope, layers, moe, kv_cache (what rows remember),
-transformer (all of it together), fused_block (a block in two operators where the backend has them).
+In reading order: args (the architecture), parameters (its tensors), rope, layers, moe and block (what a token goes
+through), attention_plan (which keys it attends to), kv_cache (where they are kept), transformer (all of it together).
+Aside: inputs (what a caller may pass, checked), fused_block (a block in two operators, where the backend has them).
+The arithmetic is declared in mistral/ops/interface.py and defined in mistral/ops/portable.py.
 """

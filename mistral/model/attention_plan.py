@@ -1,13 +1,13 @@
-"""Which keys the new tokens of a row meet in one step, and where their own keys are kept. Pure: positions, no tensors.
+"""Which keys the new tokens of a row attend to in one step, and where their own are stored. Positions, no tensors.
 
-A layer keeps a row's keys in slots: position p in slot p % slots, of which there are as many as the window is long, or
-as the row may have tokens where that is less (Mistral 7B, arXiv:2310.06825, section 2). Three cases:
+A layer keeps a row's keys in slots: position p in slot p % slots. There are as many slots as the window is long, or as
+the row may have tokens where that is less (Mistral 7B, arXiv:2310.06825, section 2). Three cases:
 
-- No cache: the new tokens meet each other.
-- A chunk: the new tokens meet the keys in the slots, laid before their own, and only then are their keys written; for
-  these replace keys that the first tokens of the chunk still see.
-- One token: its key is written first. It replaces the one key that the token does not see any more, so that the slots
-  are what it meets, without a copy.
+- No cache: the new tokens attend to each other.
+- A chunk: the new tokens attend to the keys in the slots, laid before their own. Their own keys are written afterwards,
+  because these replace keys that the first tokens of the chunk still see.
+- One token: its key is written first, to an empty slot or over the one key that the token does not see any more. So it
+  can attend to the slots as they are, without a copy.
 
 A worked example of a chunk, window 3. The row has seen 5 tokens, so its 3 slots hold positions [3, 4, 2]. Two tokens
 come, positions 5 and 6. The keys laid end to end are [3, 4, 2, 5, 6], and a query sees those less than 3 behind it:
@@ -45,9 +45,9 @@ def visible(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | N
 
 @dataclass(frozen=True)
 class Block:
-    """Queries scored together: which of the row's new tokens they are, which of its keys they meet.
+    """Queries that are scored together: which of the row's new tokens they are, and against which of its keys.
 
-    mask (queries, keys): which of these each query sees; None: all of them.
+    mask (queries, keys): which of these keys each query sees; None: all of them.
     """
 
     queries: slice
@@ -56,7 +56,7 @@ class Block:
 
 
 class Source(Enum):
-    """Where the keys that a row's new tokens meet come from."""
+    """Where the keys come from that a row's new tokens are scored against."""
 
     NEW = "the new tokens"
     SLOTS_THEN_NEW = "the slots, as they are before the step, then the new tokens"
@@ -67,7 +67,7 @@ class Source(Enum):
 class RowPlan:
     """What one step does to one row in layers of one window.
 
-    keys: the absolute positions (S,) of the keys that the new tokens meet, in order; -1 for a slot never written.
+    keys: the absolute positions (S,) of the keys to score against, in order; -1 for a slot that is still empty.
     writes: (slots, new tokens) for each run of new keys that lie side by side in the slots.
     """
 
@@ -85,13 +85,13 @@ def plan_row(seqlen: int, before: int, window: int | None, slots: int | None) ->
 
 
 def plan_uncached(seqlen: int, before: int, window: int | None) -> RowPlan:
-    """New tokens that meet each other and are kept nowhere."""
+    """New tokens that attend to each other and are kept nowhere."""
     new = np.arange(before, before + seqlen)
     return RowPlan(Source.NEW, new, plan_blocks(new, new, window), ())
 
 
 def plan_chunk(seqlen: int, before: int, window: int | None, slots: int) -> RowPlan:
-    """New tokens that meet what the slots hold, laid before them; they are written afterwards."""
+    """New tokens that attend to what the slots hold and to each other; they are written afterwards."""
     new, filled = np.arange(before, before + seqlen), min(before, slots)  # slots are filled in order
     keys = np.concatenate([slot_positions(before, slots)[:filled], new])
     source = Source.SLOTS_THEN_NEW if filled else Source.NEW
@@ -99,25 +99,25 @@ def plan_chunk(seqlen: int, before: int, window: int | None, slots: int) -> RowP
 
 
 def plan_token(before: int, window: int | None, slots: int) -> RowPlan:
-    """One new token, which is written first and then meets all slots."""
+    """One new token, which is written first and then attends to all slots."""
     keys = slot_positions(before + 1, slots)
     return RowPlan(Source.SLOTS, keys, plan_blocks(np.array([before]), keys, window), plan_writes(before, 1, slots))
 
 
 def plan_blocks(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | None) -> tuple[Block, ...]:
-    """Cut queries (T,) into blocks, each with those of the keys (S,) that it meets.
+    """Cut queries (T,) into blocks, each with a run of the keys (S,) that has all which its queries see.
 
-    Where there are several queries, the last T keys are their own. So the keys of later blocks are left out at the end;
-    at the beginning those that have left the window of the block's first query.
+    Where there are several queries, the last T keys are their own, in order: keys of later blocks are left out at the
+    end. At the beginning, those are left out that are behind the window of the block's first query.
     """
     blocks = []
     size = max(1, min(QUERY_BLOCK, SCORES // len(keys)))
     for low in range(0, len(queries), size):
         high = min(len(queries), low + size)
         first = 0 if window is None else int(np.argmax(keys > queries[low] - window))
-        met = slice(first, len(keys) - (len(queries) - high))
-        mask = visible(queries[low:high], keys[met], window)
-        blocks.append(Block(slice(low, high), met, None if mask.all() else mask))
+        span = slice(first, len(keys) - (len(queries) - high))
+        mask = visible(queries[low:high], keys[span], window)
+        blocks.append(Block(slice(low, high), span, None if mask.all() else mask))
     return tuple(blocks)
 
 

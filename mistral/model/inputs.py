@@ -25,10 +25,10 @@ def flat_integers(name: str, values: ArrayLike, stop: int) -> NDArray[np.int64]:
         raise InputError(f"{must} {_kind(array)}")
     if array.ndim != 1:
         raise InputError(f"{must} {f'an array of shape {array.shape}' if array.ndim else 'a single number'}")
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= stop:
-        raise InputError(f"{must} one with {low if low < 0 else high} in it")
-    return array.astype(np.int64, copy=False)
+    found = array.astype(np.int64, copy=False)
+    if found.view(np.uint64).max() >= stop:  # as unsigned numbers, negative ones are the largest
+        raise InputError(f"{must} one with {next(n for n in array.tolist() if not 0 <= n < stop)} in it")
+    return found
 
 
 def token_ids(name: str, ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:

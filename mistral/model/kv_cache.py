@@ -1,6 +1,6 @@
 """The rolling key and value cache (Mistral 7B, arXiv:2310.06825, section 2): position p lives in slot p % slots.
 
-Here is what is stored. Which keys a query meets, with a worked example, is in mistral/model/attention_plan.py.
+Here is what is stored. Which keys a token attends to, with a worked example, is in mistral/model/attention_plan.py.
 
 A step of a model is: `metadata = cache.begin(seqlens, rows)`; in each layer, attention over a `CacheView` of it, which
 stores the new keys and values; `cache.end(metadata)`, which counts the new tokens. With window 3, a row that has seen 5
@@ -291,20 +291,20 @@ class CacheView:
         return self.metadata.plans(self.window, slots)
 
     def blocks(self, index: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
-        """The queries of row `index` to score together, the keys they meet, and the mask to add to their scores."""
+        """Queries of row `index` to score together, the keys to score them against, the mask to add to the scores."""
         for block in self.plans[index].blocks:
             yield block.queries, block.keys, self.metadata.mask(block)
 
     def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values (KV, t, d) of row `index`; return those that its queries meet (KV, S, d)."""
+        """Store the new keys and values (KV, t, d) of row `index`; return those to score its queries against."""
         stored, plan = self.stored[index], self.plans[index]
         if stored is None:
             return keys, values
-        met = keys, values
+        seen = keys, values
         if plan.source is Source.SLOTS_THEN_NEW:
             slots, concat = slice(0, len(plan.keys) - keys.shape[1]), self.metadata.ops.concat
-            met = concat([stored[0][:, slots], keys], 1), concat([stored[1][:, slots], values], 1)
+            seen = concat([stored[0][:, slots], keys], 1), concat([stored[1][:, slots], values], 1)
         for slots, tokens in plan.writes:
             stored[0][:, slots] = keys[:, tokens]
             stored[1][:, slots] = values[:, tokens]
-        return stored if plan.source is Source.SLOTS else met
+        return stored if plan.source is Source.SLOTS else seen

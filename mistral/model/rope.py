@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 def rope_angles(
     positions: NDArray[np.int64], head_dim: int, rope_theta: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines by which each pair of a head is turned.
+    """Cosines and sines of the angles by which each pair of a head is rotated.
 
-    Pair i of a head is its elements 2i and 2i + 1 (interleaved, as in the official checkpoints); at position p it turns
-    by p * rope_theta ** (-2i / head_dim) radians. The angle is formed in float64, so that it is right at any position.
+    Pair i of a head is its elements 2i and 2i + 1 (interleaved, as in the official checkpoints); at position p it is
+    rotated by p * rope_theta ** (-2i / head_dim) radians. The angle is formed in float64, so that it is right at any
+    position.
 
-    positions: (T,) absolute positions. Returns two (T, head_dim) float32 arrays, each value twice: once for either
-    element of a pair.
+    positions: (T,) absolute positions. Returns two (T, head_dim) float32 arrays in which each value stands twice, for
+    the two elements of a pair.
     """
     frequencies = rope_theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     angles = np.repeat(np.outer(positions.astype(np.float64), frequencies), 2, axis=1)

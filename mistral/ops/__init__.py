@@ -1,6 +1,6 @@
 """The arithmetic of the model, behind one interface.
 
 interface says what a backend provides; portable is the readable definition in MindSpore operators; native has CPU
-kernels for the same, which build compiles on first use; backend chooses between the two; device starts MindSpore;
-quantized defines weights of 8 and 4 bits, and quantize makes them.
+kernels for the same, which build compiles on first use; backend chooses between the two; device starts MindSpore and
+lets one thread at a time compute; quantized defines weights of 8 and 4 bits, and quantize makes them.
 """

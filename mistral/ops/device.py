@@ -32,7 +32,7 @@ def check_device(device: str, threads: int | None = None) -> None:
 
 
 def start_device(device: str = "auto", threads: int | None = None) -> str:
-    """Select the device -> its name; "auto" is an Ascend processor where there is one. Once, before the first operator.
+    """Select the device -> its name; "auto" is an Ascend processor where there is one. Before the first operator.
 
     `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
     for each core this process may use. Raises InputError where the device cannot be had.

@@ -49,11 +49,11 @@ class AttentionView(Protocol):
     window: int | None  # positions that a query sees, itself included; None: all
 
     def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the t new keys and values (KV, t, d) of row `index`; return the S that its queries meet (KV, S, d)."""
+        """Store the t new keys and values (KV, t, d) of row `index`; return the S to score its queries against."""
 
     def blocks(self, index: int) -> Iterable[tuple[slice, slice, Tensor | None]]:
-        """For each group of queries of row `index` that is scored at once: which of its t new tokens they are, which
-        of the S keys they meet, and the mask to add to their scores, float32 (queries, keys); None adds nothing.
+        """For each block of queries of row `index` that is scored at once: which of its t new tokens they are, against
+        which of the S keys, and the mask to add to the scores, float32 (queries, keys); None adds nothing.
         """
 
 

@@ -1,10 +1,12 @@
 """CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
-Weights stay as they lie in the file. A weight of bfloat16 meets activations rounded to bfloat16; one of 8 or 4 bits
-does where the processor has tiles of bfloat16 (AMX), and elsewhere meets activations rounded to 14 bits of the largest
-of 2048 (1024 with AVX2). Keys and values are rounded as the cache holds them before they are used, and every sum is
-formed in one order, so that a result is the same bit for bit in any batch and any chunks. float32 and float16 weights
-meet float32 activations; with `precise` all do, and the cache is float32.
+Weights stay as they lie in the file. Weights of bfloat16 multiply activations rounded to bfloat16. So do weights of 8
+or 4 bits where the processor has tiles of bfloat16 (AMX); elsewhere these multiply activations rounded to 14 bits of
+the largest among 2048 (1024 with AVX2). float32 and float16 weights multiply float32 activations; with `precise` all
+weights do, and the cache is float32.
+
+Keys and values are rounded as the cache holds them before they are used, and every sum is formed in one order, so that
+a result is the same bit for bit in any batch and any chunks.
 """
 
 from __future__ import annotations

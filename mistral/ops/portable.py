@@ -60,24 +60,21 @@ def rms_norm(x: Tensor, weight: Weight, eps: float) -> Tensor:
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each interleaved pair of x (T, heads, d) by its angle (arXiv:2104.09864).
+    """Rotate each interleaved pair of x (T, heads, d) by its angle (RoFormer, arXiv:2104.09864) -> (T, heads, d).
 
-    cos and sin are (T, d), each value twice, once for either element of a pair: (a, b) becomes
-    (a cos - b sin, b cos + a sin). The exchange (a, b) -> (-b, a) is a product with a matrix of 0, 1 and -1: exact.
+    cos and sin are (T, d), each value twice, for the two elements of a pair: (a, b) becomes
+    (a cos - b sin, b cos + a sin). (a, b) -> (-b, a) is a product with a matrix of 0, 1 and -1, which is exact.
     """
     tokens, heads, head_dim = x.shape
-    exchanged = ops.matmul(x.reshape(tokens * heads, head_dim), tensor(_exchange(head_dim)))
-    turned = x.reshape(tokens, -1) * ops.tile(cos, (1, heads)) + exchanged.reshape(tokens, -1) * ops.tile(
-        sin, (1, heads)
-    )
-    return turned.reshape(tokens, heads, head_dim)
+    quarter = ops.matmul(x.reshape(tokens * heads, head_dim), tensor(_quarter_turn(head_dim))).reshape(tokens, -1)
+    rotated = x.reshape(tokens, -1) * ops.tile(cos, (1, heads)) + quarter * ops.tile(sin, (1, heads))
+    return rotated.reshape(tokens, heads, head_dim)
 
 
 @functools.cache
-def _exchange(head_dim: int) -> NDArray[np.float32]:
+def _quarter_turn(head_dim: int) -> NDArray[np.float32]:
     """The (d, d) matrix that takes each pair (a, b) of a row to (-b, a)."""
-    turn = np.array([[0, 1], [-1, 0]])
-    return np.kron(np.eye(head_dim // 2), turn).astype(np.float32)
+    return np.kron(np.eye(head_dim // 2), np.array([[0, 1], [-1, 0]])).astype(np.float32)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -114,8 +111,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: A
     for index, (queries, new_keys, new_values) in enumerate(per_row):
         keys, values = view.extend(index, new_keys, new_values)  # (KV, S, d)
         for tokens_of_block, keys_of_block, mask in view.blocks(index):
-            met = _part(keys, 1, keys_of_block), _part(values, 1, keys_of_block)
-            parts.append(attend(_part(queries, 0, tokens_of_block), *met, mask))
+            seen = _part(keys, 1, keys_of_block), _part(values, 1, keys_of_block)
+            parts.append(attend(_part(queries, 0, tokens_of_block), *seen, mask))
     return concat(parts, 0).reshape(tokens, -1)
 
 

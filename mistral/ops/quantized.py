@@ -30,7 +30,7 @@ LEVELS = (-127, -100, -79, -62, -47, -34, -21, -9, 2, 13, 25, 37, 50, 65, 82, 10
 
 @dataclass(frozen=True)
 class Quantized:
-    """A matrix (out, in) in 8 or 4 bits; rows are filled up with weights that meet no activation.
+    """A matrix (out, in) in 8 or 4 bits; rows are padded with weights that no activation is multiplied by.
 
     values: (out, in rounded up to 32) int8 for 8 bits; (out, in rounded up to 128, halved) uint8 for 4 bits.
     scales: (out, values in a row / 32) uint8. exponents: (out,) uint8.
