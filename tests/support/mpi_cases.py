@@ -75,9 +75,13 @@ def write_small(folder: Path, args: ModelArgs, seed: int = 0, damaged: int | Non
     write_checkpoint(folder, args, tensors, "consolidated.safetensors")
 
 
+def places(which: str) -> list[int]:
+    """Of CASES: all; or one of each shape and every third of the others, "some"; or one of each shape, "shapes"."""
+    shapes, others = list(range(len(SHAPES))), range(len(SHAPES), len(CASES))
+    return shapes + {"all": list(others), "some": list(others[::3]), "shapes": []}[which]
+
+
 def results(folder: Path, ranks: int, backend: str, which: str = "all") -> dict[int, Found]:
-    """What each case gives, or one of each shape and every third of the others; under mpirun, each rank calls this."""
+    """What each case of `places` gives; under mpirun, each rank calls this."""
     models = {name: Transformer.from_folder(folder / name, ranks, backend, device="CPU") for name in SHAPES}
-    n = len(SHAPES)
-    places = [*range(n), *range(n, len(CASES), 3 if which == "some" else 1)]
-    return {place: CASES[place].run(models[CASES[place].shape]) for place in places}
+    return {place: CASES[place].run(models[CASES[place].shape]) for place in places(which)}
