@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Two processes of tests run side by side, and their models are small: one thread each, also in programs that they
+# start. What threads change is tested in processes that ask for several.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from mistral.load import Transformer
@@ -11,6 +17,11 @@ from mistral.ops.interface import Ops
 from tests.support.generation import MAX_TOKENS, PROMPTS, Found, Spy
 from tests.support.oracle import oracle_greedy
 from tests.support.small_models import SHAPES, SmallModel, build
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that both processes are done at about the same time."""
+    items.sort(key=lambda item: item.path.parent.name not in ("pipeline", "end_to_end"))
 
 
 @pytest.fixture(scope="session")

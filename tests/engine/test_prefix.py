@@ -57,7 +57,7 @@ def test_a_conversation_computes_only_what_is_new(models: dict[str, SmallModel],
 
 
 @pytest.mark.parametrize("shape", ["dense", "interleaved", "moe_windowed"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(turns=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12), st.integers(0, 4)), min_size=2, max_size=6))
 def test_any_prompt_after_any_other_is_answered_as_if_it_were_the_first(
     models: dict[str, SmallModel], shape: str, turns: list[tuple[int, int, int]]
