@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -291,7 +290,6 @@ def test_a_config_reads_ties_and_limits_and_ignores_what_is_harmless() -> None:
 def test_layers_without_end_are_refused_at_no_cost(read: Any, key: str) -> None:
     assert read(**{key: MAX_LAYERS}).n_layers == MAX_LAYERS
     tracemalloc.start()
-    started = time.perf_counter()
     try:
         for number in (MAX_LAYERS + 1, SMALL, 1e308, 10**300, str(2**24)):
             assert f"{key} must be " in refused(read, **{key: number})
@@ -299,7 +297,6 @@ def test_layers_without_end_are_refused_at_no_cost(read: Any, key: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize(

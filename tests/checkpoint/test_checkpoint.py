@@ -100,19 +100,18 @@ def test_an_array_outlives_its_checkpoint(tmp_path: Path) -> None:
 
 
 OPEN_AND_MEASURE = """
-import resource, sys, time
+import resource, sys
 from mistral.checkpoint import open_checkpoint
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 checkpoint = open_checkpoint(sys.argv[1])
-seconds = time.perf_counter() - start
 last = checkpoint.get("layers.31.feed_forward.w2.weight")[-1, -1]
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(sum(map(checkpoint.nbytes, checkpoint.shapes)), seconds, grown / 1024, float(last))
+print(sum(map(checkpoint.nbytes, checkpoint.shapes)), grown / 1024, float(last))
 """
 
 
 @pytest.mark.parametrize("file", ["consolidated.00.pth", "consolidated.safetensors"])
-def test_opening_14_gb_takes_neither_time_nor_memory(tmp_path: Path, file: str) -> None:
+def test_opening_14_gb_reads_next_to_nothing(tmp_path: Path, file: str) -> None:
     """A sparse file of the size of the 7B model, opened in a fresh process."""
     args = ModelArgs(4096, 32, 128, 14336, 32, 8, 32000, 1e-5, 1e4, (4096,) * 32)
     zero = np.zeros((), ml_dtypes.bfloat16)
@@ -124,9 +123,8 @@ def test_opening_14_gb_takes_neither_time_nor_memory(tmp_path: Path, file: str) 
     root = Path(__file__).parents[2]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout
     (tmp_path / file).unlink()
-    size, seconds, mebibytes, last = output.split()
+    size, mebibytes, last = output.split()
     assert int(size) > 14e9
-    assert float(seconds) < 1
     assert float(mebibytes) < 50
     assert float(last) == 0
 

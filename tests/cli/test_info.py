@@ -195,13 +195,11 @@ def test_a_quantized_folder(run: CommandLine, tmp_path: Path) -> None:
     assert "quantized     4 bits, output matrix 8" in run("info", tmp_path / "out").out
 
 
-def test_it_is_fast_and_leaves_mindspore_alone() -> None:
+def test_it_leaves_mindspore_alone() -> None:
     program = "import sys; from mistral.cli.main import main; main(['info']); assert 'mindspore' not in sys.modules"
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2,034,816, of which a token meets 1,248,384" in done.stdout
-    assert time.perf_counter() - started < 5  # half a second where nothing else runs
 
 
 # Tokenizers

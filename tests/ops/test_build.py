@@ -71,9 +71,7 @@ def test_a_killed_build_is_no_obstacle(tmp_path: Path, cache: Path) -> None:
     process.kill()
     process.join()
     assert [path for path in cache.iterdir() if "building" in path.name]
-    started = time.monotonic()
     assert library(tmp_path).build().is_file()
-    assert time.monotonic() - started < 10
     assert not [path for path in cache.iterdir() if "building" in path.name]
 
 

@@ -1,4 +1,4 @@
-"""The native backend gives the same bits on any number of threads: each in a process of its own, which has one number."""
+"""The native backend gives the same bits on any number of threads, each tried in a process of its own."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ def alone(folder: Path) -> dict[str, dict[int, Found]]:
 @pytest.mark.parametrize(
     ("ranks", "backend", "which"),
     [
-        (1, "portable", "shapes"),
+        (1, "portable", "few"),
         (2, "portable", "all"),
         (3, "portable", "some"),
-        (4, "portable", "shapes"),
+        (4, "portable", "few"),
         (2, "native", "some"),
     ],
 )
