@@ -20,7 +20,7 @@ class Board:
         self.texts, self.finished, self.current, self.shown = list(prompts), [False] * len(prompts), 0, 0
 
     def add(self, index: int, text: str, finished: bool) -> None:
-        """More text of answer `index`."""
+        """Take more text of answer `index`, and show what of it is next in order."""
         self.texts[index] += text
         self.finished[index] |= finished
         while self.current < len(self.texts):
@@ -61,7 +61,7 @@ class ProgressLine:
             self.shown, self.next = True, time.monotonic() + INTERVAL
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the progress line from the terminal, if one is shown."""
         if self.shown:
             self.out.write("\r\x1b[K")
             self.out.flush()

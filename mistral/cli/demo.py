@@ -34,7 +34,7 @@ class Demo(Options):
     )
 
     def run(self) -> None:
-        """Load, complete, report."""
+        """Load the model, complete the prompts, report the timings. Raises InputError for what cannot be loaded."""
         texts, cache = self.prompts or PROMPTS, None
         opened = open_files(self)
         with opened.before_loading() as first:

@@ -15,7 +15,7 @@ MOMENT = 0.2  # seconds
 
 
 def display_name(path: str) -> str:
-    """What messages call the file."""
+    """The name of a file in messages; "standard input" for -."""
     return "standard input" if path == STANDARD_INPUT else path
 
 

@@ -151,5 +151,5 @@ def discard_output() -> None:
 
 
 def console() -> None:
-    """The installed command."""
+    """The entry point of the installed command; ends the process with the exit code."""
     sys.exit(main(program="mistral-mindspore"))

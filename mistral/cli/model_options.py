@@ -60,7 +60,7 @@ class Options:
         self.settings()
 
     def settings(self) -> SamplingSettings:
-        """How a token is chosen."""
+        """The sampling settings that the options make up. Raises InputError for one out of range."""
         return SamplingSettings(
             self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed
         )

@@ -69,7 +69,7 @@ class Score(Options):
             raise InputError(f"--min_context {self.min_context}: must be at least 1")
 
     def run(self) -> None:
-        """Read, load, score."""
+        """Read the text, load the model, score. Raises InputError for a text or model that cannot be read."""
         alone = self.file is None  # one name alone is the text's
         options = replace(self, ckpt=None, file=self.ckpt) if alone else self
         assert options.file is not None

@@ -26,7 +26,7 @@ class PartialAnswer:
         return [step.id for step in self.steps if step.id is not None]
 
     def add(self, step: Generated) -> None:
-        """One more step."""
+        """Take one more step of the answer."""
         self.text += step.text
         self.finish_reason, self.error = step.finish_reason, step.error
         if step.id is not None:

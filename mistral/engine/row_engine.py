@@ -39,7 +39,7 @@ class RowEngine(Protocol):
         """What the cache holds of a row."""
 
     def leave(self, row: int) -> None:
-        """Forget a row."""
+        """Forget a row; its memory is free at once."""
 
     def kv_seqlen(self, row: int) -> int:
         """Tokens of a row that the cache holds."""
@@ -48,4 +48,4 @@ class RowEngine(Protocol):
         """Begin a micro-batch -> a ticket."""
 
     def collect(self, ticket: int) -> list[Outcome]:
-        """What came of a micro-batch."""
+        """What came of each piece of work of a micro-batch, once it is through."""

@@ -163,7 +163,7 @@ class World:
         return self.comm.recv(None, rank, tag) if self.comm.iprobe(rank, tag) else None
 
     def receive(self, rank: int, tag: int) -> Any:
-        """The next object from `rank`."""
+        """The next object that `rank` sends with this tag; waits for it."""
         return self.wait(lambda: self.poll(rank, tag), rank)
 
     def progress(self) -> None:

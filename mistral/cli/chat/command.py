@@ -46,7 +46,7 @@ class Interactive(Options):
                 raise InputError(f"--{name}: only a conversation has that; add --instruct")
 
     def run(self) -> None:
-        """Load, then answer."""
+        """Load the model, then answer each line until the input ends. Raises InputError for what cannot be loaded."""
         tools = load_tools(self.tools) if self.tools else ()
         opened = open_files(self, chat=self.instruct)
         with opened.before_loading() as first:

@@ -118,7 +118,7 @@ class Conversation:
             self._asked = (*self._told(), *self.messages[:-1])
 
     def request(self, proposal: Proposal) -> Request:
-        """What the engine is asked."""
+        """The request to the engine that answers a proposal."""
         session = self.session
         request = session.request(proposal.ids, text_follows=proposal.goes_on or not self.instruct)
         if proposal.goes_on and self.instruct:  # the answer began a text of its own

@@ -67,7 +67,7 @@ def load(conversation: Conversation, path: Path) -> None:
 
 
 def key(conversation: Conversation) -> str:
-    """The fingerprint of the model."""
+    """The fingerprint of the conversation's model, which a file must have been written with."""
     session = conversation.session
     return fingerprint(session.checkpoint, model_args(session.checkpoint, session.options.bits))
 

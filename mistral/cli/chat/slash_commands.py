@@ -36,7 +36,7 @@ HINTS = (
 
 
 class EndOfChat(Exception):  # noqa: N818  not an error
-    """The session is to end."""
+    """Raised by /exit: the conversation is to end."""
 
 
 class SlashCommands:

@@ -60,7 +60,7 @@ class CompleteOptions(Options):
         return not (self.json or self.input or self.out)
 
     def prompts(self) -> list[Prompt]:
-        """What is to be completed."""
+        """The prompts that the options name, in order. Raises InputError for a file or line that has none."""
         if self.input is not None:
             found = read_prompts(self.input)
         elif self.fim is not None:

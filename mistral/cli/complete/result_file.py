@@ -71,5 +71,5 @@ class ResultFile:
             raise InputError(f"--out {self.path}: {error.strerror}; {kept}") from None
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Close the file; no more results are written."""
         os.close(self._file)
