@@ -22,7 +22,7 @@ class Complete(CompleteOptions):
     """
 
     def run(self) -> None:
-        """Read the prompts, load the model, complete. Raises InputError for what cannot be read, loaded or completed."""
+        """Read the prompts, load the model, complete. Raises InputError for what cannot be read or completed."""
         launch = launched()
         prompts = self.prompts() if launch is None or launch.rank == 0 else []
         opened, job = open_files(self), None
