@@ -48,12 +48,12 @@ def test_its_loss_on_unseen_text_beats_counting(model: Transformer, tokenizer: T
 def test_it_recalls_what_only_a_relay_through_the_layers_can_bring(model: Transformer, tokenizer: Tokenizer) -> None:
     window = model.args.sliding_windows[0]
     assert window is not None
-    assert evaluate.recall(model, tokenizer, (window * 3 // 2, window * 5 // 2), 150, SEED) >= 0.95
+    assert evaluate.recall(model, tokenizer, (window * 3 // 2, window * 5 // 2), 100, SEED) >= 0.95
 
 
 def test_beyond_its_reach_it_guesses(model: Transformer, tokenizer: Tokenizer) -> None:
     reach = evaluate.reach(model.args)
-    cases = 150
+    cases = 100
     share = evaluate.recall(model, tokenizer, (reach + 6, reach + 46), cases, SEED)
     chance = 1 / len(corpus.COLOURS)
     assert abs(share - chance) < 4 * np.sqrt(chance * (1 - chance) / cases)
