@@ -70,7 +70,8 @@ def serve(model: Transformer) -> Any:
     Raises the InputError that it gives; anything else that goes wrong here ends the job.
     """
     world = model.world
-    assert world is not None and world.rank > 0
+    if world is None or not world.rank:
+        raise InputError("serve is for the ranks beside the first of a job that mpirun has started; use drive here")
     world.busy = True
     try:
         result = Follower(model, world).serve()

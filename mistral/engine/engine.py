@@ -71,7 +71,7 @@ class Engine:
         That is 0 where a rolling cache has overwritten what the next token needs. Raises InputError where memory is
         short; nothing has changed then.
         """
-        before = self._capacities[row]
+        before = self._capacity(row)
         self._admit(capacity, before)
         self._capacities[row] = max(capacity, before)
         written = self.stage.cache.rows[row].written
@@ -95,6 +95,7 @@ class Engine:
 
     def leave(self, row: int) -> None:
         """Forget a row; its memory is free at once."""
+        self._capacity(row)
         del self._capacities[row]
         self._order(Leave(row))
 
@@ -105,6 +106,11 @@ class Engine:
     def export(self, row: int, ids: Sequence[int]) -> Snapshot:
         """What the cache holds of a row, whose tokens are `ids`."""
         return self.stage.export(row, ids)
+
+    def _capacity(self, row: int) -> int:
+        if row not in self._capacities:
+            raise InputError(f"the engine has no row {row}: join gives the number of a new one")
+        return self._capacities[row]
 
     def _new_row(self, capacity: int) -> int:
         row, self._next_row = self._next_row, self._next_row + 1
@@ -127,7 +133,8 @@ class Engine:
 
         Rows take their memory only as they fill, so it is counted here, and not by the system.
         """
-        assert self.context_limit is None or capacity <= self.context_limit
+        if self.context_limit is not None and capacity > self.context_limit:
+            raise InputError(f"a row of {capacity} tokens is more than the context limit of {self.context_limit}")
         self._require_memory(capacity, before, self._capacities.values())
 
     def _require_memory(self, capacity: int, before: int, others: Collection[int]) -> None:
@@ -150,7 +157,7 @@ class Engine:
 
     def submit(self, work: Sequence[Work]) -> int:
         """Begin a micro-batch -> a ticket for what comes of it."""
-        x = self.stage.run_layers(work, self.stage.embed(work))
+        x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work))
         ticket = self._new_ticket()
         self._outcomes[ticket] = self.stage.choose(work, x)
         return ticket
@@ -167,7 +174,8 @@ class Engine:
         """
         if not self.model.is_last:
             raise InputError("step: logits stay on the last rank of a pipeline; use submit and collect")
-        return self.stage.logits(work, self.stage.run_layers(work, self.stage.embed(work)))
+        x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work))
+        return self.stage.logits(work, x)
 
     def _new_ticket(self) -> int:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
+from mistral.model.inputs import prompt_ids
 from mistral.model.kv_cache import Snapshot
 from mistral.tokenizer.streaming import TextStream
 
@@ -82,7 +81,7 @@ Event = Prefilled | Generated
 
 def check_request(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
     """Raise InputError, naming the request, where it cannot be served in a context of `limit` tokens."""
-    check_ids(name, request.prompt, args.vocab_size)
+    prompt_ids(name, request.prompt, args.vocab_size)
     if request.max_tokens < 0:
         raise InputError("must be 0 or more", option="max_tokens", value=request.max_tokens)
     length = len(request.prompt)
@@ -94,23 +93,3 @@ def row_capacity(request: Request, limit: int | None) -> int:
     """Tokens that the row of a request may have: prompt and answer, within the context limit."""
     wanted = len(request.prompt) + request.max_tokens
     return wanted if limit is None else min(wanted, limit)
-
-
-def check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
-    """Raise InputError where `ids` are not token ids of a vocabulary, one after the other."""
-    wanted = f"give a list of ids from 0 to {vocab_size - 1}"
-    if isinstance(ids, str | bytes):
-        raise InputError(f"{name} is a text: {wanted}, such as tokenizer.encode(text)")
-    try:
-        found = np.asarray(ids)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is not a flat list of ids: {wanted}") from None
-    if found.ndim != 1:
-        what = f"has shape {found.shape}" if found.ndim else f"is {type(ids).__name__}, not a list of ids"
-        raise InputError(f"{name} {what}: {wanted}")
-    if not found.size:
-        raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
-    if found.dtype.kind not in "iu":
-        raise InputError(f"{name} holds {found.dtype.name} values: {wanted}")
-    if found.min() < 0 or found.max() >= vocab_size:
-        raise InputError(f"{name} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?")

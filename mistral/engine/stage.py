@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mistral.engine.orders import Join, Leave, Restore, Resume, RowOrder
 from mistral.engine.samplers import Samplers
 from mistral.engine.work import Outcome, Work, wanted_tokens
-from mistral.model.kv_cache import Snapshot
+from mistral.model.inputs import token_ids
+from mistral.model.kv_cache import CacheMetadata, Snapshot
 from mistral.model.transformer import Transformer
 from mistral.ops.device import device_lock
 
@@ -45,12 +46,22 @@ class Stage:
         return self.cache.export(row, ids)
 
     def embed(self, work: Sequence[Work]) -> Tensor:
-        """On the first stage: the new tokens of all pieces of work, end to end -> (T, D)."""
-        return self.model.embed(np.concatenate([np.asarray(piece.ids, np.int64) for piece in work]))
+        """On the first stage: the new tokens of all pieces of work, end to end -> (T, D).
 
-    def run_layers(self, work: Sequence[Work], x: Tensor, after_layer: Callable[[], None] | None = None) -> Tensor:
+        Raises InputError for an id outside the vocabulary.
+        """
+        ids = [token for piece in work for token in piece.ids]
+        return self.model.embed(token_ids("ids", ids, self.model.args.vocab_size))
+
+    def begin(self, work: Sequence[Work]) -> CacheMetadata:
+        """What all layers share of a step that does this work.
+
+        Raises InputError, and changes nothing, for a row that is not there or would outgrow its capacity.
+        """
+        return self.cache.begin([len(piece.ids) for piece in work], [piece.row for piece in work])
+
+    def run_layers(self, metadata: CacheMetadata, x: Tensor, after_layer: Callable[[], None] | None = None) -> Tensor:
         """x (T, D) through this stage's layers -> (T, D); `after_layer` is called after each."""
-        metadata = self.cache.begin([len(piece.ids) for piece in work], [piece.row for piece in work])
         x = self.model.run_blocks(x, metadata, self.cache, after_layer)
         self.cache.end(metadata)
         return x

@@ -15,19 +15,19 @@ from mistral.errors import InputError
 def flat_integers(name: str, values: ArrayLike, stop: int) -> NDArray[np.int64]:
     """`values` as an array (n,) of integers from 0 to `stop` - 1; `name` is what the caller knows them by."""
     must = f"{name} must be one flat sequence of integers from 0 to {stop - 1}, not"
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InputError(f"{must} sequences of different lengths") from None
-    if array.ndim == 1 and not array.size:
-        return np.zeros(0, np.int64)
-    if array.dtype.kind not in "iu":
-        raise InputError(f"{must} {_kind(array)}")
-    if array.ndim != 1:
-        raise InputError(f"{must} {f'an array of shape {array.shape}' if array.ndim else 'a single number'}")
-    found = array.astype(np.int64, copy=False)
-    if found.view(np.uint64).max() >= stop:  # as unsigned numbers, negative ones are the largest
-        raise InputError(f"{must} one with {next(n for n in array.tolist() if not 0 <= n < stop)} in it")
+    found = _flat(must, values)
+    if found.size and _outside(found, stop):
+        raise InputError(f"{must} one with {next(n for n in found.tolist() if not 0 <= n < stop)} in it")
+    return found
+
+
+def prompt_ids(name: str, ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
+    """The ids (T,) of a prompt, whose errors speak of the tokenizer that may have made them."""
+    found = _flat(f"{name} must be one flat sequence of integers from 0 to {vocab_size - 1}, not", ids)
+    if not found.size:
+        raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
+    if _outside(found, vocab_size):
+        raise InputError(f"{name} has an id outside the vocabulary of {vocab_size}: is it this model's tokenizer?")
     return found
 
 
@@ -60,6 +60,26 @@ def row_numbers(rows: Sequence[int] | None, count: int) -> tuple[int, ...]:
     return found
 
 
+def _flat(must: str, values: ArrayLike) -> NDArray[np.int64]:
+    """`values` as an array (n,) of integers of any size; `must` begins the message where they are something else."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{must} sequences of different lengths") from None
+    if array.ndim == 1 and not array.size:
+        return np.zeros(0, np.int64)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{must} {_kind(array)}")
+    if array.ndim != 1:
+        raise InputError(f"{must} {f'an array of shape {array.shape}' if array.ndim else 'a single number'}")
+    return array.astype(np.int64, copy=False)
+
+
+def _outside(found: NDArray[np.int64], stop: int) -> bool:
+    """Whether one of the integers is not from 0 to `stop` - 1; as unsigned numbers, negative ones are the largest."""
+    return bool(found.view(np.uint64).max() >= stop)
+
+
 def _integers(values: Any) -> tuple[int, ...]:
     """Whole numbers as integers; none at all where one is something else."""
     try:
@@ -71,7 +91,7 @@ def _integers(values: Any) -> tuple[int, ...]:
 def _kind(array: NDArray[Any]) -> str:
     """What an array is of that is not of integers."""
     if array.dtype.kind in "US":
-        return "text"
+        return "text: encode it first, as tokenizer.encode(text) does"
     if array.dtype.kind != "O":
         return f"one of {array.dtype.name}"
     others = [type(value).__name__ for value in array.flat if not isinstance(value, int)]

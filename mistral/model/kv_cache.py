@@ -185,7 +185,8 @@ class RollingCache:
     def export(self, row: int, ids: Sequence[int]) -> Snapshot:
         """What a row holds; `ids` are those of its tokens."""
         cached, windows = self._row(row), self.args.sliding_windows
-        assert len(ids) == cached.kv_seqlen
+        if len(ids) != cached.kv_seqlen:
+            raise InputError(f"row {row} has {cached.kv_seqlen} tokens: give their ids, not {len(ids)} ids")
         wrapped = any(cached.written > window for window in windows if window is not None)
         written = cached.written if wrapped else cached.kv_seqlen
         with device_lock:
@@ -198,7 +199,9 @@ class RollingCache:
     def restore(self, row: int, capacity: int, snapshot: Snapshot, kv_seqlen: int) -> None:
         """A new row with the first `kv_seqlen` tokens of a snapshot, which `can_rewind` must allow."""
         self._require_new(row)
-        assert 0 < kv_seqlen <= min(capacity, len(snapshot.ids))
+        if not 0 < kv_seqlen <= min(capacity, len(snapshot.ids)):
+            most = min(capacity, len(snapshot.ids))
+            raise InputError(f"a row of this snapshot begins with 1 to {most} of its tokens, not {kv_seqlen}")
         self.rows[row] = cached = CacheRow(capacity, {}, kv_seqlen, kv_seqlen)
         for layer in self.layers:
             window = self.args.sliding_windows[layer]

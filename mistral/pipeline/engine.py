@@ -40,7 +40,8 @@ class PipelineEngine(Engine):
         num_micro_batches: int | None = None,
     ) -> None:
         """`num_micro_batches` under way at once, at most; the scheduler chooses where it is left out."""
-        assert world.rank == 0
+        if world.rank:
+            raise InputError(f"rank {world.rank} does not drive the pipeline: call serve here, and drive on the first")
         self.world, self.num_pipeline_ranks, self.num_micro_batches = world, world.size, num_micro_batches
         try:
             super().__init__(model, max_context)
@@ -86,8 +87,9 @@ class PipelineEngine(Engine):
 
     def submit(self, work: Sequence[Work]) -> int:
         """Begin a micro-batch: this stage's part of it -> a ticket."""
+        x, metadata = self.stage.embed(work), self.stage.begin(work)  # before others wait for what cannot come
         self._tell(Step(tuple(work)))
-        self.relay.pass_on(self.stage.run_layers(work, self.stage.embed(work), self.world.progress))
+        self.relay.pass_on(self.stage.run_layers(metadata, x, self.world.progress))
         ticket = self._new_ticket()
         self._flying.append(ticket)
         return ticket

@@ -67,6 +67,31 @@ def test_a_prompt_that_fills_the_context_is_refused(limited: Transformer, max_to
         generate([[1] * 13], limited, 0)
 
 
+def test_what_an_engine_is_asked_wrongly_is_one_line(limited: Transformer) -> None:
+    engine = Engine(limited)
+    row = engine.join(12)
+    with pytest.raises(InputError, match="a row of 13 tokens is more than the context limit of 12"):
+        engine.join(13)
+    with pytest.raises(InputError, match=r"ids must be .* from 0 to 39, not one with 40 in it"):
+        engine.step([Work(row, [1, 40])])
+    with pytest.raises(InputError, match=r"ids must be .* not one with -1 in it"):
+        engine.submit([Work(row, [-1])])
+    with pytest.raises(InputError, match="would exceed its capacity of 12"):
+        engine.step([Work(row, [1] * 13)])
+    for call in (
+        engine.leave,
+        engine.kv_seqlen,
+        lambda row: engine.resume(row, 0, 1),
+        lambda row: engine.export(row, []),
+    ):
+        with pytest.raises(InputError, match="has no row 99"):
+            call(99)
+    with pytest.raises(InputError, match="row 0 has 0 tokens: give their ids, not 2 ids"):
+        engine.export(row, [1, 2])
+    engine.step([Work(row, [1, 2])])
+    assert engine.kv_seqlen(row) == 2
+
+
 def test_without_a_limit_the_context_may_be_any_length(models: dict[str, SmallModel]) -> None:
     assert Engine(models["dense"].transformer).context_limit is None
     assert Engine(models["dense"].transformer, 9).context_limit == 9

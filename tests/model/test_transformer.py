@@ -212,6 +212,7 @@ def refused(call: Callable[[], object]) -> str:
 
 
 FLAT = "must be one flat sequence of integers from 0 to"
+TEXT = "text: encode it first, as tokenizer.encode(text) does"
 
 
 @pytest.mark.parametrize(
@@ -222,8 +223,8 @@ FLAT = "must be one flat sequence of integers from 0 to"
         (7, "a single number"),
         ([1.0, 2.0], "one of float64"),
         ([True, False], "one of bool"),
-        (["a", "b"], "text"),
-        ("This is a test", "text"),
+        (["a", "b"], TEXT),
+        ("This is a test", TEXT),
         ([1, None], "one with NoneType in it"),
         ({"ids": [1]}, "one with dict in it"),
         ([1 << 70], "one of numbers so large"),
