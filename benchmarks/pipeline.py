@@ -6,7 +6,7 @@ Random weights of Mistral 7B's dimensions are made once; ranks share them in the
 of several run one after the other, each rank bound to a core of its own where there are enough. `prefill:N` reads a
 prompt of N tokens; `decode:N` answers N rows at once. One JSON object a line: tokens a second; with several ranks also
 the ratio to one rank (8 rows to a rank are compared with 8 rows on one), the share of the time that the stages idle
-beside the ideal one, and the seconds taken beside those that `benchmarks/timetable.py` predicts from the one rank's times
+beside the ideal one, and the seconds taken beside those that timetable.py predicts from the one rank's times
 and the link between the ranks; and what memory each rank took beside its weights, cache and 600 MB.
 
 `--small` takes small dimensions. `--layer_seconds S` lets each layer sleep instead of computing, S for each 16 tokens
