@@ -4,7 +4,7 @@
 
 A machine is taken to read weights at `bandwidth` GB/s and to multiply at `teraflops`; a stage takes the longer of the
 two times, a mixture reads the experts that its tokens can be expected to choose, and attention over the cache, a few
-per cent at these lengths, is left out. `benchmarks/timetable.py` adds up stages and links; benchmarks/pipeline.py checks
+per cent at these lengths, is left out. `timetable.py` adds up stages and links; `pipeline.py` checks
 that part against measurements.
 """
 
