@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from mistral import Message, Tokenizer, Transformer, generate
+from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.sampling import log_softmax
 from tests.support.command_line import ROOT, CommandLine, run_program, write_model
 
@@ -350,3 +352,27 @@ def test_logprobs_are_those_of_the_raw_logits(
 )
 def test_options_that_cannot_be_are_refused(run: CommandLine, options: list[str], message: str) -> None:
     assert message in run("complete", *options).error
+
+
+def test_a_prompt_that_fails_ends_alone_and_is_named_at_the_end(run: CommandLine, tmp_path: Path) -> None:
+    """One id's embedding is not a number. With --out its result is left out, so that the same command tries again."""
+    shutil.copytree(shipped_checkpoint(), tmp_path / "model")
+    file = tmp_path / "model" / "consolidated.safetensors"
+    data = bytearray(file.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + size])["tok_embeddings.weight"]
+    width = 2 * table["shape"][1]
+    damaged = Tokenizer.from_folder(tmp_path / "model").encode("The zebra")[-1]
+    start = 8 + size + table["data_offsets"][0] + damaged * width
+    data[start : start + width] = b"\xc0\x7f" * (width // 2)  # NaN in bfloat16
+    file.write_bytes(data)
+    lines = "".join(json.dumps({"prompt": text}) + "\n" for text in ("This is a test", "The zebra", "Tom had a"))
+    command = ("complete", tmp_path / "model", *QUICK, "--input=-", "--max_tokens=3")
+    outcome = run(*command, stdin=lines.encode())
+    found = sorted(records(outcome.out), key=lambda each: int(each["index"]))
+    assert [each["finish_reason"] for each in found] == ["length", "error", "length"]
+    assert found[1]["error"].startswith("logits hold NaN")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("error: standard input: line 2: logits hold NaN")
+    assert run(*command, f"--out={tmp_path / 'out'}", stdin=lines.encode()).code == 2
+    assert sorted(each["index"] for each in records((tmp_path / "out").read_text())) == [0, 2]
