@@ -34,7 +34,8 @@ class Message:
     """One turn of a conversation.
 
     An assistant's message may hold `calls`. A tool's message is the result of one of them: `call_id` says which, and
-    `name` is the tool's (templates before v3 write the name, later ones the id).
+    `name` is the tool's (templates before v3 write the name, later ones the id). `prefix`, of the last message, an
+    assistant's: the answer has begun with this content and goes on from it.
     """
 
     role: Role
@@ -42,6 +43,7 @@ class Message:
     calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
     name: str | None = None
+    prefix: bool = False
 
     @classmethod
     def result(cls, call: ToolCall, content: str) -> Message:
