@@ -103,9 +103,20 @@ class Engine:
         """Tokens of a row that the cache holds."""
         return self.stage.cache.kv_seqlen(row)
 
-    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
-        """What the cache holds of a row, whose tokens are `ids`."""
-        return self.stage.export(row, ids)
+    def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
+        """What the cache holds of a row, whose tokens are `ids`.
+
+        A copy, which no later step changes; raises InputError where there is no memory for it. Without `copy` it may
+        share memory with the cache, and is sound until the next step.
+        """
+        if copy:
+            self._require_copy(range(self.args.n_layers), len(ids))
+        return self.stage.export(row, ids, copy)
+
+    def _require_copy(self, layers: Sequence[int], tokens: int) -> None:
+        require_memory(
+            self._nbytes(layers, tokens), available_memory(), f"a copy of {tokens} tokens", "shorten the text"
+        )
 
     def _capacity(self, row: int) -> int:
         if row not in self._capacities:

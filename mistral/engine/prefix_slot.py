@@ -41,9 +41,9 @@ class PrefixSlot:
         del self.ids[0 if self.row < 0 else self.engine.kv_seqlen(self.row) :]
         return self.ids
 
-    def export(self) -> Snapshot | None:
-        """What the cache holds of the row; None before the first request."""
-        return self.engine.export(self.row, self.cached_ids()) if self.cached_ids() else None
+    def export(self, copy: bool = True) -> Snapshot | None:
+        """What the cache holds of the row; None before the first request. See `Engine.export`."""
+        return self.engine.export(self.row, self.cached_ids(), copy) if self.cached_ids() else None
 
     def restore(self, snapshot: Snapshot) -> None:
         """Hold a snapshot's tokens instead. Raises InputError where memory is short; nothing has changed then."""

@@ -55,7 +55,7 @@ class PromptCache:
 
         def write() -> None:
             if len(slot.cached_ids()) > slot.reused + 1:
-                write_saved(self.path, Saved("", slot.export()), self.checkpoint)
+                write_saved(self.path, Saved("", slot.export(copy=False)), self.checkpoint)
 
         try:
             if start:

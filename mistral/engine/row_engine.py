@@ -35,8 +35,8 @@ class RowEngine(Protocol):
     ) -> tuple[int, int]:
         """A new row that begins with tokens of a snapshot -> its number, and how many it has."""
 
-    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
-        """What the cache holds of a row."""
+    def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
+        """What the cache holds of a row; without `copy`, until the next step."""
 
     def leave(self, row: int) -> None:
         """Forget a row; its memory is free at once."""

@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mistral.engine import micro_batches
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.requests import Event, Generated, Request, check_request, row_capacity
 from mistral.engine.row_engine import RowEngine
+from mistral.engine.shared_prompts import SharedPrompts
 from mistral.engine.timings import Timings
 from mistral.engine.work import Work
 from mistral.errors import InputError
@@ -46,7 +47,8 @@ class Scheduler:
 
     `submit` and `cancel` may be called from any thread and at any time. `step` and `close` are for the one thread that
     owns the engine. An answer depends on its own request alone: not on what else is under way, nor on chunks. Whatever
-    goes wrong with one request ends that request, with finish_reason "error", and no other.
+    goes wrong with one request ends that request, with finish_reason "error", and no other. Of requests with the same
+    prompt that are there at the same time, one reads it and the others begin with a copy of its row.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Scheduler:
         self._cancelled: set[Handle] = set()
         self._submitted = 0
         self._active: dict[Handle, ActiveRow] = {}
+        self._prompts = SharedPrompts()
         self._flights: deque[_Flight] = deque()
         self._clock = 0.0
 
@@ -82,6 +85,7 @@ class Scheduler:
             handle = Handle(self._submitted, request)
             self._submitted += 1
             self._waiting.append(handle)
+            self._prompts.add(handle.index, request)
         return handle
 
     def cancel(self, handle: Handle) -> None:
@@ -122,12 +126,15 @@ class Scheduler:
         self._active.clear()
         with self._lock:
             self._waiting.clear()
+            self._prompts = SharedPrompts()
 
     def _drop_cancelled(self) -> list[Event]:
         with self._lock:
             cancelled, self._cancelled = self._cancelled, set()
             waiting = [handle for handle in self._waiting if handle in cancelled]
             self._waiting = deque(handle for handle in self._waiting if handle not in cancelled)
+            for handle in cancelled:
+                self._prompts.forget(handle.index)
         under_way = [handle for handle in self._active if handle in cancelled]
         for handle in under_way:
             self._active.pop(handle).leave(self.engine)
@@ -136,16 +143,28 @@ class Scheduler:
     def _admit(self) -> list[Event]:
         """Give rows to requests, the first ones first, while there are rows and memory."""
         failed: list[Event] = []
-        while self._waiting and len(self._active) < self.max_rows:
-            handle = self._waiting[0]
+        kept_back = 0  # rows for requests that begin when another one has read their prompt
+        for handle in tuple(self._waiting):
+            if len(self._active) + kept_back >= self.max_rows:
+                break
+            if self._prompts.must_wait(handle.index):
+                kept_back += 1
+                continue
+            request, start = handle.request, self._prompts.start(handle.index)
             try:
-                self._active[handle] = ActiveRow(handle.index, handle.request, self.engine)
+                row = ActiveRow(handle.index, replace(request, start=start) if start else request, self.engine)
             except InputError as error:  # no memory for one more
                 if self._active:
                     break
                 failed.append(Generated(handle.index, None, None, "", "error", error=error))
+            else:
+                self._active[handle] = row
             with self._lock:
-                self._waiting.popleft()
+                self._waiting.remove(handle)
+                if handle in self._active:
+                    self._prompts.begin(handle.index)
+                else:
+                    self._prompts.forget(handle.index)
         return failed
 
     def _launch(self) -> bool:
@@ -193,8 +212,10 @@ class Scheduler:
                     raise outcome.error
                 if prefill:
                     prefilled.append(row.prefilled(work, outcome))
-                    if row.prompt_read and row.request.on_prompt_read:
-                        row.request.on_prompt_read()
+                    if row.prompt_read:
+                        self._share(row)
+                        if row.request.on_prompt_read:
+                            row.request.on_prompt_read()
                 if row.prompt_read:
                     generated.append(row.generated(outcome))
             except InputError as error:
@@ -202,9 +223,22 @@ class Scheduler:
         self._end({event.index for event in generated if isinstance(event, Generated) and event.finish_reason})
         return prefilled + generated
 
+    def _share(self, row: ActiveRow) -> None:
+        """Keep what a prompt that has been read left in the cache, where other requests wait for it."""
+        with self._lock:
+            wanted = self._prompts.wanted(row.index)
+        snapshot = None
+        if wanted:
+            with suppress(InputError):  # no memory for a copy: then each of them reads the prompt itself
+                snapshot = self.engine.export(row.row, row.request.prompt)
+        with self._lock:
+            self._prompts.read(row.index, snapshot)
+
     def _end(self, indices: set[int]) -> None:
         for handle in [handle for handle in self._active if handle.index in indices]:
             self._active.pop(handle).leave(self.engine)
+            with self._lock:
+                self._prompts.forget(handle.index)
 
     def _count(self, flight: _Flight) -> None:
         """Add the time since the micro-batch before to the timings."""

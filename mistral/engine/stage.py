@@ -41,9 +41,9 @@ class Stage:
         if order.sampling and self.model.is_last:
             self.samplers.join(order.row, order.sampling)
 
-    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
-        """What the cache holds of a row in this stage's layers; `ids` are those of its tokens."""
-        return self.cache.export(row, ids)
+    def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
+        """What the cache holds of a row in this stage's layers; see `RollingCache.export`."""
+        return self.cache.export(row, ids, copy)
 
     def embed(self, work: Sequence[Work]) -> Tensor:
         """On the first stage: the new tokens of all pieces of work, end to end -> (T, D).

@@ -182,8 +182,8 @@ class RollingCache:
         assert possible
         self.reserve(row, capacity)
 
-    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
-        """What a row holds; `ids` are those of its tokens."""
+    def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
+        """What a row holds; `ids` are those of its tokens. Without `copy` it is sound until the row's next step."""
         cached, windows = self._row(row), self.args.sliding_windows
         if len(ids) != cached.kv_seqlen:
             raise InputError(f"row {row} has {cached.kv_seqlen} tokens: give their ids, not {len(ids)} ids")
@@ -191,7 +191,7 @@ class RollingCache:
         written = cached.written if wrapped else cached.kv_seqlen
         with device_lock:
             layers = {
-                layer: (keys.asnumpy()[:, :written], values.asnumpy()[:, :written])
+                layer: (_held(keys, written, copy), _held(values, written, copy))
                 for layer, (keys, values) in cached.layers.items()
             }
         return Snapshot(tuple(ids), written, layers)
@@ -234,6 +234,12 @@ class RollingCache:
         slots[:, : part.shape[1]] = part
         with device_lock:
             return self.ops.tensor(slots)
+
+
+def _held(slots: Tensor, count: int, copy: bool) -> Stored:
+    """The first `count` of slots (KV, slots, d): a copy, or a view of their memory where there is one."""
+    held = slots.asnumpy()[:, :count]
+    return held.copy() if copy else held
 
 
 def uncached(seqlens: Sequence[int], ops: Ops) -> CacheMetadata:

@@ -76,12 +76,16 @@ class PipelineEngine(Engine):
     def _find_rooms(self) -> list[Room]:
         return self._rooms
 
-    def export(self, row: int, ids: Sequence[int]) -> Snapshot:
-        """What the caches of all stages hold of a row, whose tokens are `ids`."""
+    def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
+        """What the caches of all stages hold of a row, whose tokens are `ids`; see `Engine.export`.
+
+        The other stages' part is always a copy, which came by a message.
+        """
+        self._require_copy(range(self.args.n_layers), len(ids))
         while self._flying:
             self._receive()
         self._tell(Export(row, tuple(ids)))
-        found = self.stage.export(row, ids)
+        found = self.stage.export(row, ids, copy)
         parts = [found, *(self.world.receive(rank, REPLY) for rank in range(1, self.world.size))]
         return replace(found, layers={layer: held for part in parts for layer, held in part.layers.items()})
 

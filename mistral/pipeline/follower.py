@@ -34,7 +34,7 @@ class Follower:
             if isinstance(order, Step):
                 self._step(order.work)
             elif isinstance(order, Export):
-                self.world.send(self.stage.export(order.row, order.ids), 0, REPLY)
+                self.world.send(self.stage.export(order.row, order.ids, copy=False), 0, REPLY)
             elif isinstance(order, Open):
                 self.stage = Stage(self.model)
                 self.world.send(Room(self.world.host, self.model.layers, available_memory()), 0, REPLY)

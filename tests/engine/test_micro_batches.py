@@ -16,6 +16,7 @@ from mistral.engine.requests import Generated, Prefilled, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
+from mistral.model.kv_cache import Snapshot
 from mistral.pipeline.split import balance_layers, parse_split, split_layers
 from tests.support.small_models import DENSE
 
@@ -117,6 +118,18 @@ class Stages:
         row = len(self.seen)
         self.seen[row], self.capacities[row] = 0, capacity
         return row
+
+    def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
+        while any(self.queues[1:-1]):  # the stages do what they have been told before
+            self.act(next(stage for stage in range(1, self.num_pipeline_ranks) if self.queues[stage]))
+        return Snapshot(tuple(ids), len(ids), {})
+
+    def restore(
+        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+    ) -> tuple[int, int]:
+        row = self.join(capacity, sampling)
+        self.seen[row] = kv_seqlen
+        return row, kv_seqlen
 
     def leave(self, row: int) -> None:
         del self.capacities[row]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mistral.engine.engine
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.requests import Generated, Prefilled, Request
@@ -17,7 +16,7 @@ from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.load import Transformer
 from mistral.model.attention_plan import slot_positions
-from mistral.model.kv_cache import Snapshot, can_rewind
+from mistral.model.kv_cache import can_rewind
 from tests.support.small_models import SHAPES, WINDOW, SmallModel
 
 RANDOM = np.random.default_rng(4)
@@ -175,7 +174,8 @@ def test_a_row_that_begins_with_a_snapshot_goes_on_as_the_one_it_was_taken_of(
     engine = Engine(model)
     slot = PrefixSlot(engine)
     first = answer(engine, Request(TEXT[:length], 4, slot=slot))
-    snapshot = copied(slot.export())
+    snapshot = slot.export()
+    assert snapshot
     prompt = TEXT[:length] + first[0] + TEXT[50:55]
     other = Engine(model)
     require_fresh(model, prompt, 5, answer(other, Request(prompt, 5, start=snapshot)))
@@ -188,9 +188,26 @@ def test_a_row_that_begins_with_a_snapshot_goes_on_as_the_one_it_was_taken_of(
     require_fresh(model, TEXT[:length], 5, answer(other, Request(TEXT[:length], 5, start=snapshot)))
 
 
-def copied(snapshot: Snapshot | None) -> Snapshot:
-    assert snapshot
-    return replace(snapshot, layers={k: (a.copy(), b.copy()) for k, (a, b) in snapshot.layers.items()})
+@pytest.mark.parametrize("shape", SHAPES)
+def test_later_steps_do_not_change_a_snapshot(models: dict[str, SmallModel], shape: str) -> None:
+    engine = Engine(models[shape].transformer)
+    slot = PrefixSlot(engine)
+    answer(engine, Request(TEXT[:6], 4, slot=slot))
+    snapshot, view = slot.export(), slot.export(copy=False)
+    assert snapshot and view
+    before = {layer: [part.copy() for part in held] for layer, held in snapshot.layers.items()}
+    assert all((a == b).all() for k in before for a, b in zip(before[k], view.layers[k], strict=True))
+    answer(engine, Request(TEXT[30:45], 4, slot=slot))  # other tokens in the same slots
+    assert all((a == b).all() for k in before for a, b in zip(before[k], snapshot.layers[k], strict=True))
+
+
+def test_a_copy_that_does_not_fit_is_refused(models: dict[str, SmallModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(models["dense"].transformer)
+    slot = PrefixSlot(engine)
+    answer(engine, Request(TEXT[:6], 4, slot=slot))
+    monkeypatch.setattr(mistral.engine.engine, "available_memory", lambda: 100)
+    with pytest.raises(InputError, match=r"a copy of 9 tokens needs .* and 0\.0 MB are free: shorten the text"):
+        slot.export()
 
 
 def test_a_snapshot_holds_no_empty_slots(models: dict[str, SmallModel]) -> None:
@@ -207,7 +224,7 @@ def test_rows_of_a_batch_begin_with_one_snapshot(models: dict[str, SmallModel]) 
     engine = Engine(model)
     slot = PrefixSlot(engine)
     answer(engine, Request(TEXT[: WINDOW - 1], 1, slot=slot))
-    start = copied(slot.export())
+    start = slot.export()
     prompts = [TEXT[: WINDOW - 1] + TEXT[20 : 20 + n] for n in range(4)] + [TEXT[7:9], TEXT[:2]]
     found: list[list[int]] = [[] for _ in prompts]
     read = [0] * len(prompts)

@@ -333,6 +333,60 @@ def test_an_answer_is_the_same_in_any_company(
     assert rows_of(scheduler) == {}
 
 
+# Requests with the same prompt
+
+
+def samples(count: int, prompt: list[int] = PROMPTS[1]) -> list[Request]:
+    return [Request(prompt, 5, SamplingSettings(temperature=1.0, seed=3, sample=n)) for n in range(count)]
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 64])
+def test_requests_with_one_prompt_read_it_once(model: Transformer, max_rows: int) -> None:
+    scheduler, log = Scheduler(Engine(model), chunk_size=3, max_rows=max_rows), Log()
+    handles = [scheduler.submit(request) for request in [*samples(5), Request(PROMPTS[0], 5), *samples(2)]]
+    log.run(scheduler)
+    others = [handle for handle in handles if handle.request.prompt == PROMPTS[1]]
+    read = sorted(sum(isinstance(e, Prefilled) for e in log.events[handle.index]) for handle in others)
+    assert read == [1] * 6 + [-(-len(PROMPTS[1]) // 3)], "chunks of three, and the last token alone"
+    for handle in others:
+        request = handle.request
+        ids, logprobs = generate([request.prompt], model, 5, 1.0, seed=3, sample=request.settings.sample)
+        assert log.ids(handle) == ids[0]
+        np.testing.assert_allclose(log.logprobs(handle), logprobs[0][-5:], rtol=0, atol=1e-4)  # type: ignore[arg-type]
+    assert len({tuple(log.ids(handle)) for handle in others}) > 1
+    assert rows_of(scheduler) == {}
+    assert not scheduler._prompts._prompts and not scheduler._prompts._of, "nothing is kept"
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_another_request_reads_the_prompt_where_its_reader_is_cancelled(model: Transformer, steps: int) -> None:
+    scheduler, log = Scheduler(Engine(model), chunk_size=2), Log()
+    handles = [scheduler.submit(request) for request in samples(3)]
+    for _ in range(steps):
+        log.add(scheduler.step())
+    scheduler.cancel(handles[0])
+    log.run(scheduler)
+    assert log.end(handles[0]).finish_reason == "cancelled"
+    for handle in handles[1:]:
+        expected = generate([PROMPTS[1]], model, 5, 1.0, seed=3, sample=handle.index)[0][0]
+        assert log.ids(handle) == expected
+    assert rows_of(scheduler) == {}
+
+
+def test_each_reads_the_prompt_where_memory_for_a_copy_is_short(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(engine: Engine, row: int, ids: object, copy: bool = True) -> None:
+        raise InputError("no memory")
+
+    expected = generate([PROMPTS[1]], model, 5)[0][0]
+    monkeypatch.setattr(Engine, "export", export)
+    scheduler, log = Scheduler(Engine(model)), Log()
+    handles = [scheduler.submit(Request(PROMPTS[1], 5)) for _ in range(3)]
+    log.run(scheduler)
+    assert [log.ids(handle) for handle in handles] == [expected] * 3
+
+
 def test_logprobs_are_computed_where_they_were_asked_for(model: Transformer) -> None:
     scheduler, log = Scheduler(Engine(model)), Log()
     with_, without = (scheduler.submit(Request(PROMPTS[0], 3, logprobs=logprobs)) for logprobs in (True, False))

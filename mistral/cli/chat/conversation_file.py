@@ -29,7 +29,7 @@ def save(conversation: Conversation, path: Path) -> None:
         "last": conversation.last,
         "settings": {name: getattr(options, name) for name in SETTINGS},
     }
-    saved = Saved(json.dumps(state), conversation.slot.export())
+    saved = Saved(json.dumps(state), conversation.slot.export(copy=False))
     write_saved(path, saved, key(conversation))
 
 

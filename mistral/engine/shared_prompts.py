@@ -1,0 +1,84 @@
+"""Requests with the same prompt: the first of them reads it, and the others begin with a copy of its row."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mistral.engine.requests import Request
+from mistral.model.kv_cache import Snapshot
+
+
+@dataclass
+class SharedPrompt:
+    """A prompt that several requests have. `waiting`: how many have not begun; `reader`: the request that reads it.
+
+    `snapshot` is there once the prompt has been read, for as long as requests wait.
+    """
+
+    waiting: set[int] = field(default_factory=set)
+    reader: int | None = None
+    snapshot: Snapshot | None = None
+
+
+class SharedPrompts:
+    """The prompts of the requests that wait, by what their ids are. Requests are named by their index."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[Hashable, SharedPrompt] = {}
+        self._of: dict[int, tuple[Hashable, SharedPrompt]] = {}
+
+    def add(self, index: int, request: Request) -> None:
+        """A request that waits. One that scores its prompt, or brings a row or a snapshot, reads for itself."""
+        if request.slot or request.start or request.prompt_logprobs or len(request.prompt) < 2:
+            return
+        key = np.asarray(request.prompt, np.int32).tobytes()
+        prompt = self._prompts.setdefault(key, SharedPrompt())
+        prompt.waiting.add(index)
+        self._of[index] = key, prompt
+
+    def must_wait(self, index: int) -> bool:
+        """Whether another request is reading the same prompt."""
+        _, prompt = self._of.get(index, (None, None))
+        return prompt is not None and prompt.reader is not None and prompt.snapshot is None
+
+    def start(self, index: int) -> Snapshot | None:
+        """What the request may begin with; None where nobody has read the prompt."""
+        _, prompt = self._of.get(index, (None, None))
+        return prompt.snapshot if prompt else None
+
+    def begin(self, index: int) -> None:
+        """The request has a row now. Where the prompt has not been read, it is the one that reads it."""
+        if index in self._of:
+            prompt = self._of[index][1]
+            prompt.waiting.discard(index)
+            if prompt.snapshot is None:
+                prompt.reader = index
+            else:
+                self.forget(index)
+
+    def wanted(self, index: int) -> bool:
+        """Whether others wait for the prompt that this request has read."""
+        _, prompt = self._of.get(index, (None, None))
+        return prompt is not None and prompt.reader == index and bool(prompt.waiting)
+
+    def read(self, index: int, snapshot: Snapshot | None) -> None:
+        """The request has read its prompt; `snapshot` is what others may begin with, where they wait."""
+        if index in self._of:
+            self._of[index][1].snapshot = snapshot
+            self.forget(index)
+
+    def forget(self, index: int) -> None:
+        """The request has ended, or needs nothing more of its prompt; another one reads it where it had not yet."""
+        if index not in self._of:
+            return
+        key, prompt = self._of.pop(index)
+        prompt.waiting.discard(index)
+        if prompt.reader == index:
+            prompt.reader = None
+        if not prompt.waiting:
+            prompt.snapshot = None
+            if prompt.reader is None:
+                self._prompts.pop(key, None)
