@@ -238,7 +238,7 @@ class RollingCache:
 
 def _held(slots: Tensor, count: int, copy: bool) -> Stored:
     """The first `count` of slots (KV, slots, d): a copy, or a view of their memory where there is one."""
-    held = slots.asnumpy()[:, :count]
+    held: Stored = slots.asnumpy()[:, :count]
     return held.copy() if copy else held
 
 

@@ -1,0 +1,84 @@
+"""The one thread that owns an engine: requests come from any thread, and their events go back to whoever asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from mistral.engine.requests import Event, Generated, Request
+from mistral.engine.scheduler import Handle, Scheduler
+from mistral.errors import InputError, one_line
+
+Receiver = Callable[[Event], None]
+
+
+class EngineThread:
+    """Steps a scheduler for as long as there are requests, in a thread of its own.
+
+    A receiver is called in that thread, with each event of its request; it must return at once and raise nothing.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._changed = threading.Condition()
+        self._receivers: dict[int, Receiver] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, receiver: Receiver, name: str = "the prompt") -> Handle:
+        """Take a request. Raises InputError, with the prompt's `name`, for one that cannot be served at all."""
+        with self._changed:
+            if self._closed:
+                raise InputError("the engine is closed; open the model again")
+            handle = self._scheduler.submit(request, name)
+            self._receivers[handle.index] = receiver
+            self._changed.notify()
+        return handle
+
+    def cancel(self, handle: Handle) -> None:
+        """End a request within one step; its last event says "cancelled". Nothing happens where it has ended."""
+        with self._changed:
+            if handle.index in self._receivers:
+                self._scheduler.cancel(handle)
+                self._changed.notify()
+
+    def close(self) -> None:
+        """End all requests, with finish_reason "cancelled", and the thread. May be called again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._has_work():
+            try:
+                events = self._scheduler.step()
+            except Exception as error:  # nobody must wait for ever, whatever it is
+                message = str(error) if isinstance(error, InputError) else f"the engine failed: {one_line(error)}"
+                self._end_all(InputError(message))
+                continue
+            for event in events:
+                self._deliver(event)
+        self._end_all(None)
+
+    def _has_work(self) -> bool:
+        """Wait for a request; False once the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._scheduler.idle)
+            return not self._closed
+
+    def _deliver(self, event: Event) -> None:
+        ends = isinstance(event, Generated) and event.finish_reason is not None
+        with self._changed:
+            receiver = self._receivers.pop(event.index) if ends else self._receivers[event.index]
+        receiver(event)
+
+    def _end_all(self, error: InputError | None) -> None:
+        """Give every row back, and every request its last event: with the error, or that it was cancelled."""
+        with self._changed:
+            self._scheduler.close()
+            ended, self._receivers = self._receivers, {}
+        for index, receiver in ended.items():
+            receiver(Generated(index, None, None, "", "error" if error else "cancelled", error=error))
