@@ -6,11 +6,17 @@ import re
 from typing import Any
 
 _MARKED = re.compile("\x00([a-z_]+)\x00")
+_MARKED_OR_ODD = re.compile("(\x00[a-z_]+\x00)|[^ -~]")
 
 
 def setting(name: str) -> str:
     """The name of an option as part of a message: `max_tokens` to a library's caller, `--max_tokens` in a terminal."""
     return f"\x00{name}\x00"
+
+
+def visible(text: str) -> str:
+    r"""The text with every character that is not printable written out, as \n or \x1b; names of options stay marked."""
+    return _MARKED_OR_ODD.sub(lambda m: m[0] if m[1] or m[0].isprintable() else ascii(m[0])[1:-1], text)
 
 
 def one_line(error: BaseException) -> str:
@@ -21,17 +27,17 @@ def one_line(error: BaseException) -> str:
 class InputError(Exception):
     """Something given to the program cannot be used.
 
-    The message is one line that names the file or option, what is wrong with it and what to do. The command line prints
-    it after ``error:`` and exits with code 2; a library caller may catch it. `option` is the option at fault, if one
-    is, and `value` what was given for it.
+    The message is one line of printable characters that names the file or option, what is wrong with it and what to do.
+    The command line prints it after ``error:`` and exits with code 2; a library caller may catch it. `option` is the
+    option at fault, if one is, and `value` what was given for it.
     """
 
     def __init__(self, message: str, *, option: str | None = None, value: object = None) -> None:
         """With `option`, the message begins with its name and value: "max_context 0: must be at least 1"."""
         if option is not None:
             message = f"{setting(option)}{'' if value is None else f' {value}'}: {message}"
-        self.option, self.value, self._marked = option, value, message
-        super().__init__(_MARKED.sub(r"\1", message))
+        self.option, self.value, self._marked = option, value, visible(message)
+        super().__init__(_MARKED.sub(r"\1", self._marked))
 
     def with_flags(self) -> str:
         """The message as the command line shows it: the names of options with their dashes."""

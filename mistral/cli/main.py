@@ -20,7 +20,7 @@ from mistral.cli.info.command import Info
 from mistral.cli.options import checked_arguments, converted, describe
 from mistral.cli.quantize import Quantize
 from mistral.cli.score import Score
-from mistral.errors import InputError
+from mistral.errors import InputError, visible
 from mistral.pipeline.launch import launched, work_alone
 from mistral.version import __version__
 
@@ -129,7 +129,7 @@ def guarded(arguments: list[str], program: str) -> int:
         message = f"{error.filename or 'the output'}: {error.strerror}"
         if error.filename is None:
             discard_output()
-    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
+    print("error:", visible(message), file=sys.stderr)
     return 2
 
 

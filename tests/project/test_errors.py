@@ -28,3 +28,10 @@ def test_what_an_error_was_found_in_comes_first() -> None:
 def test_an_error_survives_the_way_to_another_process() -> None:
     error = pickle.loads(pickle.dumps(InputError("must be 8 or 4", option="bits", value=7)))
     assert (error.with_flags(), error.option, error.value) == ("--bits 7: must be 8 or 4", "bits", 7)
+
+
+def test_a_message_is_one_line_of_printable_characters() -> None:
+    error = InputError("a\nb\x1b[2J\u202ec\x00\ud800 \u00e9\u6f22\u2581", option="max_tokens", value="1\n2")
+    assert str(error) == r"max_tokens 1\n2: a\nb\x1b[2J\u202ec\x00\ud800 é漢▁"
+    assert error.with_flags() == "--" + str(error)
+    assert str(error.within("x\ny")) == r"x\ny: " + str(error)

@@ -1,0 +1,188 @@
+"""What inputs are given to: everything that reads a file, a text or an option of a stranger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.checkpoint.lora import open_adapter
+from mistral.cli.complete.prompt_file import read_prompts
+from mistral.cli.complete.result_file import ResultFile
+from mistral.cli.main import parse
+from mistral.engine.snapshot_file import Saved, read_saved, write_saved
+from mistral.text import parse_json
+from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_calls import parse_reply
+from mistral.tokenizer.tool_file import load_tools
+from tests.support.adapters import random_factors, write_official, write_peft
+from tests.support.checkpoint_forms import DENSE, SPARSE, config_of, params_of, random_tensors, write_checkpoint
+
+TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader: `run` gets an input, which is a changed one of the `seeds`; `share` of all inputs go to it."""
+
+    name: str
+    seeds: Sequence[bytes]
+    run: Callable[[bytes], object]
+    share: float = 1
+
+
+def all_targets(folder: Path) -> list[Target]:
+    """Every target; they write their files below `folder`."""
+    return [*checkpoint_targets(folder), *text_targets(folder), *tokenizer_targets()]
+
+
+def checkpoint_targets(folder: Path) -> list[Target]:
+    """Files of a checkpoint, one of which is changed in a folder that is otherwise sound."""
+    return [
+        _one_file(folder / "params", "params.json", [_dumped(params_of(DENSE)), _dumped(params_of(SPARSE))]),
+        _one_file(folder / "config", "config.json", [_dumped(config_of(SPARSE))], args=SPARSE, form="hf"),
+        _one_file(folder / "safetensors", "consolidated.safetensors"),
+        _one_file(folder / "index", "model.safetensors.index.json", form="hf-sharded-index"),
+        _one_file(folder / "pth", "consolidated.00.pth", form="consolidated.pth", share=2),
+        _one_file(folder / "bin", "pytorch_model.bin", form="hf-bin"),
+        *_adapter_targets(folder),
+    ]
+
+
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _one_file(
+    folder: Path,
+    name: str,
+    more: Sequence[bytes] = (),
+    args: Any = DENSE,
+    form: str = "consolidated.safetensors",
+    share: float = 1,
+) -> Target:
+    folder.mkdir(parents=True)
+    write_checkpoint(folder, args, random_tensors(args), form)
+
+    def run(data: bytes) -> None:
+        (folder / name).write_bytes(data)
+        checkpoint = open_checkpoint(folder)
+        for tensor in list(checkpoint.shapes)[:3]:
+            checkpoint.get(tensor)
+
+    return Target(folder.name, [(folder / name).read_bytes(), *more], run, share)
+
+
+def _adapter_targets(folder: Path) -> list[Target]:
+    official, peft = folder / "lora", folder / "peft"
+    for path in (official, peft):
+        path.mkdir()
+    write_official(official, random_factors(DENSE))
+    write_peft(peft, DENSE, random_factors(DENSE))
+
+    def reader(file: Path) -> Callable[[bytes], object]:
+        def run(data: bytes) -> None:
+            file.write_bytes(data)
+            open_adapter(file.parent, DENSE)
+
+        return run
+
+    files = [official / "params.json", official / "lora.safetensors"]
+    files += [peft / "adapter_config.json", peft / "adapter_model.safetensors"]
+    return [
+        Target(f"{file.parent.name}-{file.stem}", [file.read_bytes()], reader(file), 0.5)
+        for file in files
+        if file.exists()
+    ]
+
+
+CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+LINES = (
+    {"prompt": "Tom had a ball", "max_tokens": 3, "temperature": 0.5, "stop": ["x"], "n": 2, "logprobs": 1, "id": 7},
+    {"prompt": "a", "suffix": "b", "seed": 3, "top_p": 0.5, "top_k": 1, "min_p": 0.1, "repetition_penalty": 1.1},
+    {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "Who?"}]}, {"role": "assistant", "content": "T",
+     "prefix": True}]},
+    {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [
+     {"role": "user", "content": "Add"}, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+     {"role": "tool", "tool_call_id": "abcdefghi", "content": "1"}], "max_tokens": 2}},
+)  # fmt: skip
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+    },
+}
+COMMANDS = (
+    "demo|ckpt|--max_tokens|3|--prompts|[\"a\", \"b\"]|--json",
+    "interactive|ckpt|--instruct|--system|Be brief.|--temperature=0.7|--stop|[\"x\"]",
+    "complete|ckpt|--prompt|Tom|--n|2|--seed|-1|--logprobs|3|--top_p|0.9|--batch_size|4",
+    "complete|--fim|a|b|--max_context|100|--backend|native|--device|CPU|--threads|2",
+    "score|ckpt|-|--json", "info|ckpt|--verify", "quantize|ckpt|out|--bits|4|--output_bits|8",
+    "bench|--shape|mistral-7b|--layers|2|--bits|8",
+)  # fmt: skip
+
+
+def text_targets(folder: Path) -> list[Target]:
+    """Prompts, results, tools, saved caches, options, JSON."""
+    file = folder / "input"
+
+    def from_file(read: Callable[[str], object]) -> Callable[[bytes], object]:
+        def run(data: bytes) -> None:
+            file.write_bytes(data)
+            read(str(file))
+
+        return run
+
+    def results(path: str) -> None:
+        ResultFile(path, {(0, 0): "0123456789abcdef", (1, 0): "fedcba9876543210"}).close()
+
+    def options(data: bytes) -> None:
+        parse(data.decode("utf-8", "surrogateescape").split("|"))
+
+    def json_text(data: bytes) -> None:
+        try:
+            parse_json(data.decode("utf-8", "replace"))
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+    write_saved(folder / "saved", Saved("text", None), "mark")
+    saved = (folder / "saved").read_bytes()
+    prompts = [*map(_dumped, LINES), b"\n".join(map(_dumped, LINES)), b'"a text"\r\n"another"\r\n']
+    result = b'{"index": 0, "text": "", "ids": [], "finish_reason": "stop", "key": "0123456789abcdef"}\n'
+    return [
+        Target("prompts", prompts, from_file(read_prompts), 3),
+        Target("results", [result, result + result[:40]], from_file(results)),
+        Target("tools", [_dumped([TOOL]), _dumped(TOOL["function"])], from_file(load_tools), 0.3),
+        Target("saved", [saved], from_file(lambda path: read_saved(Path(path), "mark", DENSE, 4))),
+        Target("options", [command.encode() for command in COMMANDS], options, 3),
+        Target("json", [_dumped(LINES), b"[1e3, NaN]"], json_text, 3),
+    ]
+
+
+def tokenizer_targets() -> list[Target]:
+    """Texts and ids of the small model's tokenizer."""
+    tokenizer = Tokenizer.from_folder(TINY)
+
+    def text(data: bytes) -> None:
+        given = data.decode("utf-8", "replace")
+        assert tokenizer.decode(tokenizer.encode(given)) == given
+
+    def ids(data: bytes) -> None:
+        found = [byte * 4 % tokenizer.vocab_size for byte in data[:2000]]
+        stream = TextStream(tokenizer.stream(), ("ab", "b "))
+        shown = "".join([*map(stream.push, found), stream.flush()])
+        assert tokenizer.decode(found).startswith(shown)
+
+    def reply(data: bytes) -> None:
+        parse_reply(tokenizer, tokenizer.encode(data.decode("utf-8", "replace")), ())
+
+    texts = ["Tom had a red ball. [INST] </s> \u00e9\u6f22\U0001f642\n\t  x".encode(), bytes(range(256))]
+    calls = [_dumped([{"name": "add", "arguments": {"a": 1}}]), b"[TOOL_CALLS]" + _dumped([CALL])]
+    return [Target("text", texts, text, 2), Target("ids", texts, ids, 2), Target("reply", calls, reply)]
