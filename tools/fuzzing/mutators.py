@@ -9,8 +9,8 @@ from typing import Any
 
 INTERESTING = (
     b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x80", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\n", b"\r\n", b"'", b'"',
-    b"{", b"[",     b"-1", b"0", b"1e999", b"NaN", b"9" * 30, b"null", b"true", b"..", b"/", b"%s", b"{{", b"\x1b[2J", b"<s>",
-    b"[INST]",
+    b"{", b"[", b"-1", b"0", b"1e999", b"NaN", b"9" * 30, b"null", b"true", b"..", b"/", b"%s", b"{{", b"\x1b[2J",
+    b"<s>", b"[INST]",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 1.5, -0.0, 1e308, 1 << 31, 1 << 32, 1 << 63, 1 << 70, 10**40, float("inf"),
