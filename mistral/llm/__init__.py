@@ -1,0 +1,7 @@
+"""A model in one object: texts and conversations in, texts out. Begin with `mistral/llm/llm.py`."""
+
+from mistral.llm.async_llm import AsyncLLM
+from mistral.llm.completion import Completion
+from mistral.llm.llm import LLM
+
+__all__ = ["LLM", "AsyncLLM", "Completion"]

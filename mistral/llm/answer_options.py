@@ -1,0 +1,82 @@
+"""What a caller may say about the answers to be made."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+from mistral.engine.sampling import SamplingSettings
+from mistral.errors import InputError
+
+MAX_SEED = 1 << 31  # seeds that are drawn are below; short enough to type
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Keyword arguments of `generate`, `chat` and `stream`; see `Answering` for their meaning and defaults."""
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    n: int
+    logprobs: int | None
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How answers are made.
+
+    max_tokens: new tokens at most; None: to the end of the answer or of the context. temperature: 0 takes the likeliest
+    token. seed: None or -1 draws one, which the completion tells. stop: an answer ends before any of these texts. n:
+    answers to each prompt, which is read once. logprobs: those of the tokens, and of so many of the likeliest ones.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: str | Sequence[str] = ()
+    n: int = 1
+    logprobs: int | None = None
+
+    @classmethod
+    def of(cls, options: AnswerOptions, single: bool = False) -> Answering:
+        """The options with defaults for those that were left out, checked, and with a seed; `single`: n must be 1.
+
+        Raises InputError for one that is not known or cannot be.
+        """
+        if unknown := options.keys() - AnswerOptions.__annotations__.keys():
+            raise InputError(f"{min(unknown)}: no such option; {', '.join(AnswerOptions.__annotations__)} are")
+        self = cls(**options)
+        for name, least in (("max_tokens", 0), ("n", 1), ("logprobs", 0)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise InputError(f"must be a whole number of at least {least}", option=name, value=value)
+        if not all(isinstance(text, str) for text in self.stops):
+            raise InputError("must be a text or a list of texts", option="stop")
+        if single and self.n != 1:
+            raise InputError("a stream has one answer; use generate or chat for more", option="n", value=self.n)
+        drawn = secrets.randbelow(MAX_SEED) if self.seed in (None, -1) else self.seed
+        self = replace(self, seed=drawn)
+        self.settings(0)
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def settings(self, sample: int) -> SamplingSettings:
+        """How the tokens of answer number `sample` are chosen. Raises InputError for a value out of range."""
+        return SamplingSettings(
+            self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed or 0, sample
+        )

@@ -1,0 +1,55 @@
+"""An answer: a text that knows how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mistral.engine.requests import FinishReason
+from mistral.tokenizer.messages import ToolCall
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's log-probability, in nats from the raw logits, and the likeliest ids in its place with theirs."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Completion(str):
+    """The text of an answer, which is a `str`, and what belongs to it.
+
+    ids: the tokens generated. finish_reason: "stop" (the model or a stop text ended it) or "length". logprobs: of each
+    token, where they were asked for. tool_calls: what the model wants to have called. prompt_tokens: how many ids the
+    prompt had. seed: the one it was drawn with.
+    """
+
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...]
+    tool_calls: tuple[ToolCall, ...]
+    prompt_tokens: int
+    seed: int
+
+    def __new__(
+        cls,
+        text: str,
+        ids: Sequence[int] = (),
+        finish_reason: FinishReason = "stop",
+        logprobs: Sequence[TokenLogprob] = (),
+        tool_calls: Sequence[ToolCall] = (),
+        prompt_tokens: int = 0,
+        seed: int = 0,
+    ) -> Completion:
+        """A text with its facts."""
+        self = super().__new__(cls, text)
+        self.ids, self.finish_reason, self.logprobs = tuple(ids), finish_reason, tuple(logprobs)
+        self.tool_calls, self.prompt_tokens, self.seed = tuple(tool_calls), prompt_tokens, seed
+        return self
+
+    @property
+    def text(self) -> str:
+        """The text alone."""
+        return str(self)

@@ -1,0 +1,183 @@
+"""A model for plain Python code: texts in, texts out, from any number of threads."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack, cast, overload
+
+from mistral.engine.engine import Engine
+from mistral.engine.engine_thread import EngineThread
+from mistral.engine.requests import Event, Generated, Request
+from mistral.engine.scheduler import MAX_ROWS, Handle, Scheduler
+from mistral.errors import InputError
+from mistral.llm.answer_options import Answering, AnswerOptions
+from mistral.llm.completion import Completion
+from mistral.llm.partial_completion import PartialCompletions, Prompt
+from mistral.load import load_model
+from mistral.tokenizer.message_json import read_messages
+from mistral.tokenizer.messages import Message, Tool
+from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.tokenizer import Tokenizer
+
+Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
+Completions = Completion | list[Completion]
+Events = queue.SimpleQueue[tuple[int, Event]]
+
+
+class LLM:
+    """A checkpoint, loaded; its methods may be called from any thread, and answers are computed together.
+
+    An answer depends on its own prompt, options and seed, and not on what is computed beside it. For a model that is
+    spread over the ranks of an MPI job, use `Transformer`, `open_engine` and `Scheduler`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        bits: int = 16,
+        threads: int | None = None,
+        precise: bool = False,
+        lora: str | Path | None = None,
+        max_context: int | None = None,
+        max_rows: int = MAX_ROWS,
+        chat_template: str | Path | None = None,
+    ) -> None:
+        """Load the model in a folder; the options are those of the command line.
+
+        `max_rows` answers are under way at once, at most. Raises InputError for what cannot be loaded.
+        """
+        self.tokenizer = Tokenizer.from_folder(folder, chat_template)
+        model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
+        self._engine = Engine(model, max_context)
+        self._thread = EngineThread(Scheduler(self._engine, max_rows=max_rows))
+        atexit.register(self.close)
+
+    @overload
+    def generate(self, prompts: str, **options: Unpack[AnswerOptions]) -> Completions: ...
+
+    @overload
+    def generate(self, prompts: list[str] | tuple[str, ...], **options: Unpack[AnswerOptions]) -> list[Completions]: ...
+
+    def generate(
+        self, prompts: str | list[str] | tuple[str, ...], **options: Unpack[AnswerOptions]
+    ) -> Completions | list[Completions]:
+        """Continue a text, or each of several; see `Answering` for the options.
+
+        Returns a completion for each prompt, or with n above 1 a list of them. Raises InputError for a prompt or option
+        that cannot be.
+        """
+        found = self._complete(self.text_prompts(prompts), Answering.of(options))
+        return found[0] if isinstance(prompts, str) else found
+
+    def chat(self, messages: Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]) -> Completions:
+        """Answer a conversation: a list of {"role": ..., "content": ...} as chat interfaces have them, or of Message.
+
+        A last message of the assistant with "prefix": True is gone on from. Raises InputError for one that does not fit
+        the model's chat template.
+        """
+        return self._complete([self.chat_prompt(messages, tools)], Answering.of(options))[0]
+
+    def stream(
+        self, prompt: str | Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]
+    ) -> Iterator[str]:
+        """The answer to a text or a conversation, piece by piece. Closing the iterator ends it.
+
+        Raises InputError at the first piece for what cannot be answered.
+        """
+        answering = Answering.of(options, single=True)
+        prompts = self.text_prompts(prompt) if isinstance(prompt, str) else [self.chat_prompt(prompt, tools)]
+        partial, events = PartialCompletions(self.tokenizer, prompts, answering), Events()
+        with self.submitted(prompts, answering, events.put):
+            while partial.missing:
+                place, event = events.get()
+                partial.add(place, event)
+                if isinstance(event, Generated) and event.text:
+                    yield event.text
+
+    def close(self) -> None:
+        """End the answers that are under way, and free the model. May be called again."""
+        atexit.unregister(self.close)
+        self._thread.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What `AsyncLLM` needs, too
+
+    def text_prompts(self, texts: str | Sequence[str]) -> list[Prompt]:
+        """The prompts of one text or several, each to be continued. Raises InputError for what is no text."""
+        if isinstance(texts, str):
+            texts, names = [texts], ["the prompt"]
+        else:
+            texts = list(texts)
+            names = [f"prompt {number}" for number in range(len(texts))]
+        prompts = []
+        for text, name in zip(texts, names, strict=True):
+            try:
+                ids = self.tokenizer.encode(text)
+            except InputError as error:
+                raise error.within(name) from None
+            prompts.append(Prompt(name, ids, ids))
+        return prompts
+
+    def chat_prompt(self, messages: Conversation, tools: Sequence[Tool]) -> Prompt:
+        """The prompt of a conversation. Raises InputError where the chat template cannot hold it."""
+        given = list(messages)
+        if not all(isinstance(message, Message) for message in given):
+            given = list(read_messages(given))
+        return Prompt("the conversation", self.tokenizer.encode_chat(cast(list[Message], given), tools), (), tools)
+
+    @contextlib.contextmanager
+    def submitted(
+        self, prompts: Sequence[Prompt], answering: Answering, put: Callable[[tuple[int, Event]], None]
+    ) -> Iterator[None]:
+        """Ask for answers; `put` gets each event with its answer's place, in the engine's thread.
+
+        Answers that have not ended at the end of this are cancelled.
+        """
+        handles = list[Handle]()
+        try:
+            for place, request in enumerate(self._requests(prompts, answering)):
+
+                def receive(event: Event, place: int = place) -> None:
+                    put((place, event))
+
+                handles.append(self._thread.submit(request, receive, prompts[place // answering.n].name))
+            yield
+        finally:
+            for handle in handles:
+                self._thread.cancel(handle)
+
+    def _requests(self, prompts: Sequence[Prompt], answering: Answering) -> list[Request]:
+        """n requests for each prompt, one after the other."""
+        rooms = [answering.max_tokens or 0] * len(prompts)
+        if answering.max_tokens is None:
+            rooms = self._engine.answer_rooms([len(prompt.ids) for prompt in prompts])
+        return [
+            Request(
+                prompt.ids, room, answering.settings(sample), self.tokenizer.end_ids,
+                TextStream(self.tokenizer.stream(prompt.continued), answering.stops), top=answering.logprobs or 0,
+                logprobs=answering.logprobs is not None,
+            )
+            for prompt, room in zip(prompts, rooms, strict=True) for sample in range(answering.n)
+        ]  # fmt: skip
+
+    def _complete(self, prompts: Sequence[Prompt], answering: Answering) -> list[Completions]:
+        partial, events = PartialCompletions(self.tokenizer, prompts, answering), Events()
+        with self.submitted(prompts, answering, events.put):
+            while partial.missing:
+                partial.add(*events.get())
+        return partial.by_prompt()

@@ -1,0 +1,77 @@
+"""Answers on their way: events in, completions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mistral.engine.requests import Event, Generated
+from mistral.llm.answer_options import Answering
+from mistral.llm.completion import Completion, TokenLogprob
+from mistral.tokenizer.messages import Tool, ToolCall
+from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_calls import parse_reply
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Ids to go on from. `name`: what messages call it; `continued`: the ids whose text the answer continues."""
+
+    name: str
+    ids: list[int]
+    continued: Sequence[int]
+    tools: Sequence[Tool] = ()
+
+
+class PartialCompletion:
+    """An answer on its way."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, seed: int) -> None:
+        self.tokenizer, self.prompt, self.seed = tokenizer, prompt, seed
+        self.text, self.ids, self.logprobs = "", list[int](), list[TokenLogprob]()
+
+    def add(self, event: Event) -> Completion | None:
+        """Take an event -> the completion, once it is whole. Raises the InputError that ended it."""
+        if not isinstance(event, Generated):
+            return None
+        if event.error:
+            raise event.error.within(self.prompt.name)
+        self.text += event.text
+        if event.id is not None:
+            self.ids.append(event.id)
+            if event.logprob is not None:
+                self.logprobs.append(TokenLogprob(event.id, event.logprob, event.top))
+        if event.finish_reason is None:
+            return None
+        text, calls = self.text, tuple[ToolCall, ...]()
+        if self.prompt.tools:
+            reply = parse_reply(self.tokenizer, self.ids, self.prompt.tools)
+            text, calls = (reply.text, reply.calls) if reply.calls else (text, calls)
+        prompt_tokens = len(self.prompt.ids)
+        return Completion(text, self.ids, event.finish_reason, self.logprobs, calls, prompt_tokens, self.seed)
+
+
+class PartialCompletions:
+    """The n answers to each of several prompts; an answer's place is that of its prompt times n, plus its sample."""
+
+    def __init__(self, tokenizer: Tokenizer, prompts: Sequence[Prompt], answering: Answering) -> None:
+        self.prompts, self.n, self.seed = prompts, answering.n, answering.seed or 0
+        asked = [prompt for prompt in prompts for _ in range(self.n)]
+        self._partial = [PartialCompletion(tokenizer, prompt, self.seed) for prompt in asked]
+        self._found: dict[int, Completion] = {}
+
+    def add(self, place: int, event: Event) -> None:
+        """Take an event of the answer at a place. Raises the InputError that ended it."""
+        completion = self._partial[place].add(event)
+        if completion is not None:
+            self._found[place] = completion
+
+    @property
+    def missing(self) -> bool:
+        """Whether an answer is not whole yet."""
+        return len(self._found) < len(self._partial)
+
+    def by_prompt(self) -> list[Completion | list[Completion]]:
+        """For each prompt its completion, or with n above 1 the list of them."""
+        lists = [[self._found[i * self.n + sample] for sample in range(self.n)] for i in range(len(self.prompts))]
+        return [found[0] if self.n == 1 else found for found in lists]
