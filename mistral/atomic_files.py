@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mistral.errors import InputError
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
+
+
+def lock(file: int, path: Path | str) -> None:
+    """Have the open file or folder alone, among the processes that ask this way, until it is closed or this one ends.
+
+    Raises InputError, naming `path`, where another process has it. A file system without locks gets a note.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{path}: another run is writing it; wait for its end, or name another") from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        print(f"note: {path}: no locks on this file system; let no other run write there meanwhile", file=sys.stderr)
 
 
 @contextmanager
@@ -41,20 +60,66 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 def unfinished(out: Path) -> Iterator[Path]:
     """A folder to write into, beside `out`, to be renamed to `out` when it is complete; else it is removed at the end.
 
-    Raises InputError where `out` is there already and not empty, or cannot be written.
+    What a run that was killed has left there goes. Raises InputError where `out` is there already and not empty, is
+    being written by another run, or cannot be written.
     """
-    work = out.with_name(f".{out.name}.unfinished")
+    work, held = out.with_name(f".{out.name}.unfinished"), -1
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"{out}: is there already; name another folder, or remove it")
-        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-        work.mkdir(parents=True)
+        _require_free(out)
+        held = _taken(work, out)
+        _require_free(out)  # still: another run may just have ended
+        for left in work.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     except OSError as error:
+        if held >= 0:
+            os.close(held)
         raise InputError(f"{out}: cannot be written ({error.strerror}); name another folder") from None
+    except InputError:
+        if held >= 0:
+            _remove(work, held)
+        raise
     try:
         yield work
     except OSError as error:
         full = "; free some space, or name a folder elsewhere" if error.errno in (errno.ENOSPC, errno.EFBIG) else ""
         raise InputError(f"{out}: cannot be written ({error.strerror}){full}") from None
     finally:
+        _remove(work, held)
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; name another folder, or remove it")
+
+
+def _taken(work: Path, out: Path) -> int:
+    """The folder `work`, made where it is not there, opened and locked for this process alone."""
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            held = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another run has just ended
+            continue
+        try:
+            lock(held, out)
+            if _is(work, held):
+                return held
+        except BaseException:
+            os.close(held)
+            raise
+        os.close(held)
+
+
+def _is(work: Path, held: int) -> bool:
+    """Whether the open folder still has this name: another run may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.stat(work), os.fstat(held))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(work: Path, held: int) -> None:
+    """Remove the folder where it still has this name, and let go of it."""
+    if _is(work, held):
         shutil.rmtree(work, ignore_errors=True)
+    os.close(held)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from mistral.errors import InputError, one_line
 
 MAX_DEPTH = 64  # lists and objects within each other
+_ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029)}  # by json_line
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: is no file; download it again")
         if path.stat().st_size > 1 << 25:
             raise InputError(f"{path}: larger than 32 MiB, so not the JSON file it should be; download it again")
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({one_line(error)}); download it again") from None
     if not isinstance(table, dict):
@@ -85,6 +86,24 @@ def check_text(text: object) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"the text is not valid Unicode at character {error.start}; give it as UTF-8") from None
+
+
+def json_line(value: Any, encoding: str = "utf-8") -> str:
+    """A value as JSON in one line, with characters as themselves where `encoding` has all of them, else as escapes.
+
+    Control characters are escaped in any case, those above ASCII too: some terminals obey them.
+    """
+    text = json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return json.dumps(value)
+    return text
+
+
+def one_kind_of_line_break(text: str) -> str:
+    r"""The text with \n for each \r\n and each \r alone."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def decoded(data: bytes, where: str) -> str:

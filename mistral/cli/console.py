@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
+
+from mistral.text import json_line
 
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 HARMLESS = CONTROL | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""}
@@ -30,6 +32,11 @@ class Board:
                 return
             print(f"\n{RULE}", flush=True)
             self.current, self.shown = self.current + 1, 0
+
+
+def result_line(value: Any) -> str:
+    """A value as one line of JSON for standard output, its characters as themselves where the encoding has them."""
+    return json_line(value, getattr(sys.stdout, "encoding", None) or "utf-8")
 
 
 def write(text: str, end: str = "") -> None:

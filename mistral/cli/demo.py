@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mistral.cli.console import Board, ProgressLine
+from mistral.cli.console import Board, ProgressLine, result_line
 from mistral.cli.model_options import Options
 from mistral.cli.options import option
 from mistral.cli.session import Session, open_files, raise_first, running
@@ -67,7 +66,7 @@ def complete(session: Session, texts: Sequence[str], cache: PromptCache | None =
         if not options.json:
             board.add(event.index, event.text, event.finish_reason is not None)
         elif event.finish_reason:
-            print(json.dumps(record(event.index, texts[event.index], answers[event.index])), flush=True)
+            print(result_line(record(event.index, texts[event.index], answers[event.index])), flush=True)
     session.report()
     raise_first(errors)
 

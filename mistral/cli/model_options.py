@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from mistral.cli.options import operand, option
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
 from mistral.load import check_options
 from mistral.ops.device import check_device
+
+SEEDS = 1 << 31  # of those that are drawn; short enough to type
 
 
 def shipped_checkpoint() -> Path:
@@ -30,7 +34,7 @@ class Options:
     top_k: int = option(0, "Choose among this many of the likeliest tokens; 0 is off.")
     min_p: float = option(0.0, "Leave out tokens below this share of the likeliest one's probability; 0 is off.")
     repetition_penalty: float = option(1.0, "Above 1, tokens that occurred before become less likely; 1 is off.")
-    seed: int = option(0, "Same seed, same text.")
+    seed: int | None = option(None, "Same seed, same text; a random one, which is shown, when left out or -1.")
     stop: tuple[str, ...] = option((), "End an answer before this text; a JSON list of texts for several, or @FILE.")
     chunk_size: int | None = option(None, "Prompt tokens read at once; 512 when left out. Changes no result.")
     max_context: int | None = option(None, "Prompt and answer together, in tokens, where the checkpoint allows more.")
@@ -51,7 +55,7 @@ class Options:
         """Raise InputError for an option that cannot be, before anything is loaded."""
         check_options(self.num_pipeline_ranks, self.backend, self.bits, self.device)
         check_device(self.device, self.threads)
-        if self.max_tokens < 0:
+        if self.max_tokens is not None and self.max_tokens < 0:
             raise InputError("must be 0 or more", option="max_tokens", value=self.max_tokens)
         for name in ("chunk_size", "max_context", "num_micro_batches"):
             value = getattr(self, name)
@@ -59,8 +63,21 @@ class Options:
                 raise InputError("must be at least 1", option=name, value=value)
         self.settings()
 
+    @property
+    def draws_seed(self) -> bool:
+        """Whether answers are drawn and no seed for it is named."""
+        return self.seed in (None, -1) and self.temperature > 0
+
+    def with_seed(self, drawn: int | None = None) -> Self:
+        """The options with a seed: their own, else the one given, else a random one."""
+        if self.seed not in (None, -1):
+            return self
+        return replace(self, seed=secrets.randbelow(SEEDS) if drawn is None else drawn)
+
     def settings(self) -> SamplingSettings:
-        """The sampling settings that the options make up. Raises InputError for one out of range."""
-        return SamplingSettings(
-            self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed
-        )
+        """The sampling settings that the options make up, with seed 0 as long as none is there.
+
+        Raises InputError for one out of range.
+        """
+        seed = 0 if self.seed is None or self.seed == -1 else self.seed
+        return SamplingSettings(self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, seed)

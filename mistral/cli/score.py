@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.cli.console import ProgressLine
+from mistral.cli.console import ProgressLine, result_line
 from mistral.cli.input_text import display_name, read_text_file
 from mistral.cli.model_options import Options
 from mistral.cli.options import fixed, operand, option
@@ -53,7 +52,7 @@ class Score(Options):
     top_k: int = fixed(0)
     min_p: float = fixed(0.0)
     repetition_penalty: float = fixed(1.0)
-    seed: int = fixed(0)
+    seed: int | None = fixed(0)
     stop: tuple[str, ...] = fixed(())
 
     def check(self) -> None:
@@ -213,7 +212,7 @@ def show_tokens(
     for index, (token, logprob) in enumerate(zip(ids, logprobs.tolist(), strict=True), start):
         text = piece_text(tokenizer, token)
         if as_json:
-            lines.append(json.dumps({"index": index, "id": token, "text": text, "logprob": finite(logprob)}))
+            lines.append(result_line({"index": index, "id": token, "text": text, "logprob": finite(logprob)}))
         else:
             lines.append(f"{index:8d} {logprob:10.4f}  {text!r}")
     print("\n".join(lines), flush=True)
@@ -222,7 +221,7 @@ def show_tokens(
 def show_summary(found: Mapping[str, Any], as_json: bool) -> None:
     """The text as a whole, in one line."""
     if as_json:
-        print(json.dumps({"summary": found}), flush=True)
+        print(result_line({"summary": found}), flush=True)
         return
     tokens, total, mean, perplexity, bits = (
         found[name] for name in ("tokens", "logprob", "mean_logprob", "perplexity", "bits_per_byte")

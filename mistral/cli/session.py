@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from mistral.checkpoint.checkpoint import Checkpoint
-from mistral.cli.console import ProgressLine
+from mistral.cli.console import ProgressLine, result_line
 from mistral.cli.model_options import Options, shipped_checkpoint
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
@@ -43,26 +42,30 @@ class Session:
         return Request(prompt, options.max_tokens, options.settings(), eos_id, stream, logprobs=False)
 
     def figures(self) -> dict[str, float | int]:
-        """Seconds, tokens and tokens a second so far."""
-        t = self.timings
-        return {
+        """Seconds, tokens and tokens a second so far, and the seed where answers are drawn."""
+        t, options = self.timings, self.options
+        figures: dict[str, float | int] = {
             "load_seconds": round(self.load_seconds, 3),
             "prefill_tokens": t.prefill_tokens,
-            "prefill_tokens_per_second": round(t.prefill_tokens / t.prefill_seconds, 1) if t.prefill_seconds else 0.0,
+            "prefill_tokens_per_second": round(t.prefill_rate, 1),
             "decode_tokens": t.decode_tokens,
-            "decode_tokens_per_second": round(t.decode_tokens / t.decode_seconds, 1) if t.decode_seconds else 0.0,
+            "decode_tokens_per_second": round(t.decode_rate, 1),
         }
+        if options.temperature > 0 and options.seed is not None:
+            figures["seed"] = options.seed
+        return figures
 
     def report(self) -> None:
         """The figures, for people on standard error or as one JSON object on standard output."""
         figures = self.figures()
         if self.options.json:
-            print(json.dumps({"timings": figures}), flush=True)
+            print(result_line({"timings": figures}), flush=True)
             return
         print(
             f"load {figures['load_seconds']:.2f} s"
             f" | prefill {figures['prefill_tokens']} tokens, {figures['prefill_tokens_per_second']} tokens/s"
-            f" | decode {figures['decode_tokens']} tokens, {figures['decode_tokens_per_second']} tokens/s",
+            f" | decode {figures['decode_tokens']} tokens, {figures['decode_tokens_per_second']} tokens/s"
+            + (f" | seed {figures['seed']}" if "seed" in figures else ""),
             file=sys.stderr,
         )
 
@@ -108,8 +111,11 @@ def open_files(options: Options, chat: bool = False) -> OpenedFiles:
 
 @contextmanager
 def running(opened: OpenedFiles) -> Iterator[Session | None]:
-    """Load the model and give the session that drives it; None on the other ranks, which have done their part then."""
-    options, world = opened.options, opened.world
+    """Load the model and give the session that drives it; None on the other ranks, which have done their part then.
+
+    The session's options have a seed, a random one where none was given.
+    """
+    options, world = opened.options.with_seed(), opened.world
     model = load_model(
         opened.checkpoint, options.num_pipeline_ranks, options.backend, options.bits, options.device, options.threads,
         ProgressLine("reading weights:", "GB", 1e9), options.precise, options.pipeline_split, world,

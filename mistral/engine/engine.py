@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from mistral.memory import available_memory, require_memory
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import RollingCache, Snapshot, cache_nbytes, can_rewind
 from mistral.model.transformer import Transformer
+
+OPEN_ENDED = 4096  # new tokens of an answer without a limit, where nothing limits the context
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,23 @@ class Engine:
     def check_capacity(self, capacity: int) -> None:
         """Raise InputError where a machine has no memory for a row of `capacity` tokens, even with no other row."""
         self._require_memory(capacity, 0, ())
+
+    def answer_rooms(self, prompts: Sequence[int]) -> list[int]:
+        """For prompts of so many tokens, each by itself, the new tokens that there is room for: at least 1.
+
+        Up to the end of the context, or where nothing limits it `OPEN_ENDED`; and no more than memory can hold.
+        """
+        wanted = [length + OPEN_ENDED if self.context_limit is None else self.context_limit for length in prompts]
+        longest = max(wanted, default=1)
+        held = longest if self._fits(longest) else bisect_left(range(1, longest), True, key=lambda n: not self._fits(n))
+        return [max(1, min(held, most) - length) for length, most in zip(prompts, wanted, strict=True)]
+
+    def _fits(self, capacity: int) -> bool:
+        try:
+            self.check_capacity(capacity)
+        except InputError:
+            return False
+        return True
 
     def _admit(self, capacity: int, before: int = 0) -> None:
         """Raise InputError where there is no memory for a row of `capacity` tokens that has had `before`.

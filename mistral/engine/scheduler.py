@@ -217,7 +217,9 @@ class Scheduler:
                         if row.request.on_prompt_read:
                             row.request.on_prompt_read()
                 if row.prompt_read:
-                    generated.append(row.generated(outcome))
+                    event = row.generated(outcome)
+                    self.timings.decode_tokens += event.id is not None
+                    generated.append(event)
             except InputError as error:
                 generated.append(Generated(row.index, None, None, "", "error", error=error))
         self._end({event.index for event in generated if isinstance(event, Generated) and event.finish_reason})
@@ -244,13 +246,8 @@ class Scheduler:
         """Add the time since the micro-batch before to the timings."""
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        prefill_tokens = sum(len(work.ids) for _, work, prefill in flight.pieces if prefill)
-        if prefill_tokens:
-            self.timings.prefill_tokens += prefill_tokens
-            self.timings.prefill_seconds += seconds
-        else:
-            self.timings.decode_tokens += len(flight.pieces)
-            self.timings.decode_seconds += seconds
+        read = sum(len(work.ids) for _, work, prefill in flight.pieces if prefill)
+        self.timings.add_step(read, sum(not prefill for _, _, prefill in flight.pieces), seconds)
 
 
 def generate_stream(

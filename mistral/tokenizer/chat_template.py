@@ -84,7 +84,7 @@ def _turn(message: Message) -> Turn:
         tool_calls.ToolCall(id=call.id, function=function)
         for call, function in zip(message.calls, functions, strict=True)
     ]
-    return AssistantMessage(content=message.content or None, tool_calls=calls or None)
+    return AssistantMessage(content=message.content or None, tool_calls=calls or None, prefix=message.prefix)
 
 
 def _result(content: str) -> str:

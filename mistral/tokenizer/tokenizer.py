@@ -118,7 +118,8 @@ class Tokenizer:
         if self.template is None:
             where = self.file.parent
             raise InputError(f"{self.file}: has no chat template; add the model's {OFFICIAL_FILES} to {where}")
-        if not messages or messages[-1].role not in ("user", "tool"):
+        goes_on = bool(messages) and messages[-1].role == "assistant" and messages[-1].prefix
+        if not messages or (messages[-1].role not in ("user", "tool") and not goes_on):
             raise InputError("the conversation must end with a user's message; add one")
         if tools or any(message.calls or message.role == "tool" for message in messages):
             self.check_tools()

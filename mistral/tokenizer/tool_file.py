@@ -34,19 +34,26 @@ def load_tools(path: str | Path) -> tuple[Tool, ...]:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except ValueError as error:
         raise InputError(f"{path}: {one_line(error)}; {REMEDY}") from None
-    entries = [entries] if isinstance(entries, dict) else entries
+    try:
+        return read_tools([entries] if isinstance(entries, dict) else entries)
+    except InputError as error:
+        raise error.within(str(path)) from None
+
+
+def read_tools(entries: object) -> tuple[Tool, ...]:
+    """The tools of a JSON list, of which each entry is as `load_tools` says. Raises InputError naming the entry."""
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path}: holds no list of tools; {REMEDY}")
+        raise InputError(f"holds no list of tools; {REMEDY}")
     numbers = dict[str, int]()
     tools = []
     for number, entry in enumerate(entries, 1):
         try:
             tool = _tool(entry)
         except ValueError as error:
-            raise InputError(f"{path}: tool {number}: {one_line(error)}") from None
+            raise InputError(f"tool {number}: {one_line(error)}") from None
         first = numbers.setdefault(tool.name, number)
         if first != number:
-            raise InputError(f"{path}: tool {number}: the name {tool.name} is that of tool {first}; rename one of them")
+            raise InputError(f"tool {number}: the name {tool.name} is that of tool {first}; rename one of them")
         tools.append(tool)
     return tuple(tools)
 

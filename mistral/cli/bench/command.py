@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from mistral.checkpoint.quantization import model_args
 from mistral.cli.bench.figure import table
 from mistral.cli.bench.measure import Measurement, MeasurementPlan
 from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
+from mistral.cli.console import result_line
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
 from mistral.errors import InputError, setting
@@ -85,7 +85,7 @@ class Bench:
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}
         if self.json:
             for figure in figures:
-                print(json.dumps(figure.record(setting)))
+                print(result_line(figure.record(setting)))
             return
         print(f"{name}, {bits} bits, {backend} backend, {thread_count()} thread{'s' if thread_count() > 1 else ''}")
         for line in table(figures):

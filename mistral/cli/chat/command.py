@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -118,7 +117,10 @@ def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
     text, calls = given.reply.text, given.reply.calls
     if as_json:
         record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
-        print(json.dumps(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})), flush=True)
+        print(
+            console.result_line(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})),
+            flush=True,
+        )
         return
     stopped = given.finish_reason == "interrupted"
     if text or not calls or stopped:

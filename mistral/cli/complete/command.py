@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mistral.cli.complete.complete_options import CompleteOptions
 from mistral.cli.complete.job import Job, complete
@@ -15,10 +15,11 @@ class Complete(CompleteOptions):
     """Continue a prompt, fill in between two texts, or complete each line of a file.
 
     The prompt is --prompt, or standard input. A file given by --input has a JSON object in each line: "prompt", or
-    "prompt" and "suffix", or "messages" for the chat template; where wanted an "id", and values of its own for
-    max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, n and logprobs. Results are JSON, one
-    a line, in the order in which they are finished; "index" counts the prompts. With --out FILE, a run that was
-    interrupted goes on where it stopped when the same command is given again.
+    "prompt" and "suffix", or "messages" for the chat template, with "tools" where wanted; an "id", and values of its
+    own for max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, n and logprobs. Lines of
+    OpenAI's batch files ("custom_id" and "body") are taken too. Results are JSON, one a line, in the order in which
+    they are finished; "index" counts the prompts. With --out FILE, a run that was interrupted goes on where it stopped
+    when the same command is given again.
     """
 
     def run(self) -> None:
@@ -29,6 +30,6 @@ class Complete(CompleteOptions):
         with opened.before_loading() as first:
             if first:
                 job = Job.prepared(self, prompts, opened)
-        with running(opened) as session:
+        with running(replace(opened, options=job.options) if job else opened) as session:
             if session and job:
                 complete(session, job)

@@ -18,6 +18,9 @@ MOST_SAMPLES = 1 << 16
 class CompleteOptions(Options):
     """What a completion takes; a line of a JSONL file may have values of its own for some of it."""
 
+    max_tokens: int | None = option(  # type: ignore[assignment]  # None: to the end
+        None, "New tokens for each prompt, at most; up to the end of the answer or of the context when left out."
+    )
     prompt: str | None = text_option("The text to continue, or @FILE; standard input when left out.")
     fim: tuple[str, str] | None = option(
         None, "Fill in between a prefix and a suffix, each a text or @FILE; for models made for it, such as Codestral."

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mistral.cli import console
 from mistral.cli.complete.complete_options import CompleteOptions
-from mistral.cli.complete.plan import Item, plan
+from mistral.cli.complete.plan import Item, own_options, plan
 from mistral.cli.complete.prompt_file import Prompt
-from mistral.cli.complete.result_file import ResultFile
-from mistral.cli.console import Board, ProgressLine
+from mistral.cli.complete.result_file import ResultFile, remembered_seed
+from mistral.cli.console import Board, ProgressLine, result_line
 from mistral.cli.session import OpenedFiles, Session, raise_first
 from mistral.cli.token_records import PartialAnswer, token_line, token_record
+from mistral.engine.engine import OPEN_ENDED, Engine
 from mistral.engine.prompt_cache import PromptCache
-from mistral.engine.requests import Prefilled
+from mistral.engine.requests import Prefilled, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
 from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_calls import parse_reply
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,18 @@ class Job:
 
     @classmethod
     def prepared(cls, options: CompleteOptions, prompts: Sequence[Prompt], opened: OpenedFiles) -> Job:
-        """Check all prompts, and leave out those whose results are there already. Raises InputError naming a prompt."""
+        """Check all prompts, and leave out those whose results are there already. Raises InputError naming a prompt.
+
+        The job's options have a seed: where none is named, that of the results that are there, or a random one.
+        """
         cache = None
         if options.prompt_cache is not None:
             cache = PromptCache.open(options.prompt_cache, opened.checkpoint, options.bits)
-        items, out = plan(options, prompts, opened.checkpoint, opened.tokenizer), None
+        drawn = {index for index, prompt in enumerate(prompts) if own_options(options, prompt).draws_seed}
+        known = remembered_seed(options.out, drawn) if options.out is not None else None
+        seeded = replace(options, seed=None).with_seed(known)
+        assert seeded.seed is not None
+        items, out = plan(options, seeded.seed, prompts, opened.checkpoint, opened.tokenizer), None
         total = len(items)
         if options.out is not None:
             out = ResultFile(options.out, {(item.index, item.sample): item.key for item in items})
@@ -48,7 +56,7 @@ class Job:
                 print(f"note: {options.out} has {len(out.done)} of {total} results already", file=sys.stderr)
         if any(item.options.n > 1 and item.options.temperature == 0 for item in items):
             print("note: with --temperature 0, all samples of a prompt are the same", file=sys.stderr)
-        return cls(options, items, total, out, cache)
+        return cls(options.with_seed(seeded.seed), items, total, out, cache)
 
 
 def complete(session: Session, job: Job) -> None:
@@ -72,13 +80,23 @@ def complete(session: Session, job: Job) -> None:
     raise_first(errors)
 
 
+def requests_of(items: Iterable[Item], engine: Engine) -> list[Request]:
+    """The requests of items; one whose answer has no limit is given the room that the engine has for it."""
+    items = list(items)
+    rooms = engine.answer_rooms([len(item.request.prompt) for item in items])
+    return [
+        item.request if item.options.max_tokens is not None else replace(item.request, max_tokens=room)
+        for item, room in zip(items, rooms, strict=True)
+    ]
+
+
 def complete_items(session: Session, job: Job) -> list[InputError]:
     """Complete the items and show or write their results -> the errors of those that could not be completed."""
     options, answers, errors = job.options, dict[int, PartialAnswer](), list[InputError]()
     show = shower(len(job.items)) if options.shows_text else None
     reading, finishing = ProgressLine("reading prompts:", "tokens"), ProgressLine("completing:", "results")
-    total = sum(len(item.request.prompt) for item in job.items)
-    requests = [item.request for item in job.items]
+    total, cut = sum(len(item.request.prompt) for item in job.items), 0
+    requests = requests_of(job.items, session.engine)
     stream = job.cache.stream if job.cache else generate_stream
     for event in stream(session.engine, requests, options.chunk_size, options.batch_size, session.timings):
         if isinstance(event, Prefilled):
@@ -94,18 +112,32 @@ def complete_items(session: Session, job: Job) -> list[InputError]:
             logprobs = item.options.logprobs is not None
             text = token_line(event, session.tokenizer) if logprobs else event.text
             show(event.index, text, event.finish_reason is not None)
+            cut += event.finish_reason == "length"
         elif event.finish_reason:
             finish(job, item, answers.pop(event.index), session.tokenizer)
             if job.out:
                 finishing(len(job.out.done), job.total)
+    if cut:
+        say_cut(options, cut, len(job.items), session.engine.context_limit)
     return errors
+
+
+def say_cut(options: CompleteOptions, cut: int, answers: int, limit: int | None) -> None:
+    """Say on standard error that so many answers did not come to their end, and why."""
+    which = "the answer is" if answers == 1 else f"{cut} of {answers} answers are"
+    most = "the end of memory" if limit is None else f"the context limit of {limit} tokens"
+    if options.max_tokens is not None:
+        most = f"--max_tokens {options.max_tokens}" + ("" if limit is None else f" or {most}")
+    elif limit is None:
+        most = f"{OPEN_ENDED} tokens, or {most}; --max_tokens N allows more"
+    print(f"note: {which} cut at {most}", file=sys.stderr)
 
 
 def finish(job: Job, item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> None:
     """Write a result. One that ended in an error does not go into a file: the same command tries it again."""
     result = record(item, answer, tokenizer)
     if job.out is None:
-        print(json.dumps(result), flush=True)
+        print(result_line(result), flush=True)
     elif answer.error is None:
         job.out.write({**result, "key": item.key})
         job.out.done.add((item.index, item.sample))
@@ -123,16 +155,34 @@ def shower(count: int) -> Callable[[int, str, bool], None]:
 
 
 def record(item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A result as JSON has it."""
+    """A result as JSON has it: with the calls of tools that are in an answer to messages, apart from its text."""
+    settings = item.request.settings
     result = {
         "index": item.index,
         **item.prompt.shown,
         **({"sample": item.sample} if item.options.n > 1 else {}),
+        **({"seed": settings.seed} if settings.temperature > 0 else {}),
         "text": answer.text,
         "ids": answer.ids,
         "finish_reason": answer.finish_reason,
         **({"error": str(answer.error)} if answer.error else {}),
     }
+    if item.prompt.messages:
+        result |= called(item, answer, tokenizer)
     if item.options.logprobs is not None:
         result["logprobs"] = [token_record(step, tokenizer) for step in answer.steps]
     return result
+
+
+def called(item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a result says of calls in an answer: text, calls and finish_reason as chat interfaces have them."""
+    tokens = tokenizer.tool_tokens
+    if tokens is None or tokens.calls not in answer.ids:
+        return {}
+    taken = [call.id for message in item.prompt.messages for call in message.calls]
+    reply = parse_reply(tokenizer, answer.ids, item.prompt.tools, taken)
+    found: dict[str, Any] = {"text": reply.text}
+    if reply.calls:
+        found["tool_calls"] = [call.record() for call in reply.calls]
+        found["finish_reason"] = "tool_calls" if answer.finish_reason == "stop" else answer.finish_reason
+    return found | ({"warning": reply.warning} if reply.warning else {})

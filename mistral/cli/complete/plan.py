@@ -32,9 +32,13 @@ class Item:
 
 
 def plan(
-    options: CompleteOptions, prompts: Sequence[Prompt], checkpoint: Checkpoint, tokenizer: Tokenizer
+    options: CompleteOptions, seed: int, prompts: Sequence[Prompt], checkpoint: Checkpoint, tokenizer: Tokenizer
 ) -> list[Item]:
-    """The results that prompts ask for. Raises InputError, naming the prompt, for one that cannot be served."""
+    """The results that prompts ask for; `seed` is for those that are drawn and have none of their own.
+
+    The request of an answer that goes on to its end has room for one token; see `Engine.answer_rooms`. Raises
+    InputError, naming the prompt, for one that cannot be served.
+    """
     limit = context_limit(checkpoint.args, options.max_context)
     model: list[object] = []
     if options.out is not None:  # what was written before must be of this model; else no file is looked into for it
@@ -42,10 +46,12 @@ def plan(
     items = []
     for index, prompt in enumerate(prompts):
         chosen = own_options(options, prompt)
+        chosen = chosen.with_seed(seed) if chosen.draws_seed else chosen
+        max_tokens = 1 if chosen.max_tokens is None else chosen.max_tokens
         ids, continued = prompt.encode(tokenizer)
         for sample in range(chosen.n):
             request = Request(
-                ids, chosen.max_tokens, replace(chosen.settings(), sample=sample), tokenizer.eos_id,
+                ids, max_tokens, replace(chosen.settings(), sample=sample), tokenizer.eos_id,
                 TextStream(tokenizer.stream(continued), chosen.stop), top=chosen.logprobs or 0,
                 logprobs=chosen.logprobs is not None,
             )  # fmt: skip

@@ -1,39 +1,50 @@
-"""Prompts to complete: given by an option, or one in each line of a JSONL file, with options of its own."""
+"""Prompts to complete: given by an option, or one in each line of a JSONL file, with options of its own.
+
+A line may also be one of OpenAI's batch files: `custom_id`, and a `body` with what is asked for.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mistral.cli.input_text import STANDARD_INPUT, display_name, read_bytes
+from mistral.cli.input_text import STANDARD_INPUT, display_name, read_bytes, read_text_file
 from mistral.errors import InputError, one_line
-from mistral.text import decoded, parse_json
-from mistral.tokenizer.messages import Message
+from mistral.text import parse_json
+from mistral.tokenizer.message_json import read_messages
+from mistral.tokenizer.messages import Message, Tool
 from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_file import read_tools
 
 WHOLE, NUMBER = (int,), (int, float)
 OPTIONS: Mapping[str, tuple[type, ...]] = {
     "max_tokens": WHOLE, "temperature": NUMBER, "top_p": NUMBER, "top_k": WHOLE, "min_p": NUMBER,
     "repetition_penalty": NUMBER, "seed": WHOLE, "stop": (str, list), "n": WHOLE, "logprobs": WHOLE,
 }  # fmt: skip
-CONTENT = ("prompt", "suffix", "messages", "id")
-ROLES = ("system", "user", "assistant")
+OTHER_NAMES = {"max_completion_tokens": "max_tokens", "random_seed": "seed"}  # of options, in other programs
+CONTENT = ("prompt", "suffix", "messages", "tools", "id", "custom_id")
+UNNAMED = ("model", "top_logprobs")  # not used, or part of another key; no word is said about them
+BATCH, URLS = ("custom_id", "method", "url", "body"), ("/v1/chat/completions", "/v1/completions")
+LINE_BREAK = re.compile(rb"\r\n|\n|\r")  # none of them can be within JSON but as an escape
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A text to continue, or two to fill between (`suffix`), or a conversation to answer (`messages`).
 
-    where: how messages name it; shown: what its results repeat of it; options: those that are its own.
+    `tools`: functions that the model may call in its answer to a conversation. where: how messages name it; shown: what
+    its results repeat of it; options: those that are its own.
     """
 
     where: str
     text: str = ""
     suffix: str | None = None
     messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
     shown: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,7 +52,8 @@ class Prompt:
         """Its ids, and those whose text an answer continues: none where it begins one of its own."""
         try:
             if self.messages:
-                return tokenizer.encode_chat(self.messages), []
+                ids = tokenizer.encode_chat(fitting(self.messages, tokenizer), self.tools)
+                return ids, ids if self.messages[-1].prefix else []
             if self.suffix is not None:
                 ids = tokenizer.encode_fim(self.text, self.suffix)
                 return ids, ids if self.text else []
@@ -51,14 +63,21 @@ class Prompt:
             raise error.within(self.where) from None
 
 
+def fitting(messages: tuple[Message, ...], tokenizer: Tokenizer) -> tuple[Message, ...]:
+    """The messages, without the text beside calls where the tokenizer's template has no room for both."""
+    if tokenizer.tool_tokens is None or tokenizer.tool_tokens.beside_text:
+        return messages
+    return tuple(replace(message, content="") if message.calls else message for message in messages)
+
+
 def read_prompts(path: str) -> list[Prompt]:
     """The prompts of a JSONL file, or of standard input for -. Raises InputError naming the line that is none."""
     name, prompts, unused = display_name(path), list[Prompt](), dict[str, None]()
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+    for number, line in enumerate(LINE_BREAK.split(read_bytes(path).removeprefix(b"\xef\xbb\xbf")), 1):
         if line.strip():
             where = f"{name}: line {number}"
-            found = _parsed(line, where)
-            unused.update((key, None) for key in found if key not in OPTIONS and key not in CONTENT)
+            found = _unpacked(_parsed(line, where), where)
+            unused.update((key, None) for key in found if key not in OPTIONS and key not in (*CONTENT, *UNNAMED))
             prompts.append(_prompt(found, where))
     if not prompts:
         remedy = "give objects with a prompt, one a line"
@@ -73,7 +92,7 @@ def read_prompt() -> Prompt:
     if sys.stdin.isatty():
         print("note: the prompt is read from standard input, up to Ctrl-D", file=sys.stderr)
     where = display_name(STANDARD_INPUT)
-    text = decoded(read_bytes(STANDARD_INPUT), where).removesuffix("\n")
+    text = read_text_file(STANDARD_INPUT)
     if not text:
         raise InputError(f"{where}: empty; give a prompt there, or with --prompt, --fim or --input")
     return Prompt(where, text, shown={"prompt": text})
@@ -96,8 +115,30 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     return found
 
 
+def _unpacked(found: dict[str, Any], where: str) -> dict[str, Any]:
+    """The object with the names of this program: of a batch line, what its body asks for."""
+    if "body" in found:
+        body, url = found["body"], found.get("url")
+        if not isinstance(body, dict):
+            raise InputError(f"{where}: body must be an object")
+        if url is not None and url not in URLS:
+            raise InputError(f"{where}: url {str(url)[:60]!r} is not of completions; {' and '.join(URLS)} are")
+        found = {key: value for key, value in found.items() if key not in BATCH[1:]} | body
+    for other, name in OTHER_NAMES.items():
+        if found.get(other) is not None:
+            found[name] = found[other]
+        found.pop(other, None)
+    if isinstance(found.get("logprobs"), bool) or found.get("top_logprobs") is not None:
+        top = found.get("top_logprobs")
+        found["logprobs"] = None if found.get("logprobs") is False else 0 if top is None else top
+    one = found.get("prompt")
+    if isinstance(one, list) and len(one) == 1 and isinstance(one[0], str):
+        found["prompt"] = one[0]
+    return found
+
+
 def _prompt(found: Mapping[str, Any], where: str) -> Prompt:
-    text, suffix, messages = (found.get(key) for key in ("prompt", "suffix", "messages"))
+    text, suffix, messages, tools = (found.get(key) for key in ("prompt", "suffix", "messages", "tools"))
     if (text is None) == (messages is None):
         near = difflib.get_close_matches("prompt", [key for key in found if key not in CONTENT], n=1)
         hint = f", not {near[0]!r}" if near and messages is None else ""
@@ -107,25 +148,19 @@ def _prompt(found: Mapping[str, Any], where: str) -> Prompt:
             raise InputError(f"{where}: {key} must be a text")
     if suffix is not None and text is None:
         raise InputError(f"{where}: suffix needs a prompt, the text before it")
-    if not isinstance(found.get("id"), str | int | float | None):
-        raise InputError(f"{where}: id must be a text or a number")
-    shown = {key: found[key] for key in ("id", "prompt", "suffix", "messages") if found.get(key) is not None}
-    conversation = () if messages is None else _conversation(messages, where)
-    return Prompt(where, text or "", suffix, conversation, shown, _options(found, where))
-
-
-def _conversation(messages: object, where: str) -> tuple[Message, ...]:
-    if not isinstance(messages, list) or not messages:
-        raise InputError(f"{where}: messages must be a list of objects with role and content")
-    turns = []
-    for number, turn in enumerate(messages, 1):
-        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        if role not in ROLES or not isinstance(content, str):
-            raise InputError(
-                f"{where}: message {number} needs a role, one of {', '.join(ROLES)}, and a text as content"
-            )
-        turns.append(Message(role, content))
-    return tuple(turns)
+    if tools and messages is None:
+        raise InputError(f"{where}: tools need messages; a prompt has no place for them")
+    for key in ("id", "custom_id"):
+        if not isinstance(found.get(key), str | int | float | None):
+            raise InputError(f"{where}: {key} must be a text or a number")
+    names = ("id", "custom_id", "prompt", "suffix", "messages")
+    shown = {key: found[key] for key in names if found.get(key) is not None}
+    try:
+        conversation = () if messages is None else read_messages(messages)
+        offered = read_tools(tools) if tools else ()
+    except InputError as error:
+        raise error.within(where) from None
+    return Prompt(where, text or "", suffix, conversation, offered, shown, _options(found, where))
 
 
 def _options(found: Mapping[str, Any], where: str) -> dict[str, Any]:

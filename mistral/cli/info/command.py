@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral.checkpoint.args_file import params_of
-from mistral.cli.console import ProgressLine
+from mistral.cli.console import ProgressLine, result_line
 from mistral.cli.info.memory_estimate import memory_estimates
 from mistral.cli.info.summary import Summary, active_parameters, summarize
 from mistral.cli.info.verify import Verification, verify
@@ -58,7 +57,7 @@ class Info:
             verification = verify(summary.folder, files, summary.args, ProgressLine("verifying:", "GB", 1e9))
             record["verified"] = asdict(verification)
         if self.json:
-            print(json.dumps(record))
+            print(result_line(record))
         else:
             for line in (
                 *lines(summary, record),
