@@ -5,7 +5,9 @@ import sys
 from mistral import LLM
 
 with LLM(sys.argv[1] if len(sys.argv) > 1 else "checkpoints/tiny") as llm:
-    messages = [{"role": "user", "content": "Tom was a little boy. That day, Tom got a green bell. What colour was it?"}]
+    messages = [
+        {"role": "user", "content": "Tom was a little boy. That day, Tom got a green bell. What colour was it?"}
+    ]
     answer = llm.chat(messages)
     print(answer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mistral.engine.micro_batches import RowProgress
@@ -10,6 +10,9 @@ from mistral.engine.prefix_slot import common_prefix
 from mistral.engine.requests import FinishReason, Generated, Prefilled, Request, row_capacity
 from mistral.engine.row_engine import RowEngine
 from mistral.engine.work import Outcome, Sampling, Work
+from mistral.errors import InputError
+
+ANSWER_ROOM = 1024  # tokens of an answer whose memory is counted at once; more as it grows
 
 
 class ActiveRow:
@@ -18,12 +21,14 @@ class ActiveRow:
     def __init__(self, index: int, request: Request, engine: RowEngine) -> None:
         """Raises InputError where memory is short; no row has been taken then."""
         self.index, self.request = index, request
-        capacity = row_capacity(request, engine.context_limit)
-        self.max_tokens = capacity - len(request.prompt)
-        self.row, reused = self._begin(engine, capacity)
-        self.sent, self.read, self.written, self.last_id = reused, reused, 0, -1
+        self.capacity = row_capacity(request, engine.context_limit)
+        self.max_tokens = self.capacity - len(request.prompt)
+        self.reserved = min(self.capacity, len(request.prompt) + ANSWER_ROOM)
+        self.row, reused = self._begin(engine, self.capacity)
+        self.ids = request.prompt  # to be read: once it has been parked, with what has been answered
+        self.sent, self.read, self.answer = reused, reused, list[int]()
         self.waits = False  # for the token that follows what has been sent
-        self.ended = False
+        self.ended = self.parked = False
 
     def _begin(self, engine: RowEngine, capacity: int) -> tuple[int, int]:
         """A row of the engine -> its number, and how many tokens of the prompt it has already."""
@@ -34,8 +39,41 @@ class ActiveRow:
             return request.slot.row, request.slot.reused
         if request.start:
             shared = min(common_prefix(request.start.ids, request.prompt), len(request.prompt) - 1)
-            return engine.restore(request.start, shared, capacity, sampling)
-        return engine.join(capacity, sampling), 0
+            return engine.restore(request.start, shared, capacity, sampling, self.reserved)
+        return engine.join(capacity, sampling, self.reserved), 0
+
+    def grow(self, engine: RowEngine) -> None:
+        """See that there is memory for the row's next token. Raises InputError where there is none."""
+        needed = len(self.request.prompt) + len(self.answer)
+        if needed <= self.reserved or self.request.slot:  # that of a slot is counted as a whole
+            return
+        self.reserved = self._with_room(needed, lambda tokens: engine.grow(self.row, tokens))
+
+    def _with_room(self, needed: int, reserve: Callable[[int], None]) -> int:
+        """Reserve tokens for the answer beyond those needed, or at least these -> how many are reserved."""
+        ample = min(self.capacity, needed + ANSWER_ROOM)
+        try:
+            reserve(ample)
+        except InputError:
+            reserve(needed)
+            return needed
+        return ample
+
+    @property
+    def can_park(self) -> bool:
+        """Whether the row may give its memory to others now: it is being answered, and nothing of it is under way."""
+        return not (self.reads or self.waits or self.request.slot or self.parked)
+
+    def park(self, engine: RowEngine) -> None:
+        """Give the row's memory away. Its tokens are read again later, and the answer goes on as it would have."""
+        engine.park(self.row)
+        self.parked, self.sent, self.ids = True, 0, [*self.request.prompt, *self.answer[:-1]]
+
+    def unpark(self, engine: RowEngine) -> None:
+        """Begin to read again. Raises InputError where memory is short; the row stays parked then."""
+        needed = len(self.ids) + 1
+        self.reserved = self._with_room(needed, lambda tokens: engine.unpark(self.row, self.capacity, tokens))
+        self.parked = False
 
     def leave(self, engine: RowEngine) -> None:
         """Give the engine's row back, unless it is that of a prefix slot."""
@@ -45,20 +83,23 @@ class ActiveRow:
 
     @property
     def reads(self) -> bool:
-        """Whether a part of the prompt has not been sent yet."""
-        return self.sent < len(self.request.prompt)
+        """Whether a part of what is to be read has not been sent yet."""
+        return self.sent < len(self.ids)
 
     @property
     def progress(self) -> RowProgress:
         """What a micro-batch could take of the row."""
-        return RowProgress(len(self.request.prompt) - self.sent, self.waits)
+        return RowProgress(len(self.ids) - self.sent, self.waits)
 
     def work(self, tokens: int) -> Work:
         """The row's next tokens: so many of its prompt, or the token just sampled."""
         prompt, start = self.request.prompt, self.sent
-        if start == len(prompt):
+        if start == len(self.ids):
             self.waits = True
-            work = Work(self.row, [self.last_id], sample=True)
+            work = Work(self.row, [self.answer[-1]], sample=True)
+        elif self.answer:  # it was parked: the token that follows is known
+            self.sent += tokens
+            work = Work(self.row, self.ids[start : self.sent], "none")
         else:
             self.sent += tokens
             self.waits = self.sent == len(prompt)
@@ -88,14 +129,19 @@ class ActiveRow:
         self.waits = False
         if outcome.finished:
             return Generated(self.index, None, None, text.flush() if text else "", "stop")
-        self.written, self.last_id = self.written + 1, outcome.id
+        self.answer.append(outcome.id)
         shown = text.push(outcome.id) if text else ""
-        reason: FinishReason | None = "length" if self.written == self.max_tokens else None
+        reason: FinishReason | None = "length" if len(self.answer) == self.max_tokens else None
         if text and text.stopped:
             reason = "stop"
         elif text and reason:
             shown += text.flush()
         return Generated(self.index, outcome.id, outcome.logprob, shown, reason, outcome.top)
+
+    def cut(self) -> Generated:
+        """The end of an answer that no memory is left for."""
+        text = self.request.text
+        return Generated(self.index, None, None, text.flush() if text else "", "length")
 
 
 def _wanted(targets: Sequence[int], sample: bool) -> Literal["none", "last", "all"]:

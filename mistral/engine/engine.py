@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.engine.orders import Join, Leave, Restore, Resume, RowOrder
+from mistral.engine.orders import Join, Leave, Park, Restore, Resume, RowOrder
 from mistral.engine.stage import Stage
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError, setting
@@ -44,7 +44,7 @@ class Engine:
         """`max_context` limits the tokens of a row where the checkpoint itself does not, or does so less."""
         self.context_limit = context_limit(model.args, max_context)
         self.model, self.stage = model, Stage(model)
-        self._capacities: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}  # tokens of each row whose memory is counted
         self._rooms: list[Room] = []
         self._next_row = self._next_ticket = 0
         self._outcomes: dict[int, list[Outcome]] = {}
@@ -61,12 +61,31 @@ class Engine:
 
     # Rows
 
-    def join(self, capacity: int, sampling: Sampling | None = None) -> int:
-        """A new row that will see at most `capacity` tokens -> its number. Raises InputError where memory is short."""
-        self._admit(capacity)
-        row = self._new_row(capacity)
+    def join(self, capacity: int, sampling: Sampling | None = None, reserved: int | None = None) -> int:
+        """A new row that will see at most `capacity` tokens -> its number.
+
+        Memory is counted for all of them, or for `reserved` until `grow`. Raises InputError where it is short.
+        """
+        row = self._new_row(capacity, reserved)
         self._order(Join(row, capacity, sampling))
         return row
+
+    def grow(self, row: int, tokens: int) -> None:
+        """Count memory for so many tokens of a row, within its capacity. Raises InputError where it is short."""
+        self._admit(tokens, self._count(row))
+        self._reserved[row] = max(tokens, self._count(row))
+
+    def park(self, row: int) -> None:
+        """Give away what the cache holds of a row; its memory is free at once. `unpark` lets it begin again."""
+        self._count(row)
+        self._order(Park(row))
+        self._reserved[row] = 0
+
+    def unpark(self, row: int, capacity: int, reserved: int) -> None:
+        """Let a parked row read its tokens again. Raises InputError where memory is short; it stays parked then."""
+        self._admit(reserved, self._count(row))
+        self._reserved[row] = reserved
+        self._order(Join(row, capacity, None))
 
     def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
         """Let a row go on after its first `kv_seqlen` tokens, up to `capacity` -> how many of them it still has.
@@ -74,32 +93,36 @@ class Engine:
         That is 0 where a rolling cache has overwritten what the next token needs. Raises InputError where memory is
         short; nothing has changed then.
         """
-        before = self._capacity(row)
+        before = self._count(row)
         self._admit(capacity, before)
-        self._capacities[row] = max(capacity, before)
+        self._reserved[row] = max(capacity, before)
         written = self.stage.cache.rows[row].written
         left = kv_seqlen if can_rewind(self.args.sliding_windows, written, kv_seqlen) else 0
         self._order(Resume(row, left, capacity, sampling))
         return left
 
     def restore(
-        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+        self,
+        snapshot: Snapshot,
+        kv_seqlen: int,
+        capacity: int,
+        sampling: Sampling | None = None,
+        reserved: int | None = None,
     ) -> tuple[int, int]:
         """A new row that begins with the first `kv_seqlen` tokens of a snapshot -> its number, and how many it has.
 
         That is 0 where the snapshot does not hold what the next token needs. Raises InputError as `join` does.
         """
         if not kv_seqlen or not can_rewind(self.args.sliding_windows, snapshot.written, kv_seqlen):
-            return self.join(capacity, sampling), 0
-        self._admit(capacity)
-        row = self._new_row(capacity)
+            return self.join(capacity, sampling, reserved), 0
+        row = self._new_row(capacity, reserved)
         self._order(Restore(row, kv_seqlen, capacity, sampling, snapshot))
         return row, kv_seqlen
 
     def leave(self, row: int) -> None:
         """Forget a row; its memory is free at once."""
-        self._capacity(row)
-        del self._capacities[row]
+        self._count(row)
+        del self._reserved[row]
         self._order(Leave(row))
 
     def kv_seqlen(self, row: int) -> int:
@@ -121,15 +144,23 @@ class Engine:
             self._nbytes(layers, tokens), available_memory(), f"a copy of {tokens} tokens", "shorten the text"
         )
 
-    def _capacity(self, row: int) -> int:
-        if row not in self._capacities:
+    def _count(self, row: int) -> int:
+        if row not in self._reserved:
             raise InputError(f"the engine has no row {row}: join gives the number of a new one")
-        return self._capacities[row]
+        return self._reserved[row]
 
-    def _new_row(self, capacity: int) -> int:
+    def _new_row(self, capacity: int, reserved: int | None) -> int:
+        """The number of a new row that is admitted. Raises InputError where it cannot be."""
+        counted = capacity if reserved is None else min(reserved, capacity)
+        self._check_context(capacity)
+        self._admit(counted)
         row, self._next_row = self._next_row, self._next_row + 1
-        self._capacities[row] = capacity
+        self._reserved[row] = counted
         return row
+
+    def _check_context(self, capacity: int) -> None:
+        if self.context_limit is not None and capacity > self.context_limit:
+            raise InputError(f"a row of {capacity} tokens is more than the context limit of {self.context_limit}")
 
     def _order(self, order: RowOrder) -> None:
         self.stage.apply(order)
@@ -164,13 +195,12 @@ class Engine:
 
         Rows take their memory only as they fill, so it is counted here, and not by the system.
         """
-        if self.context_limit is not None and capacity > self.context_limit:
-            raise InputError(f"a row of {capacity} tokens is more than the context limit of {self.context_limit}")
-        self._require_memory(capacity, before, self._capacities.values())
+        self._check_context(capacity)
+        self._require_memory(capacity, before, self._reserved.values())
 
     def _require_memory(self, capacity: int, before: int, others: Collection[int]) -> None:
         """Raise InputError where a row of `capacity` tokens does not fit beside rows with the capacities `others`."""
-        if not self._capacities:
+        if not any(self._reserved.values()):
             self._rooms = self._find_rooms()
         for host in {room.host for room in self._rooms}:
             rooms = [room for room in self._rooms if room.host == host]

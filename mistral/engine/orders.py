@@ -39,10 +39,17 @@ class Restore:
 
 
 @dataclass(frozen=True)
+class Park:
+    """A row gives its slots away; how its tokens are chosen stays. It goes on after a `Join` without sampling."""
+
+    row: int
+
+
+@dataclass(frozen=True)
 class Leave:
     """A row has ended; its memory is free."""
 
     row: int
 
 
-RowOrder = Join | Resume | Restore | Leave
+RowOrder = Join | Resume | Restore | Park | Leave

@@ -24,14 +24,28 @@ class RowEngine(Protocol):
     def check_capacity(self, capacity: int) -> None:
         """Raise InputError where no row can have so many tokens."""
 
-    def join(self, capacity: int, sampling: Sampling | None = None) -> int:
+    def join(self, capacity: int, sampling: Sampling | None = None, reserved: int | None = None) -> int:
         """A new row -> its number."""
+
+    def grow(self, row: int, tokens: int) -> None:
+        """Count memory for more tokens of a row."""
+
+    def park(self, row: int) -> None:
+        """Give away what the cache holds of a row."""
+
+    def unpark(self, row: int, capacity: int, reserved: int) -> None:
+        """Let a parked row read its tokens again."""
 
     def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
         """Let a row go on after its first tokens -> how many of them it still has."""
 
     def restore(
-        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+        self,
+        snapshot: Snapshot,
+        kv_seqlen: int,
+        capacity: int,
+        sampling: Sampling | None = None,
+        reserved: int | None = None,
     ) -> tuple[int, int]:
         """A new row that begins with tokens of a snapshot -> its number, and how many it has."""
 

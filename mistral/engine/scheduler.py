@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from mistral.engine import micro_batches
 from mistral.engine.active_row import ActiveRow
@@ -36,10 +37,10 @@ class Handle:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A micro-batch that is under way: its ticket, and its rows with their work and whether that was a prompt's."""
+    """A micro-batch that is under way: its ticket, and its rows with their work and what that is of."""
 
     ticket: int
-    pieces: tuple[tuple[ActiveRow, Work, bool], ...]
+    pieces: tuple[tuple[ActiveRow, Work, Literal["prompt", "again", "answer"]], ...]
 
 
 class Scheduler:
@@ -70,6 +71,7 @@ class Scheduler:
         self._cancelled: set[Handle] = set()
         self._submitted = 0
         self._active: dict[Handle, ActiveRow] = {}
+        self._parked: dict[Handle, ActiveRow] = {}  # gave their memory to others; they go on before others begin
         self._prompts = SharedPrompts()
         self._flights: deque[_Flight] = deque()
         self._clock = 0.0
@@ -99,14 +101,14 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or under way."""
-        return not (self._waiting or self._active)
+        return not (self._waiting or self._active or self._parked)
 
     def step(self) -> list[Event]:
         """Admit requests, run the next micro-batch, and return what came of it; nothing where the scheduler is idle.
 
         Every request ends in exactly one Generated with a finish_reason.
         """
-        events = [*self._drop_cancelled(), *self._admit()]
+        events = [*self._drop_cancelled(), *self._admit(), *self._grow()]
         if not self._flights:
             self._clock = time.perf_counter()
         while self._launch():
@@ -121,9 +123,10 @@ class Scheduler:
             with suppress(InputError):  # of a micro-batch that nobody wants any more
                 self.engine.collect(flight.ticket)
         self._flights.clear()
-        for row in self._active.values():
+        for row in (*self._active.values(), *self._parked.values()):
             row.leave(self.engine)
         self._active.clear()
+        self._parked.clear()
         with self._lock:
             self._waiting.clear()
             self._prompts = SharedPrompts()
@@ -135,14 +138,16 @@ class Scheduler:
             self._waiting = deque(handle for handle in self._waiting if handle not in cancelled)
             for handle in cancelled:
                 self._prompts.forget(handle.index)
-        under_way = [handle for handle in self._active if handle in cancelled]
+        under_way = [handle for handle in (*self._active, *self._parked) if handle in cancelled]
         for handle in under_way:
-            self._active.pop(handle).leave(self.engine)
+            (self._active.pop(handle, None) or self._parked.pop(handle)).leave(self.engine)
         return [Generated(handle.index, None, None, "", "cancelled") for handle in (*under_way, *waiting)]
 
     def _admit(self) -> list[Event]:
         """Give rows to requests, the first ones first, while there are rows and memory."""
-        failed: list[Event] = []
+        failed = self._unpark()
+        if self._parked:
+            return failed
         kept_back = 0  # rows for requests that begin when another one has read their prompt
         for handle in tuple(self._waiting):
             if len(self._active) + kept_back >= self.max_rows:
@@ -167,6 +172,50 @@ class Scheduler:
                     self._prompts.forget(handle.index)
         return failed
 
+    def _unpark(self) -> list[Event]:
+        """Let parked rows go on, the first ones first; one for which there is no memory even alone ends."""
+        ended: list[Event] = []
+        for handle in sorted(self._parked, key=lambda handle: handle.index):
+            row = self._parked[handle]
+            try:
+                row.unpark(self.engine)
+            except InputError:
+                if self._active:
+                    break
+                ended.append(row.cut())
+                self._parked.pop(handle).leave(self.engine)
+            else:
+                self._active[handle] = self._parked.pop(handle)
+        return ended
+
+    def _grow(self) -> list[Event]:
+        """See that every row that is being answered has memory for its next token.
+
+        Where it is short, the row that came last gives its own away and reads its tokens again later. A row for which
+        there is none even alone ends.
+        """
+        ended: list[Event] = []
+        for handle in sorted(self._active, key=lambda handle: handle.index):
+            row = self._active.get(handle)
+            while row and row.can_park and not self._grown(row):
+                others = [other for other in self._active if self._active[other].can_park]
+                last = max(others, key=lambda other: other.index)
+                if len(self._active) == 1:
+                    ended.append(row.cut())
+                    self._end({row.index})
+                else:
+                    self._parked[last] = self._active.pop(last)
+                    self._parked[last].park(self.engine)
+                row = self._active.get(handle)
+        return ended
+
+    def _grown(self, row: ActiveRow) -> bool:
+        try:
+            row.grow(self.engine)
+        except InputError:
+            return False
+        return True
+
     def _launch(self) -> bool:
         """Begin one more micro-batch, if there is work for one and the pipeline is not full."""
         ranks, chosen = self.engine.num_pipeline_ranks, self.engine.num_micro_batches
@@ -175,15 +224,18 @@ class Scheduler:
         rows = list(self._active.values())
         answering = sum(not row.reads for row in rows)
         groups = 1 if ranks == 1 else chosen or micro_batches.decode_groups(answering, ranks)
-        under_way = sum(any(not prefill for _, _, prefill in flight.pieces) for flight in self._flights)
+        under_way = sum(any(kind == "answer" for _, _, kind in flight.pieces) for flight in self._flights)
         decoding = -(-answering // groups) if under_way < groups else 0
         picked = micro_batches.next_micro_batch([row.progress for row in rows], decoding, *self._sizes(rows))
         if not picked:
             return False
         pieces = []
         for place, tokens in picked:
-            row, prefill = rows[place], rows[place].reads
-            pieces.append((row, row.work(tokens), prefill))
+            row = rows[place]
+            kind: Literal["prompt", "again", "answer"] = "answer"
+            if row.reads:
+                kind = "again" if row.answer else "prompt"
+            pieces.append((row, row.work(tokens), kind))
         ticket = self.engine.submit([work for _, work, _ in pieces])
         self._flights.append(_Flight(ticket, tuple(pieces)))
         return True
@@ -204,13 +256,13 @@ class Scheduler:
         self._count(flight)
         prefilled: list[Event] = []
         generated: list[Event] = []
-        for (row, work, prefill), outcome in zip(flight.pieces, outcomes, strict=True):
-            if row.ended:  # was cancelled, or failed in an earlier chunk
+        for (row, work, kind), outcome in zip(flight.pieces, outcomes, strict=True):
+            if row.ended or kind == "again":  # ended: it was cancelled, or failed in an earlier chunk
                 continue
             try:
                 if outcome.error:
                     raise outcome.error
-                if prefill:
+                if kind == "prompt":
                     prefilled.append(row.prefilled(work, outcome))
                     if row.prompt_read:
                         self._share(row)
@@ -246,8 +298,8 @@ class Scheduler:
         """Add the time since the micro-batch before to the timings."""
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
-        read = sum(len(work.ids) for _, work, prefill in flight.pieces if prefill)
-        self.timings.add_step(read, sum(not prefill for _, _, prefill in flight.pieces), seconds)
+        read = sum(len(work.ids) for _, work, kind in flight.pieces if kind != "answer")
+        self.timings.add_step(read, sum(kind == "answer" for _, _, kind in flight.pieces), seconds)
 
 
 def generate_stream(

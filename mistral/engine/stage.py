@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.engine.orders import Join, Leave, Restore, Resume, RowOrder
+from mistral.engine.orders import Join, Leave, Park, Restore, Resume, RowOrder
 from mistral.engine.samplers import Samplers
 from mistral.engine.work import Outcome, Work, wanted_tokens
 from mistral.model.inputs import token_ids
@@ -28,9 +28,11 @@ class Stage:
 
     def apply(self, order: RowOrder) -> None:
         """Let a row come, go on or go."""
-        if isinstance(order, Leave):
-            self.cache.drop(order.row)
-            self.samplers.leave(order.row)
+        if isinstance(order, Leave | Park):
+            if order.row in self.cache.rows:  # a parked row has gone already
+                self.cache.drop(order.row)
+            if isinstance(order, Leave):
+                self.samplers.leave(order.row)
             return
         if isinstance(order, Join):
             self.cache.add(order.row, order.capacity)

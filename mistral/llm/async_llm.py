@@ -32,7 +32,9 @@ class AsyncLLM:
     async def generate(self, prompts: str, **options: Unpack[AnswerOptions]) -> Completions: ...
 
     @overload
-    async def generate(self, prompts: list[str] | tuple[str, ...], **options: Unpack[AnswerOptions]) -> list[Completions]: ...
+    async def generate(
+        self, prompts: list[str] | tuple[str, ...], **options: Unpack[AnswerOptions]
+    ) -> list[Completions]: ...
 
     async def generate(
         self, prompts: str | list[str] | tuple[str, ...], **options: Unpack[AnswerOptions]

@@ -114,7 +114,7 @@ class Stages:
     def check_capacity(self, capacity: int) -> None:
         pass
 
-    def join(self, capacity: int, sampling: Sampling | None = None) -> int:
+    def join(self, capacity: int, sampling: Sampling | None = None, reserved: int | None = None) -> int:
         row = len(self.seen)
         self.seen[row], self.capacities[row] = 0, capacity
         return row
@@ -125,7 +125,12 @@ class Stages:
         return Snapshot(tuple(ids), len(ids), {})
 
     def restore(
-        self, snapshot: Snapshot, kv_seqlen: int, capacity: int, sampling: Sampling | None = None
+        self,
+        snapshot: Snapshot,
+        kv_seqlen: int,
+        capacity: int,
+        sampling: Sampling | None = None,
+        reserved: int | None = None,
     ) -> tuple[int, int]:
         row = self.join(capacity, sampling)
         self.seen[row] = kv_seqlen

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mistral.engine.active_row
+import mistral.engine.engine
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.requests import Event, Generated, Prefilled, Request
@@ -19,6 +21,7 @@ from mistral.engine.scheduler import Handle, Scheduler
 from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.load import Transformer
+from mistral.model.kv_cache import cache_nbytes
 from mistral.ops.interface import Ops
 from mistral.tokenizer.streaming import TextStream
 from tests.support.generation import PROMPTS, Spy, lettered
@@ -385,6 +388,99 @@ def test_each_reads_the_prompt_where_memory_for_a_copy_is_short(
     handles = [scheduler.submit(Request(PROMPTS[1], 5)) for _ in range(3)]
     log.run(scheduler)
     assert [log.ids(handle) for handle in handles] == [expected] * 3
+
+
+# Memory that grows with the answers
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Let the cache hold so many tokens of the small models, and count rows two tokens ahead -> the rows parked."""
+    parked: list[int] = []
+    park = Engine.park
+
+    def noted(engine: Engine, row: int) -> None:
+        parked.append(row)
+        park(engine, row)
+
+    def limit(tokens: int) -> list[int]:
+        parked.clear()
+        nbytes = cache_nbytes(DENSE, range(DENSE.n_layers), tokens, 4)
+        monkeypatch.setattr(mistral.engine.engine, "available_memory", lambda: nbytes)
+        monkeypatch.setattr(mistral.engine.active_row, "ANSWER_ROOM", 2)
+        monkeypatch.setattr(Engine, "park", noted)
+        return parked
+
+    return limit
+
+
+def test_rows_that_outgrow_the_memory_go_on_as_if_nothing_had_been(
+    models: dict[str, SmallModel], little_memory: Callable[[int], list[int]]
+) -> None:
+    model = models["dense"].transformer
+    drawn = SamplingSettings(temperature=1.0, repetition_penalty=1.3, seed=5)
+    expected = [generate([p], model, 14, 1.0, repetition_penalty=1.3, seed=5) for p in PROMPTS]
+    parked = little_memory(max(map(len, PROMPTS)) + 14)
+    scheduler, log = Scheduler(Engine(model), chunk_size=5), Log()
+    handles = [scheduler.submit(Request(prompt, 14, drawn)) for prompt in PROMPTS]
+    log.run(scheduler)
+    assert parked
+    for handle, (ids, logprobs) in zip(handles, expected, strict=True):
+        assert log.ids(handle) == ids[0]
+        np.testing.assert_allclose(log.logprobs(handle), logprobs[0][-14:], rtol=0, atol=1e-4)  # type: ignore[arg-type]
+        read = [e.done for e in log.events[handle.index] if isinstance(e, Prefilled)]
+        assert read == sorted(set(read)), "what is read again is not told"
+    assert rows_of(scheduler) == {}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    memory=st.integers(0, 40),
+    asked=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=2, max_size=6),
+    cancelled=st.integers(0, 5),
+    after=st.integers(0, 12),
+)
+def test_any_memory_gives_the_same_answers(
+    models: dict[str, SmallModel],
+    little_memory: Callable[[int], list[int]],
+    memory: int,
+    asked: list[tuple[int, int]],
+    cancelled: int,
+    after: int,
+) -> None:
+    model = models["dense"].transformer
+    little_memory(1000)
+    expected = [alone(model, PROMPTS[place], tokens) for place, tokens in asked]
+    little_memory(max(len(PROMPTS[place]) + tokens for place, tokens in asked) + memory)
+    scheduler, log = Scheduler(Engine(model), chunk_size=4), Log()
+    handles = [scheduler.submit(Request(PROMPTS[place], tokens)) for place, tokens in asked]
+    for _ in range(after):
+        log.add(scheduler.step())
+    if cancelled < len(handles):
+        scheduler.cancel(handles[cancelled])
+    log.run(scheduler)
+    for handle, ids in zip(handles, expected, strict=True):
+        if log.end(handle).finish_reason == "cancelled":
+            assert log.ids(handle) == ids[: len(log.ids(handle))]
+        else:
+            assert log.ids(handle) == ids
+    assert rows_of(scheduler) == {}
+
+
+def test_an_answer_that_has_the_memory_to_itself_ends_where_it_is_full(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grow(engine: Engine, row: int, tokens: int) -> None:
+        raise InputError("no memory")
+
+    monkeypatch.setattr(mistral.engine.active_row, "ANSWER_ROOM", 4)
+    monkeypatch.setattr(Engine, "grow", grow)
+    scheduler, log = Scheduler(Engine(model)), Log()
+    handle = scheduler.submit(Request(PROMPTS[0], 20, text=lettered()))
+    log.run(scheduler)
+    assert log.end(handle).finish_reason == "length"
+    assert log.ids(handle) == alone(model, PROMPTS[0], 20)[:5]
+    assert rows_of(scheduler) == {}
 
 
 def test_logprobs_are_computed_where_they_were_asked_for(model: Transformer) -> None:

@@ -18,7 +18,17 @@ from mistral.load import Transformer
 from mistral.model.parameters import owns, parameters
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found, close
-from tests.support.mpi_cases import CASES, DAMAGED, SHAPES, SHORT, places, results, write_checkpoints, write_small
+from tests.support.mpi_cases import (
+    CASES,
+    DAMAGED,
+    SHAPES,
+    SHORT,
+    SOUND,
+    places,
+    results,
+    write_checkpoints,
+    write_small,
+)
 from tests.support.mpirun import Job
 
 
@@ -116,7 +126,7 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
 
 
 def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
-    write_small(folder / "damaged", SHAPES["windowed"], 3, damaged=DAMAGED)
+    write_small(folder / "damaged", SHAPES["interleaved"], 3, damaged=DAMAGED)
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "scheduled", "2", str(folder), "damaged"]).end()
     assert (code, out, err) == (0, "", "")
     found = json.loads((folder / "scheduled-damaged").read_text())
@@ -126,3 +136,5 @@ def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files"
     assert found["ends"] == {"0": "length", "1": "cancelled", "2": fault, "3": "length"}
     assert found["rows"] == 0
+    short, long = generate([SOUND[:20], SOUND], model, 12)[0]
+    assert found["crowded"] == [short, long, short]

@@ -28,6 +28,7 @@ MANY = [np.random.default_rng(100 + i).integers(0, DENSE.vocab_size, 1 + i * 7 %
 FEW = ("interleaved", "moe")
 DAMAGED = 9  # an id whose embedding is not a number, in one checkpoint
 LONG = np.random.default_rng(9).integers(0, DENSE.vocab_size, 130).tolist()
+SOUND = [token for token in LONG[:60] if token != DAMAGED]
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import mistral.engine.active_row
 import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.scheduler import Scheduler
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.generate import drive, open_engine, serve
+from mistral.model.kv_cache import cache_nbytes
 from mistral.pipeline.launch import launched
 from mistral.version import __version__
 from tests.support.generation import PROMPTS
-from tests.support.mpi_cases import DAMAGED, LONG, SHORT, Case, results
+from tests.support.mpi_cases import DAMAGED, LONG, SHORT, SOUND, Case, results
 
 
 def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
@@ -162,11 +166,22 @@ def scheduled(rank: int, ranks: int, folder: Path, shape: str) -> None:
         while not scheduler.idle:
             step()
         assert [handle.index for handle in (first, gone, damaged, late)] == [0, 1, 2, 3]
-        (folder / f"scheduled-{shape}").write_text(
-            json.dumps({"ids": ids, "ends": ends, "rows": len(engine.cache.rows)})
-        )
+        found = {"ids": ids, "ends": ends, "rows": len(engine.cache.rows), "crowded": crowded(engine)}
+        (folder / f"scheduled-{shape}").write_text(json.dumps(found))
 
     drive(engine, use)
+
+
+def crowded(engine: Engine) -> list[list[int]]:
+    """The answers of three rows that memory is too short for at once, two of them with one prompt."""
+    setattr(mistral.engine.active_row, "ANSWER_ROOM", 1)  # noqa: B010  a name that is not exported
+    tokens = cache_nbytes(engine.args, range(engine.args.n_layers), 1, 4)
+    engine._rooms = [replace(room, available=(len(SOUND) + 14) * tokens) for room in engine._rooms]
+    found: list[list[int]] = [[], [], []]
+    for event in generate_stream(engine, [Request(prompt, 12) for prompt in (SOUND[:20], SOUND, SOUND[:20])], 5):
+        if isinstance(event, Generated) and event.id is not None:
+            found[event.index].append(event.id)
+    return found
 
 
 if __name__ == "__main__":
