@@ -7,6 +7,7 @@ of the plain text between them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ from mistral.tokenizer.vocabulary import SpecialToken
 SECONDS = 5.0  # of processor time, for one conversation
 MEMORY = 1 << 30  # bytes of address space
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode gives no meaning
+# Names that templates ask for, and values that they compare with
+PLAIN_WORDS = frozenset(
+    "role content tool_calls id type function name arguments tool_call_id description parameters properties required"
+    " items enum default format title anyOf oneOf allOf additionalProperties"
+    " string object array integer number boolean null".split()
+)
 RENDERER = BoundedProcess(MEMORY)
 
 
@@ -70,7 +77,8 @@ class JinjaTemplate:
         template = self.templates["tool_use"] if tools and "tool_use" in self.templates else self._default()
         goes_on = messages[-1].prefix if messages else False
         turns, offered = [_turn(message) for message in messages], [_offer(tool) for tool in tools] or None
-        mark, end = _unused(2, repr((turns, offered, dict(self.variables))) + template + "".join(self.specials))
+        given = json.dumps([turns, offered, dict(self.variables), template, *self.specials], ensure_ascii=False)
+        mark, end = _unused(2, given)
         turns, offered = (self._marked(value, mark) for value in (turns, offered))
         if goes_on:
             turns[-1]["content"] += f"{end} "
@@ -78,21 +86,24 @@ class JinjaTemplate:
             **self.variables, "messages": turns, "tools": offered, "documents": None,
             "add_generation_prompt": not goes_on,
         }  # fmt: skip
+        text = self._text(template, variables)
+        if not goes_on:
+            return text, mark
+        before, there, after = text.rpartition(end)
+        if not there or messages[-1].content.strip() not in before.replace(mark, ""):
+            raise InputError(
+                f"the chat template ({self.source}) leaves out the answer that is to go on; end with a question"
+            )
+        return before if after.startswith(" ") else before.rstrip(), mark
+
+    def _text(self, template: str, variables: Mapping[str, Any]) -> str:
         try:
-            text = str(RENDERER.ask("render", SECONDS, template=template, variables=variables))
+            return str(RENDERER.ask("render", SECONDS, template=template, variables=variables))
         except Failed as failure:
             reason = one_line(failure)
             if failure.refused:
                 raise InputError(f"the conversation does not fit the chat template ({self.source}): {reason}") from None
             raise InputError(f"the chat template ({self.source}) cannot be rendered: {reason}") from None
-        if not goes_on:
-            return text, mark
-        if end not in text:
-            raise InputError(
-                f"the chat template ({self.source}) leaves out the answer that is to go on; end with a user"
-            )
-        before, _, after = text.rpartition(end)
-        return before if after.startswith(" ") else before.rstrip(), mark
 
     def _default(self) -> str:
         template = self.templates.get("default")
@@ -122,19 +133,27 @@ class JinjaTemplate:
         rest = text[ends:].lstrip() if spaces else text[ends:]
         yield from ([rest] if rest else ())
 
-    def _marked(self, value: Any, mark: str, key: str = "") -> Any:
+    def _marked(self, value: Any, mark: str) -> Any:
         """A JSON value whose texts spell no control token, neither alone nor with what a template puts beside them."""
         if isinstance(value, list):
             return [self._marked(item, mark) for item in value]
         if isinstance(value, dict):
-            return {self._broken(name, mark): self._marked(item, mark, name) for name, item in value.items()}
-        return self._broken(value, mark) if isinstance(value, str) and key != "role" else value
+            return {
+                self._broken(name, mark): item if name == "role" else self._marked(item, mark)
+                for name, item in value.items()
+            }
+        return self._broken(value, mark) if isinstance(value, str) else value
 
     def _broken(self, text: str, mark: str) -> str:
+        if text in PLAIN_WORDS:
+            return text
         for spelled in self.specials:
             if len(spelled) > 1:
                 whole = re.compile(re.escape(spelled), re.IGNORECASE)
                 text = whole.sub(lambda match: f"{match[0][:1]}{mark}{match[0][1:]}", text)
+        inner = text.strip().lower()
+        if inner and any(inner in spelled.lower() for spelled in self.specials):
+            return f"{text.rstrip()}{mark}{text[len(text.rstrip()) :]}"
         return _edge(_edge(text, self.specials, mark)[::-1], [name[::-1] for name in self.specials], mark)[::-1]
 
 
