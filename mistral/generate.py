@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -89,7 +89,7 @@ def generate(
     max_tokens: int = 35,
     temperature: float = 0.0,
     chunk_size: int | None = None,
-    eos_id: int | None = None,
+    eos_id: int | Collection[int] | None = None,
     *,
     top_p: float = 1.0,
     top_k: int = 0,
@@ -100,8 +100,12 @@ def generate(
     prompt_logprobs: bool = True,
     max_context: int | None = None,
     num_micro_batches: int | None = None,
+    excluded: Sequence[range] = (),
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Generate for ragged prompts at once.
+
+    `eos_id` ends an answer; a tokenizer's `end_ids`, of which each does, may be given in its place. The ids in
+    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for.
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
     logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
@@ -118,7 +122,10 @@ def generate(
         prompts = list(encoded_prompts)
     except TypeError:
         raise InputError(f"encoded_prompts is {type(encoded_prompts).__name__}: give a list of lists of ids") from None
-    requests = [Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs) for prompt in prompts]
+    requests = [
+        Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs, excluded=tuple(excluded))
+        for prompt in prompts
+    ]
     engine = open_engine(model, max_context, num_micro_batches)
     return drive(engine, lambda: _collected(generate_stream(engine, requests, chunk_size), len(requests)))
 

@@ -18,6 +18,8 @@ from mistral.cli.options import operand, option
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.ops import build
+from mistral.text import read_json
+from mistral.tokenizer.files import behaviour_files
 from mistral.tokenizer.tokenizer import Tokenizer
 
 
@@ -60,8 +62,24 @@ class Quantize:
         args = quantized_args(checkpoint.args, self.bits, self.output_bits)
         with unfinished(out) as work:
             total = write_model(checkpoint, args, work, ProgressLine("quantizing:", "GB", 1e9))
-            (work / "params.json").write_text(json.dumps(params_of(args), indent=2) + "\n")
-            shutil.copyfile(tokenizer.file, work / tokenizer.file.name)
+            (work / "params.json").write_text(json.dumps(params_of(args) | family(checkpoint.folder), indent=2) + "\n")
+            copy_behaviour(checkpoint.folder, tokenizer, work)
             work.rename(out)
         before = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
         print(f"{out}: {gigabytes(total)} of weights, {gigabytes(before)} before")
+
+
+def copy_behaviour(folder: Path, tokenizer: Tokenizer, out: Path) -> None:
+    """Copy what decides how the model is spoken to, and where an answer ends; config.json, which may say it, stays."""
+    for name in behaviour_files(folder, tokenizer.file):
+        (out / name.parent).mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, out / name)
+    config = out / "generation_config.json"
+    table = {"bos_token_id": tokenizer.bos_id} | (read_json(config) if config.is_file() else {})
+    config.write_text(json.dumps(table | {"eos_token_id": list(tokenizer.end_ids)}, indent=2) + "\n")
+
+
+def family(folder: Path) -> dict[str, str]:
+    """The model_type of a folder's config.json, which says that a model is not one of Mistral's own."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return {"model_type": "llama"} if config.get("model_type") == "llama" else {}

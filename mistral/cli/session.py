@@ -38,8 +38,11 @@ class Session:
     def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
         """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
         stream = TextStream(self.tokenizer.stream(prompt if text_follows else ()), self.options.stop)
-        options, eos_id = self.options, self.tokenizer.eos_id
-        return Request(prompt, options.max_tokens, options.settings(), eos_id, stream, logprobs=False)
+        options, tokenizer = self.options, self.tokenizer
+        return Request(
+            prompt, options.max_tokens, options.settings(), tokenizer.end_ids, stream, logprobs=False,
+            excluded=tokenizer.uncovered(),
+        )  # fmt: skip
 
     def figures(self) -> dict[str, float | int]:
         """Seconds, tokens and tokens a second so far, and the seed where answers are drawn."""
@@ -96,8 +99,8 @@ class OpenedFiles:
             yield self.is_first
 
 
-def open_files(options: Options, chat: bool = False) -> OpenedFiles:
-    """Open what the options name; `chat` asks for a chat template.
+def open_files(options: Options, chat: bool = False, chat_template: str | None = None) -> OpenedFiles:
+    """Open what the options name; `chat` asks for a chat template, and `chat_template` is a file with one.
 
     Raises InputError, on every rank, for what is unsound.
     """
@@ -105,7 +108,7 @@ def open_files(options: Options, chat: bool = False) -> OpenedFiles:
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():
-        tokenizer = open_tokenizer(options, checkpoint, chat)
+        tokenizer = open_tokenizer(options, checkpoint, chat, chat_template)
     return OpenedFiles(options, checkpoint, tokenizer, world, started)
 
 
@@ -136,23 +139,12 @@ def raise_first(errors: Sequence[InputError]) -> None:
         raise errors[0].and_more(len(errors) - 1)
 
 
-def open_tokenizer(options: Options, checkpoint: Checkpoint, chat: bool) -> Tokenizer:
+def open_tokenizer(options: Options, checkpoint: Checkpoint, chat: bool, chat_template: str | None = None) -> Tokenizer:
     """The checkpoint's tokenizer. Raises InputError where it does not serve, or the model has too few layers."""
     split_layers(checkpoint.args.n_layers, options.num_pipeline_ranks)
-    tokenizer = Tokenizer.from_folder(checkpoint.folder)
-    check_tokenizer(tokenizer, checkpoint)
-    if chat and not tokenizer.can_chat:
-        raise InputError(
-            f"{tokenizer.file}: has no chat template; for --instruct, put the model's tokenizer.model.v3 or tekken.json"
-            " beside it"
-        )
-    for line in (*checkpoint.warnings, *([tokenizer.note] if tokenizer.note else [])):
+    tokenizer = Tokenizer.from_folder(checkpoint.folder, chat_template).for_rows(checkpoint.args.vocab_size)
+    if chat:
+        tokenizer.check_chat()
+    for line in (*checkpoint.warnings, *tokenizer.notes):
         print(f"note: {line}", file=sys.stderr)
     return tokenizer
-
-
-def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-    """Raise InputError for a tokenizer with ids that the model has no embedding for."""
-    known, wanted = checkpoint.args.vocab_size, tokenizer.vocab_size
-    if wanted > known:
-        raise InputError(f"{tokenizer.file}: has {wanted} ids and the model {known}; it is another model's tokenizer")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mistral.engine.micro_batches import RowProgress
 from mistral.engine.prefix_slot import common_prefix
-from mistral.engine.requests import FinishReason, Generated, Prefilled, Request, row_capacity
+from mistral.engine.requests import FinishReason, Generated, Prefilled, Request, end_ids, row_capacity
 from mistral.engine.row_engine import RowEngine
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
@@ -33,7 +33,8 @@ class ActiveRow:
     def _begin(self, engine: RowEngine, capacity: int) -> tuple[int, int]:
         """A row of the engine -> its number, and how many tokens of the prompt it has already."""
         request = self.request
-        sampling = Sampling(request.settings, request.prompt, request.eos_id, request.logprobs, request.top)
+        ends = end_ids(request.eos_id)
+        sampling = Sampling(request.settings, request.prompt, ends, request.logprobs, request.top, request.excluded)
         if request.slot:
             request.slot.begin(request.prompt, capacity, sampling)
             return request.slot.row, request.slot.reused

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.sampling import SamplingSettings
@@ -21,6 +24,8 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 class Request:
     """One prompt and what to make of it. `text` turns ids into text and knows the stop strings.
 
+    eos_id: the id that ends the answer, or several of which each does. The ids in `excluded` are never chosen.
+
     logprobs: whether the log-probability of each generated token is wanted; top: of how many of the likeliest ids in
     its place as well. prompt_logprobs: whether those of prompt ids from `scored_from` on are wanted.
 
@@ -33,7 +38,7 @@ class Request:
     prompt: Sequence[int]
     max_tokens: int = 35
     settings: SamplingSettings = field(default_factory=SamplingSettings)
-    eos_id: int | None = None
+    eos_id: int | Collection[int] | None = None
     text: TextStream | None = None
     prompt_logprobs: bool = False
     slot: PrefixSlot | None = None
@@ -42,6 +47,7 @@ class Request:
     top: int = 0
     logprobs: bool = True
     on_prompt_read: Callable[[], None] | None = None
+    excluded: tuple[range, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,27 @@ Event = Prefilled | Generated
 def check_request(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
     """Raise InputError, naming the request, where it cannot be served in a context of `limit` tokens."""
     prompt_ids(name, request.prompt, args.vocab_size)
+    end_ids(request.eos_id)
     if request.max_tokens < 0:
         raise InputError("must be 0 or more", option="max_tokens", value=request.max_tokens)
     length = len(request.prompt)
     if limit is not None and length + min(request.max_tokens, 1) > limit:
         raise InputError(f"{name} has {length} tokens and the context limit is {limit}: shorten the prompt")
+
+
+def end_ids(eos_id: object) -> frozenset[int]:
+    """The ids that end an answer, of one id, several, or None. Raises InputError for what is no id."""
+    several = isinstance(eos_id, Iterable) and not isinstance(eos_id, str | bytes)
+    try:
+        if eos_id is None:
+            return frozenset()
+        ids: list[Any] = list(eos_id) if several else [eos_id]  # type: ignore[call-overload]
+        if any(isinstance(each, bool | np.bool_) for each in ids):
+            raise TypeError
+        return frozenset(map(operator.index, ids))
+    except TypeError:
+        shown = repr(eos_id)[:40]
+        raise InputError(f"eos_id must be an id, a list of ids or None, not {shown}") from None
 
 
 def row_capacity(request: Request, limit: int | None) -> int:

@@ -20,7 +20,7 @@ class Samplers:
 
     def join(self, row: int, sampling: Sampling) -> None:
         """A new row, or a row that is used for another answer."""
-        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt), sampling
+        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt, sampling.excluded), sampling
 
     def leave(self, row: int) -> None:
         """Forget a row, if it is known."""
@@ -43,7 +43,7 @@ class Samplers:
             if choice.error:
                 outcomes[i] = Outcome(error=InputError(choice.error))
                 continue
-            finished = choice.id == sampling.eos_id
+            finished = choice.id in sampling.end_ids
             if not finished:
                 row.append(choice.id)
             outcomes[i] = Outcome(logprobs, choice.id, choice.logprob, finished, choice.top)

@@ -83,8 +83,9 @@ class SamplingRow:
     The generator depends on (seed, sample) alone, so a row draws the same numbers in any batch and at any place in it.
     """
 
-    def __init__(self, settings: SamplingSettings, prompt_ids: Iterable[int]) -> None:
-        self.settings = settings
+    def __init__(self, settings: SamplingSettings, prompt_ids: Iterable[int], excluded: Sequence[range] = ()) -> None:
+        """The ids in `excluded` are never chosen."""
+        self.settings, self.excluded = settings, excluded
         self.seen = array("q", set(prompt_ids))  # int64; a penalty asks only whether an id occurs
         # As a spawn key, `sample` cannot run together with the words of a large seed.
         sequence = np.random.SeedSequence(int(settings.seed), spawn_key=(int(settings.sample),))
@@ -120,9 +121,9 @@ class Choice:
 def choose(logits: Float32s, rows: Sequence[SamplingRow], wants: Sequence[Wants]) -> list[Choice]:
     """Choose one id for each of B rows from logits (B, V), and compute what is wanted beside it and nothing more.
 
-    A row that holds NaN or +inf, or only -inf, gets an error, which touches no other row. The rows are not appended to:
-    the caller does that with the ids it keeps. A greedy row and one with an error draw nothing; any other row draws
-    exactly one number.
+    A row that holds NaN or +inf, or only -inf where ids may be chosen, gets an error, which touches no other row. The
+    rows are not appended to: the caller does that with the ids it keeps. A greedy row and one with an error draw
+    nothing; any other row draws exactly one number.
     """
     assert logits.ndim == 2 and logits.shape[0] == len(rows) == len(wants), (logits.shape, len(rows), len(wants))
     return [
@@ -187,7 +188,12 @@ def _choice(raw: Float32s, row: SamplingRow, wants: Wants) -> Choice:
     error = _fault(largest)
     if error is not None:
         return Choice(-1, error=error)
-    token = _choose(raw, row)
+    scores = _allowed(raw, row.excluded)
+    if row.excluded:
+        error = _fault(float(scores.max()))
+        if error is not None:
+            return Choice(-1, error=error)
+    token = _choose(scores, row)
     if not wants.logprob and not wants.top:
         return Choice(token)
     log_total = log_sum(raw, largest)
@@ -227,7 +233,7 @@ def _likeliest(raw: Float32s, count: int, largest: float, log_total: float) -> t
 
 
 def _choose(raw: Float32s, row: SamplingRow) -> int:
-    """The next id of one row, from its raw logits (V,).
+    """The next id of one row, from its logits (V,), -inf where an id may not be chosen.
 
     The order is that of Hugging Face transformers: repetition penalty, temperature, top_k, top_p, min_p. Each filter
     sees what the one before it left, so top_p counts shares of the top_k, and of the distribution after temperature.
@@ -252,6 +258,16 @@ def _choose(raw: Float32s, row: SamplingRow) -> int:
     if min_p > 0:
         keep_min_p(weights, scores, temperature, min_p)
     return draw_id(weights, scores, temperature, uniform)
+
+
+def _allowed(raw: Float32s, excluded: Sequence[range]) -> Float32s:
+    """Logits with -inf in place of those of ids that may not be chosen; the same array where all may."""
+    if not excluded:
+        return raw
+    scores = raw.copy()
+    for ids in excluded:
+        scores[ids.start : ids.stop] = -np.inf
+    return scores
 
 
 def _penalised(raw: Float32s, seen: array[int], penalty: float) -> Float32s:

@@ -15,16 +15,19 @@ from mistral.errors import InputError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of a row are chosen; `eos_id` ends the row. The ids of `prompt` count for a repetition penalty.
+    """How the tokens of a row are chosen; each of `end_ids` ends it. Ids of `prompt` count for a repetition penalty.
+
+    The ids in `excluded` are never chosen; log-probabilities are those of the model, as if they could be.
 
     With each token its log-probability is computed if `logprob` is set, and those of the `top` likeliest ids.
     """
 
     settings: SamplingSettings
     prompt: Sequence[int]
-    eos_id: int | None = None
+    end_ids: frozenset[int] = frozenset()
     logprob: bool = True
     top: int = 0
+    excluded: tuple[range, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistral.errors import InputError, one_line
 from mistral.text import MAX_DEPTH, depth, parse_json
+from mistral.tokenizer.codec import unencodable
 from mistral.tokenizer.messages import Message, Tool
 
 if TYPE_CHECKING:
@@ -45,8 +47,11 @@ def tool_tokens(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> ToolToken
     return ToolTokens(calls, getattr(instruct, "ARGS", None), getattr(instruct, "CALL_ID", None), version > 3)
 
 
-def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> Template:
-    """The function from messages and tools to ids; it raises InputError where they do not fit the template."""
+def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any], path: Path) -> Template:
+    """The function from messages and tools to ids, with the tokenizer of a file.
+
+    It raises InputError where they do not fit the template, or the library fails over a text.
+    """
     from mistral_common.exceptions import MistralCommonException
     from mistral_common.protocol.instruct import tool_calls
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -61,8 +66,13 @@ def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> Tem
             offered = [tool_calls.Tool(function=function) for function in functions]
             request: ChatCompletionRequest[Any] = ChatCompletionRequest(messages=turns, tools=offered or None)
             return list(mistral.encode_chat_completion(request).tokens)
-        except (MistralCommonException, ValueError, RecursionError) as error:
-            raise InputError(f"the conversation does not fit the chat template: {one_line(error)}") from None
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of a Rust library is no Exception
+            fits = isinstance(error, MistralCommonException | ValueError | RecursionError)
+            if fits and not str(error).startswith("Regex error"):
+                raise InputError(f"the conversation does not fit the chat template: {one_line(error)}") from None
+            raise unencodable(path, [message.content for message in messages], error) from None
 
     return template
 

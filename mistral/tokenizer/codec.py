@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-Piece = str | bytes | None  # text (U+2581 for a space), raw bytes, or None: a control token
+from mistral.errors import InputError, one_line
+
+Piece = str | bytes | None  # text (U+2581 for a space), raw bytes, or None: a control token, or an id without a piece
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+LONG_RUN = re.compile(r"\s{100000,}")
 
 
 @dataclass(frozen=True)
@@ -20,3 +27,30 @@ class Codec:
     piece: Callable[[int], Piece]
     adds_space: bool = False
     mark_each_byte: bool = False
+
+
+def guarded(path: Path, encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
+    """A library's function from texts to ids, whose every failure is an InputError: a panic is no Exception."""
+
+    def safe(*arguments: Any) -> list[int]:
+        try:
+            return encode(*arguments)
+        except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise unencodable(path, arguments, error) from None
+
+    return safe
+
+
+def unencodable(path: Path, texts: Iterable[object], error: BaseException) -> InputError:
+    """What to say of texts that a library has failed over."""
+    runs = [len(match[0]) for text in texts if isinstance(text, str) for match in LONG_RUN.finditer(text)]
+    cause = f"it has {max(runs)} white-space characters in a row" if runs else one_line(error)
+    return InputError(f"{path.name}: cannot encode this text ({cause}); shorten or change it")
+
+
+def text_or_byte(piece: str) -> str | bytes:
+    """What SentencePiece's name of a piece stands for: <0x41> is a byte, anything else a text."""
+    match = BYTE_PIECE.fullmatch(piece)
+    return bytes([int(match[1], 16)]) if match else piece

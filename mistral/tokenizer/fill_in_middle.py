@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mistral.tokenizer.codec import guarded
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
@@ -13,7 +16,7 @@ FillInMiddle = Callable[[str, str], list[int]]  # prefix and suffix -> ids that 
 MARK = "\u263a"  # mistral-common encodes a suffix behind it and takes two ids away, lest a space come in front
 
 
-def official_fim(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> FillInMiddle | None:
+def official_fim(mistral: MistralTokenizer[Any, Any, Any, Any, Any], path: Path) -> FillInMiddle | None:
     """The function that writes bos, [SUFFIX], the suffix, [PREFIX], the prefix; None for a vocabulary without these."""
     from mistral_common.protocol.fim.request import FIMRequest
 
@@ -24,4 +27,4 @@ def official_fim(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> FillInMi
     def encode(prefix: str, suffix: str) -> list[int]:
         return list(mistral.encode_fim(FIMRequest(prompt=prefix, suffix=suffix)).tokens)
 
-    return encode
+    return guarded(path, encode)

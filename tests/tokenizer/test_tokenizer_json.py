@@ -131,7 +131,8 @@ def test_tokenizer_json_has_no_chat_template_and_says_which_file_has(tmp_path: P
     with pytest.raises(InputError) as caught:
         tokenizer.encode_chat([Message("user", "Hi")])
     files = "tekken.json, tokenizer.model.v3 or tokenizer.model"
-    assert str(caught.value) == f"{tokenizer.file}: has no chat template; add the model's {files} to {tmp_path}"
+    remedy = f"add the model's {files} to {tmp_path}, or name one by chat_template FILE"
+    assert str(caught.value) == f"{tokenizer.file}: has no chat template; {remedy}"
 
 
 def test_tokenizer_json_ignores_the_truncation_padding_and_added_tokens_it_asks_for(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Interactive(Options):
     max_tokens: int = option(256, "New tokens for each answer, at most.")
     temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
     instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
+    chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
     system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
     tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.")
 
@@ -47,7 +48,7 @@ class Interactive(Options):
     def run(self) -> None:
         """Load the model, then answer each line until the input ends. Raises InputError for what cannot be loaded."""
         tools = load_tools(self.tools) if self.tools else ()
-        opened = open_files(self, chat=self.instruct)
+        opened = open_files(self, self.instruct, self.chat_template)
         with opened.before_loading() as first:
             if first and tools:
                 opened.tokenizer.check_tools()

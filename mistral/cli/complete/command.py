@@ -26,7 +26,7 @@ class Complete(CompleteOptions):
         """Read the prompts, load the model, complete. Raises InputError for what cannot be read or completed."""
         launch = launched()
         prompts = self.prompts() if launch is None or launch.rank == 0 else []
-        opened, job = open_files(self), None
+        opened, job = open_files(self, self.instruct, self.chat_template), None
         with opened.before_loading() as first:
             if first:
                 job = Job.prepared(self, prompts, opened)

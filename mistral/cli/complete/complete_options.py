@@ -28,6 +28,7 @@ class CompleteOptions(Options):
     input: str | None = option(None, "Prompts from this JSONL file, or from standard input for -.")
     out: str | None = option(None, "Write results to this JSONL file, and go on where it ends.")
     instruct: bool = option(False, "Each prompt is a question, put in the checkpoint's own chat template.")
+    chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
     system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
     n: int = option(1, "Samples for each prompt.")
     logprobs: int | None = option(

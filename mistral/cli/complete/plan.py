@@ -43,7 +43,7 @@ def plan(
     model: list[object] = []
     if options.out is not None:  # what was written before must be of this model; else no file is looked into for it
         model = [fingerprint(checkpoint, model_args(checkpoint, options.bits)), options.precise, options.max_context]
-    items = []
+    items, excluded = [], tokenizer.uncovered()
     for index, prompt in enumerate(prompts):
         chosen = own_options(options, prompt)
         chosen = chosen.with_seed(seed) if chosen.draws_seed else chosen
@@ -51,9 +51,9 @@ def plan(
         ids, continued = prompt.encode(tokenizer)
         for sample in range(chosen.n):
             request = Request(
-                ids, max_tokens, replace(chosen.settings(), sample=sample), tokenizer.eos_id,
+                ids, max_tokens, replace(chosen.settings(), sample=sample), tokenizer.end_ids,
                 TextStream(tokenizer.stream(continued), chosen.stop), top=chosen.logprobs or 0,
-                logprobs=chosen.logprobs is not None,
+                logprobs=chosen.logprobs is not None, excluded=excluded,
             )  # fmt: skip
             asked = [model, ids, chosen.max_tokens, asdict(request.settings), chosen.stop, chosen.logprobs, chosen.n]
             key = hashlib.sha256(json.dumps([asked, prompt.shown]).encode()).hexdigest()[:16]

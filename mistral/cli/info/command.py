@@ -77,7 +77,7 @@ class Info:
             "files": {file.name: file.stat().st_size if file.exists() else None for file in summary.files},
             "tokenizer": tokenizer and {
                 "file": tokenizer.file.name, "version": tokenizer.version, "vocab_size": tokenizer.vocab_size,
-                "chat_template": tokenizer.can_chat,
+                "chat_template": tokenizer.can_chat, "template": tokenizer.template,
             },
             "notes": list(summary.notes), "problems": list(summary.problems),
         }  # fmt: skip
@@ -123,7 +123,8 @@ def lines(summary: Summary, record: Mapping[str, Any]) -> Iterator[str]:
     form = summary.form or f"not whole, {len(summary.files)} weight file{'' if len(summary.files) == 1 else 's'}"
     yield f"weights       {form}{f', {size} of {dtypes}' if dtypes else ''}"
     if summary.tokenizer:
-        version = f"template {summary.tokenizer.version}" if summary.tokenizer.can_chat else "no chat template"
+        template = summary.tokenizer.template
+        version = f"template {template}" if template else "no chat template"
         yield f"tokenizer     {summary.tokenizer.file.name}: {version}, {summary.tokenizer.vocab_size} ids"
     if summary.args:
         yield from model_lines(summary.args, record)

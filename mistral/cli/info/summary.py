@@ -16,6 +16,7 @@ from mistral.checkpoint.quantization import quantized_nbytes
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
+from mistral.tokenizer.coverage import check_rows, coverage_note, uncovered_runs
 from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
 
 
@@ -100,8 +101,7 @@ def summarize(folder: Path, lora: str | None = None) -> Summary:
         except InputError as error:
             problems.append(error.with_flags())
     tokenizer = readable_tokenizer(folder, args, problems)
-    choice = choice_note(tokenizer_files(folder))
-    notes = (*notes, choice) if choice else notes
+    notes = (*notes, *tokenizer_notes(folder, args, tokenizer))
     form = checkpoint.form if checkpoint else None
     found = tuple(dict.fromkeys(problems))
     return Summary(folder, form, args, files, dtypes, tokenizer, checkpoint, notes, found)
@@ -131,9 +131,19 @@ def readable_tokenizer(folder: Path, args: ModelArgs | None, problems: list[str]
     except InputError as error:
         problems.append(error.with_flags())
         return None
-    if args and tokenizer.vocab_size > args.vocab_size:
-        problems.append(
-            f"{tokenizer.file}: has {tokenizer.vocab_size} ids and the model {args.vocab_size}; it is another model's"
-            " tokenizer"
-        )
+    try:
+        if args:
+            check_rows(tokenizer.file, tokenizer.vocab_size, args.vocab_size)
+    except InputError as error:
+        problems.append(error.with_flags())
     return tokenizer
+
+
+def tokenizer_notes(folder: Path, args: ModelArgs | None, tokenizer: TokenizerFile | None) -> list[str]:
+    """Lines about which file was taken as the tokenizer, and what it does not cover of the model."""
+    covered = None
+    if args and tokenizer:
+        size, rows = tokenizer.vocab_size, args.vocab_size
+        runs = uncovered_runs(size, tokenizer.missing, rows, tokenizer.end_ids)
+        covered = coverage_note(tokenizer.file, size, rows, runs)
+    return [note for note in (choice_note(tokenizer_files(folder)), covered) if note]

@@ -1,0 +1,42 @@
+"""Which chat template a conversation is written in: the user's, the folder's own, or that of Mistral's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mistral.tokenizer.chat_template import Template
+from mistral.tokenizer.jinja_template import JinjaTemplate
+from mistral.tokenizer.template_files import (
+    ChatTemplateText,
+    find_template,
+    read_template,
+    special_variables,
+    template_source,
+)
+from mistral.tokenizer.vocabulary import Vocabulary
+
+
+def choose_template(
+    folder: Path, vocabulary: Vocabulary, chat_template: Path | None
+) -> tuple[Template | None, str | None]:
+    """The template and what a person calls it; None and None where there is none.
+
+    A file that the user names wins; else see `template_source`.
+    """
+    if chat_template is not None:
+        text = read_template(chat_template)
+        return _jinja(folder, vocabulary, text), text.source
+    found = find_template(folder)
+    source = template_source(vocabulary.version, vocabulary.template is not None, found)
+    if found and source == found.source:
+        return _jinja(folder, vocabulary, found), source
+    return vocabulary.template, source
+
+
+def _jinja(folder: Path, vocabulary: Vocabulary, text: ChatTemplateText) -> JinjaTemplate:
+    names = {token.id: name for name, token in vocabulary.specials.items()}
+    variables = special_variables(folder, names.get(vocabulary.bos_id, ""), names.get(vocabulary.eos_id, ""))
+    return JinjaTemplate(
+        text.source, text.templates, variables, vocabulary.specials, vocabulary.encode_part, vocabulary.codec.encode,
+        vocabulary.encode_whole,
+    )  # fmt: skip

@@ -1,0 +1,209 @@
+"""Conversations as token ids by a chat template in jinja2, rendered as transformers renders it.
+
+Control tokens come from the template alone. In what a user gives, every spelling of one is broken by a mark, a
+character that is in no input; the rendered text is then cut where control tokens are spelled, and the marks taken out
+of the plain text between them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mistral.errors import InputError, one_line
+from mistral.text import parse_json
+from mistral.tokenizer.bounded_process import BoundedProcess, Failed
+from mistral.tokenizer.messages import Message, Tool
+from mistral.tokenizer.vocabulary import SpecialToken
+
+SECONDS = 5.0  # of processor time, for one conversation
+MEMORY = 1 << 30  # bytes of address space
+PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode gives no meaning
+# Names that templates ask for, and values that they compare with
+PLAIN_WORDS = frozenset(
+    "role content tool_calls id type function name arguments tool_call_id description parameters properties required"
+    " items enum default format title anyOf oneOf allOf additionalProperties"
+    " string object array integer number boolean null".split()
+)
+RENDERER = BoundedProcess(MEMORY)
+
+
+@dataclass(frozen=True)
+class JinjaTemplate:
+    """A chat template: the function from messages and tools to ids.
+
+    source: what a person calls it; templates: its texts by name; variables: bos_token and their like. `encode_part`
+    and `encode_whole` encode a text behind a control token, and a text with control tokens in it; the second is None
+    where the first does for all.
+    """
+
+    source: str
+    templates: Mapping[str, str]
+    variables: Mapping[str, str]
+    specials: Mapping[str, SpecialToken]
+    encode_part: Callable[[str], list[int]]
+    encode_first: Callable[[str], list[int]]
+    encode_whole: Callable[[str], list[int]] | None = None
+
+    def __call__(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+        """Ids of a conversation. Raises InputError where the template refuses it."""
+        text, mark = self.rendered(messages, tools)
+        if self.encode_whole and mark not in text:
+            return self._checked(self.encode_whole(text))
+        ids, first = list[int](), True
+        for part in self._cut(text):
+            if isinstance(part, SpecialToken):
+                ids.append(part.id)
+            elif plain := part.replace(mark, ""):
+                ids += self.encode_first(plain) if first else self.encode_part(plain)
+            first = False
+        return self._checked(ids)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template has a place for tools."""
+        return "tool_use" in self.templates or any("tools" in text for text in self.templates.values())
+
+    @property
+    def writes_calls(self) -> bool:
+        """Whether calls are written with Mistral's control tokens, so that they can be told from text."""
+        return any("[TOOL_CALLS]" in text for text in self.templates.values())
+
+    def rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, str]:
+        """The text of a conversation, and the mark that breaks control tokens spelled out by users in it."""
+        template = self.templates["tool_use"] if tools and "tool_use" in self.templates else self._default()
+        goes_on = messages[-1].prefix if messages else False
+        turns, offered = [_turn(message) for message in messages], [_offer(tool) for tool in tools] or None
+        given = json.dumps([turns, offered, dict(self.variables), template, *self.specials], ensure_ascii=False)
+        mark, end = _unused(2, given)
+        turns, offered = (self._marked(value, mark) for value in (turns, offered))
+        if goes_on:
+            turns[-1]["content"] += f"{end} "
+        variables = {
+            **self.variables, "messages": turns, "tools": offered, "documents": None,
+            "add_generation_prompt": not goes_on,
+        }  # fmt: skip
+        text = self._text(template, variables)
+        if not goes_on:
+            return text, mark
+        before, there, after = text.rpartition(end)
+        if not there or messages[-1].content.strip() not in before.replace(mark, ""):
+            raise InputError(
+                f"the chat template ({self.source}) leaves out the answer that is to go on; end with a question"
+            )
+        return before if after.startswith(" ") else before.rstrip(), mark
+
+    def _text(self, template: str, variables: Mapping[str, Any]) -> str:
+        try:
+            return str(RENDERER.ask("render", SECONDS, template=template, variables=variables))
+        except Failed as failure:
+            reason = one_line(failure)
+            if failure.refused:
+                raise InputError(f"the conversation does not fit the chat template ({self.source}): {reason}") from None
+            raise InputError(f"the chat template ({self.source}) cannot be rendered: {reason}") from None
+
+    def _default(self) -> str:
+        template = self.templates.get("default")
+        if template is None:
+            names = ", ".join(sorted(self.templates))
+            raise InputError(f"the chat template ({self.source}) has no default among {names}; name one by a file")
+        return template
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if not ids:
+            raise InputError(f"the chat template ({self.source}) writes nothing for this conversation")
+        return ids
+
+    def _cut(self, text: str) -> Iterator[str | SpecialToken]:
+        """The control tokens of a text and what is between them, in order."""
+        if not self.specials:
+            yield text
+            return
+        ends, spaces = 0, False
+        for match in re.finditer("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))), text):
+            token, plain = self.specials[match[0]], text[ends : match.start()]
+            plain = plain.lstrip() if spaces else plain
+            plain = plain.rstrip() if token.lstrip else plain
+            yield from ([plain] if plain else ())
+            yield token
+            ends, spaces = match.end(), token.rstrip
+        rest = text[ends:].lstrip() if spaces else text[ends:]
+        yield from ([rest] if rest else ())
+
+    def _marked(self, value: Any, mark: str) -> Any:
+        """A JSON value whose texts spell no control token, neither alone nor with what a template puts beside them."""
+        if isinstance(value, list):
+            return [self._marked(item, mark) for item in value]
+        if isinstance(value, dict):
+            return {
+                self._broken(name, mark): item if name == "role" else self._marked(item, mark)
+                for name, item in value.items()
+            }
+        return self._broken(value, mark) if isinstance(value, str) else value
+
+    def _broken(self, text: str, mark: str) -> str:
+        if text in PLAIN_WORDS:
+            return text
+        for spelled in self.specials:
+            if len(spelled) > 1:
+                whole = re.compile(re.escape(spelled), re.IGNORECASE)
+                text = whole.sub(lambda match: f"{match[0][:1]}{mark}{match[0][1:]}", text)
+        inner = text.strip().lower()
+        if inner and any(inner in spelled.lower() for spelled in self.specials):
+            return f"{text.rstrip()}{mark}{text[len(text.rstrip()) :]}"
+        return _edge(_edge(text, self.specials, mark)[::-1], [name[::-1] for name in self.specials], mark)[::-1]
+
+
+def _edge(text: str, names: Iterable[str], mark: str) -> str:
+    """A text with a mark at its end where the end may begin one of the names; spaces at the end do not count."""
+    folded = [name.lower() for name in names]
+    for bare in (text, text.rstrip()):
+        end = bare[-64:].lower()
+        if any(name[:length] == end[-length:] for name in folded for length in range(1, min(len(name), len(end) + 1))):
+            return bare + mark + text[len(bare) :]
+    return text
+
+
+def _unused(count: int, text: str) -> list[str]:
+    """Characters that are not in a text."""
+    there = set(text)
+    free = [chr(code) for code in PRIVATE if chr(code) not in there][:count]
+    if len(free) < count:
+        raise InputError("the conversation has every private character of Unicode in it; leave some out")
+    return free
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as transformers hands it to a template."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    if message.call_id is not None:
+        turn["tool_call_id"] = message.call_id
+    if message.name is not None:
+        turn["name"] = message.name
+    return turn
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(
+            f"the arguments of a tool call are {one_line(error)}; give the JSON text of an object"
+        ) from None
+
+
+def _offer(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}

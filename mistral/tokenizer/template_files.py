@@ -1,0 +1,132 @@
+"""The chat templates that a folder's files hold, and whose form they have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mistral.errors import InputError
+from mistral.text import decoded, read_json
+from mistral.tokenizer.added_tokens import AddedToken
+from mistral.tokenizer.end_ids import token_text
+
+JINJA, JSON, TEMPLATE_FOLDER = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
+MOST_BYTES = 1 << 20  # of a template
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+INSTRUCT = re.compile(r"(?:^|[-_.])(?:instruct|chat|dpo|sft|rlhf|it$)(?:$|[-_.])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ChatTemplateText:
+    """Templates by name, "default" for the one of a conversation without tools; `source` is for people."""
+
+    source: str
+    templates: Mapping[str, str]
+
+    @property
+    def is_mistrals(self) -> bool:
+        """Whether it is of the form that Mistral's own templates have, which mistral-common writes exactly."""
+        texts = self.templates.values()
+        return all("[INST]" in text and "<<SYS>>" not in text and "<|im_" not in text for text in texts)
+
+
+def read_template(path: Path) -> ChatTemplateText:
+    """The template in a file that the user names: jinja2 text, or JSON with "chat_template". Raises InputError."""
+    text = _read(path)
+    if path.suffix == ".json":
+        found = _templates(read_json(path).get("chat_template"), path)
+        if found is None:
+            raise InputError(f"{path}: has no chat_template; name a file with one")
+        return ChatTemplateText(path.name, found)
+    if not text.strip():
+        raise InputError(f"{path}: empty; name a file with a chat template")
+    return ChatTemplateText(path.name, {"default": text})
+
+
+def find_template(folder: Path) -> ChatTemplateText | None:
+    """The templates of a folder: of chat_template.jinja, else tokenizer_config.json, else chat_template.json."""
+    more = {}
+    if (folder / TEMPLATE_FOLDER).is_dir():
+        more = {path.stem: _read(path) for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
+    if (folder / JINJA).is_file():
+        return ChatTemplateText(JINJA, {"default": _read(folder / JINJA), **more})
+    for name in ("tokenizer_config.json", JSON):
+        path = folder / name
+        found = _templates(read_json(path).get("chat_template"), path) if path.is_file() else None
+        if found is not None:
+            source = name if name == JSON else f"chat_template in {name}"
+            return ChatTemplateText(source, found | more)
+    return None
+
+
+def template_source(version: str, official: bool, text: ChatTemplateText | None) -> str | None:
+    """What a person calls the template that a folder's conversations are written in; None where there is none.
+
+    The folder's own template wins, unless it is of the form of Mistral's own and the tokenizer's file is `official`:
+    mistral-common knows the template of such a file, and writes it exactly as the models were taught.
+    """
+    if text and not (official and text.is_mistrals):
+        return text.source
+    number, _, tekken = version.partition(" ")
+    return f"{tekken} {number}".strip() if official else None
+
+
+def speaks_mistral(folder: Path, size: int, added: Sequence[AddedToken]) -> bool:
+    """Whether a model with a SentencePiece file of `size` ids may be taken to know Mistral's template.
+
+    One with tokens of its own beyond the file, or of another family, was taught another one.
+    """
+    configs = [read_json(folder / name) for name in ("config.json", "params.json") if (folder / name).is_file()]
+    turns = [token for token in added if token.id >= size and not token.is_padding]
+    return not turns and all(config.get("model_type") != "llama" for config in configs)
+
+
+def special_variables(folder: Path, bos: str, eos: str) -> dict[str, str]:
+    """bos_token and their like, as the configuration of a folder spells them; `bos` and `eos` where it does not."""
+    found: dict[str, Any] = {"bos_token": bos, "eos_token": eos}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        table = read_json(folder / name) if (folder / name).is_file() else {}
+        found |= {key: token_text(table[key]) for key in SPECIAL if key in table}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def is_instruct(folder: Path) -> bool:
+    """Whether a folder is that of a model made to be asked: it has a chat template, or its name says so.
+
+    Its name is its own, the one that its config.json remembers, or that of an entry of the Hugging Face cache.
+    """
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    absolute = folder.absolute()
+    names = [str(config.get("_name_or_path", "")), absolute.name]
+    names += [part for part in (*absolute.parts, *folder.resolve().parts) if part.startswith("models--")]
+    named = any(INSTRUCT.search(name.rstrip("/").rpartition("/")[2]) for name in names)
+    return named or find_template(folder) is not None
+
+
+def _templates(entry: object, path: Path) -> dict[str, str] | None:
+    """Templates by name, of a text or a list of {name, template}; None where there is none."""
+    if entry is None:
+        return None
+    if isinstance(entry, str):
+        found: dict[Any, Any] = {"default": entry}
+    elif isinstance(entry, list) and all(isinstance(each, dict) for each in entry):
+        found = {each.get("name"): each.get("template") for each in entry}
+    else:
+        found = dict(entry) if isinstance(entry, dict) else {None: None}
+    if not found or not all(isinstance(part, str) for pair in found.items() for part in pair):
+        raise InputError(f"{path}: chat_template is no text and no list of named texts; download it again")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)  # and no more of a device or a pipe
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); name a file with a chat template") from None
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path}: larger than 1 MiB, so not a chat template; name another file")
+    return decoded(data, str(path))
