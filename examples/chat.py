@@ -1,4 +1,4 @@
-"""Hold a conversation, with a begun answer at its end: python examples/chat.py [CKPT]"""
+"""Hold a conversation, with a begun answer at its end: python -m examples.chat [CKPT]"""
 
 import sys
 
@@ -14,5 +14,5 @@ with LLM(sys.argv[1] if len(sys.argv) > 1 else "checkpoints/tiny") as llm:
     messages += [{"role": "assistant", "content": str(answer)}, {"role": "user", "content": "Who got a bell?"}]
     print(llm.chat(messages))
 
-    messages.append({"role": "assistant", "content": "The one with the bell is", "prefix": True})
-    print("The one with the bell is" + llm.chat(messages))
+    begun = {"role": "assistant", "content": "The bell was", "prefix": True}
+    print("The bell was" + llm.chat([messages[0], begun]))

@@ -1,4 +1,4 @@
-"""Which of several endings is the likeliest, without writing any: python examples/choose.py [CKPT]"""
+"""Which of several endings is the likeliest, without writing any: python -m examples.choose [CKPT]"""
 
 import sys
 
@@ -9,7 +9,7 @@ tokenizer, model = Tokenizer.from_folder(folder), Transformer.from_folder(folder
 
 beginning = tokenizer.encode("Tom had a red ball. The ball was")
 endings = [" red.", " green.", " a boy."]
-prompts = [beginning + tokenizer.encode("The ball was" + ending, bos=False)[3:] for ending in endings]
+prompts = [tokenizer.encode("Tom had a red ball. The ball was" + ending) for ending in endings]
 _, logprobs = generate(prompts, model, max_tokens=0)
 for ending, prompt, scores in zip(endings, prompts, logprobs, strict=True):
     assert len(scores) == len(prompt) - 1  # of each token but the first

@@ -1,4 +1,4 @@
-"""Continue several texts at once: python examples/generate.py [CKPT]"""
+"""Continue several texts at once: python -m examples.generate [CKPT]"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Answer many questions at once with asyncio: python examples/many_at_once.py [CKPT]"""
+"""Answer many questions at once with asyncio: python -m examples.many_at_once [CKPT]"""
 
 import asyncio
 import sys

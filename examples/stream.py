@@ -1,4 +1,4 @@
-"""Show an answer while it is written, and end it early: python examples/stream.py [CKPT]"""
+"""Show an answer while it is written, and end it early: python -m examples.stream [CKPT]"""
 
 import sys
 

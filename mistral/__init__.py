@@ -10,6 +10,7 @@ from mistral.engine.timings import Timings
 from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.generate import drive, generate, open_engine, serve
+from mistral.llm import LLM, AsyncLLM, Completion
 from mistral.load import Transformer
 from mistral.model.args import ModelArgs, MoeArgs
 from mistral.pipeline.engine import PipelineEngine
@@ -23,7 +24,10 @@ from mistral.version import __version__
 KeptRow = PrefixSlot  # the name it had before
 
 __all__ = [
+    "LLM",
+    "AsyncLLM",
     "Checkpoint",
+    "Completion",
     "Engine",
     "Generated",
     "Handle",

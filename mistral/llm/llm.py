@@ -54,8 +54,9 @@ class LLM:
 
         `max_rows` answers are under way at once, at most. Raises InputError for what cannot be loaded.
         """
-        self.tokenizer = Tokenizer.from_folder(folder, chat_template)
+        tokenizer = Tokenizer.from_folder(folder, chat_template)
         model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
+        self.tokenizer = tokenizer.for_rows(model.args.vocab_size)
         self._engine = Engine(model, max_context)
         self._thread = EngineThread(Scheduler(self._engine, max_rows=max_rows))
         atexit.register(self.close)
@@ -138,7 +139,9 @@ class LLM:
         given = list(messages)
         if not all(isinstance(message, Message) for message in given):
             given = list(read_messages(given))
-        return Prompt("the conversation", self.tokenizer.encode_chat(cast(list[Message], given), tools), (), tools)
+        turns = cast(list[Message], given)
+        ids = self.tokenizer.encode_chat(turns, tools)
+        return Prompt("the conversation", ids, ids if turns[-1].prefix else (), tools)
 
     @contextlib.contextmanager
     def submitted(
@@ -163,14 +166,15 @@ class LLM:
 
     def _requests(self, prompts: Sequence[Prompt], answering: Answering) -> list[Request]:
         """n requests for each prompt, one after the other."""
+        tokenizer, excluded = self.tokenizer, self.tokenizer.uncovered()
         rooms = [answering.max_tokens or 0] * len(prompts)
         if answering.max_tokens is None:
             rooms = self._engine.answer_rooms([len(prompt.ids) for prompt in prompts])
         return [
             Request(
-                prompt.ids, room, answering.settings(sample), self.tokenizer.end_ids,
-                TextStream(self.tokenizer.stream(prompt.continued), answering.stops), top=answering.logprobs or 0,
-                logprobs=answering.logprobs is not None,
+                prompt.ids, room, answering.settings(sample), tokenizer.end_ids,
+                TextStream(tokenizer.stream(prompt.continued), answering.stops), top=answering.logprobs or 0,
+                logprobs=answering.logprobs is not None, excluded=excluded,
             )
             for prompt, room in zip(prompts, rooms, strict=True) for sample in range(answering.n)
         ]  # fmt: skip

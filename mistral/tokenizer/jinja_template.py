@@ -24,9 +24,37 @@ MEMORY = 1 << 30  # bytes of address space
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode gives no meaning
 # Names that templates ask for, and values that they compare with
 PLAIN_WORDS = frozenset(
-    "role content tool_calls id type function name arguments tool_call_id description parameters properties required"
-    " items enum default format title anyOf oneOf allOf additionalProperties"
-    " string object array integer number boolean null".split()
+    [
+        "role",
+        "content",
+        "tool_calls",
+        "id",
+        "type",
+        "function",
+        "name",
+        "arguments",
+        "tool_call_id",
+        "description",
+        "parameters",
+        "properties",
+        "required",
+        "items",
+        "enum",
+        "default",
+        "format",
+        "title",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "additionalProperties",
+        "string",
+        "object",
+        "array",
+        "integer",
+        "number",
+        "boolean",
+        "null",
+    ]
 )
 RENDERER = BoundedProcess(MEMORY)
 

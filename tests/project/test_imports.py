@@ -20,6 +20,7 @@ LEVELS = (
     ("pipeline",),
     ("load",),
     ("generate",),
+    ("llm",),
     ("", "cli", "server"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
