@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mistral.errors import InputError, one_line
@@ -23,12 +23,11 @@ SECONDS = 5.0  # of processor time, for one conversation
 MEMORY = 1 << 30  # bytes of address space
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode gives no meaning
 # Names that templates ask for, and values that they compare with
-PLAIN_WORDS = frozenset(
-    "role content tool_calls id type function name arguments tool_call_id description parameters properties required"
-    " items enum default format title anyOf oneOf allOf additionalProperties"
-    " string object array integer number boolean null".split()
-)
-RENDERER = BoundedProcess(MEMORY)
+PLAIN_WORDS = {
+    "role", "content", "tool_calls", "id", "type", "function", "name", "arguments", "tool_call_id", "description",
+    "parameters", "properties", "required", "items", "enum", "default", "format", "title", "anyOf", "oneOf", "allOf",
+    "additionalProperties", "string", "object", "array", "integer", "number", "boolean", "null",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class JinjaTemplate:
     encode_part: Callable[[str], list[int]]
     encode_first: Callable[[str], list[int]]
     encode_whole: Callable[[str], list[int]] | None = None
+    renderer: BoundedProcess = field(default_factory=lambda: BoundedProcess(MEMORY), repr=False, compare=False)
 
     def __call__(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
         """Ids of a conversation. Raises InputError where the template refuses it."""
@@ -98,7 +98,7 @@ class JinjaTemplate:
 
     def _text(self, template: str, variables: Mapping[str, Any]) -> str:
         try:
-            return str(RENDERER.ask("render", SECONDS, template=template, variables=variables))
+            return str(self.renderer.ask("render", SECONDS, template=template, variables=variables))
         except Failed as failure:
             reason = one_line(failure)
             if failure.refused:
