@@ -25,7 +25,7 @@ SIZE = 330  # of its ids
 ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-def write(folder: Path, source: str | None = V1, name: str = "tokenizer.model", **files: object) -> Path:
+def write(folder: Path, source: str | None = V1, name: str = "tokenizer.model", **files: Any) -> Path:
     if source:
         (folder / name).symlink_to(DATA / source)
     for stem, table in files.items():
@@ -55,7 +55,7 @@ def added(number: int, content: str, **flags: bool) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_tokens_beyond_a_sentencepiece_file_are_read_wherever_they_are_named(
-    tmp_path: Path, files: dict[str, object]
+    tmp_path: Path, files: dict[str, Any]
 ) -> None:
     tokenizer = Tokenizer.from_folder(write(tmp_path, **files))
     plain = Tokenizer.from_file(DATA / V1)
@@ -201,7 +201,7 @@ def test_a_tokenizer_may_have_a_few_ids_more_and_no_other_vocabulary(size: int, 
         ({"tokenizer_config": {"eos_token": "nowhere"}}, (2,)),
     ],
 )
-def test_every_file_may_name_ends_of_an_answer(tmp_path: Path, files: dict[str, object], ends: tuple[int, ...]) -> None:
+def test_every_file_may_name_ends_of_an_answer(tmp_path: Path, files: dict[str, Any], ends: tuple[int, ...]) -> None:
     tokenizer = Tokenizer.from_folder(write(tmp_path, **files))
     assert (tokenizer.end_ids, tokenizer.eos_id) == (ends, 2)
 

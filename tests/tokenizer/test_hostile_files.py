@@ -106,6 +106,7 @@ def test_a_tokenizer_json_that_harms_is_refused_in_one_line(
     tmp_path: Path, changes: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mistral.tokenizer.huggingface_file.MEMORY", 1 << 30)
+    monkeypatch.setattr("mistral.tokenizer.huggingface_file.ENCODING", 0)  # and what the limit rounds up to
     (tmp_path / "tokenizer.json").write_text(json.dumps({**SMALL["byte_level"], **changes}))
     with pytest.raises(InputError) as caught:
         Tokenizer.from_folder(tmp_path)
