@@ -167,7 +167,14 @@ def test_each_of_several_ids_ends_an_answer(models: dict[str, SmallModel], expec
     plain, model = expected["windowed"][0], models["windowed"].transformer
     ends = {plain[0][1], plain[1][2]}
     wanted = [list(itertools.takewhile(lambda token: token not in ends, tokens)) for tokens in plain]
-    for given in (ends, tuple(ends), [*ends, 10**6, -1], np.array(sorted(ends)), frozenset(map(np.int32, ends))):
+    forms: tuple[Any, ...] = (
+        ends,
+        tuple(ends),
+        [*ends, 10**6, -1],
+        np.array(sorted(ends)),
+        {np.int32(e) for e in ends},
+    )
+    for given in forms:
         assert generate(PROMPTS, model, MAX_TOKENS, eos_id=given)[0] == wanted
     assert generate(PROMPTS, model, MAX_TOKENS, eos_id=())[0] == plain
     assert generate(PROMPTS, model, MAX_TOKENS, eos_id=[-5, 1 << 70])[0] == plain

@@ -89,8 +89,9 @@ def test_a_word_that_was_added_is_one_id_wherever_it_stands(tmp_path: Path) -> N
     ],
 )
 def test_a_damaged_table_of_added_tokens_is_named(tmp_path: Path, name: str, table: object) -> None:
+    files: dict[str, Any] = {name: table}
     with pytest.raises(InputError, match=rf"{name}\.json: its table of added tokens is damaged"):
-        Tokenizer.from_folder(write(tmp_path, **{name: table}))
+        Tokenizer.from_folder(write(tmp_path, **files))
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 24, 1 << 63, 1 << 22])
@@ -230,7 +231,8 @@ def test_all_that_decides_behaviour_is_listed(tmp_path: Path) -> None:
         "chat_template",
         "generation_config",
     )
-    write(tmp_path, **{name: {} for name in (*names, "config", "params")})
+    tables: dict[str, Any] = {name: {} for name in (*names, "config", "params")}
+    write(tmp_path, **tables)
     (tmp_path / "chat_template.jinja").write_text("x")
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("x")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +156,12 @@ def test_a_panic_in_a_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         with monkeypatch.context() as patch:
             patch.setattr("tiktoken.Encoding.encode", panic)
             patch.setattr("sentencepiece.SentencePieceProcessor.encode", panic)
-            for use in (
-                lambda: tokenizer.encode("a"),  # noqa: B023
-                lambda: tokenizer.encode_chat([Message("user", "a")]),  # noqa: B023
-                lambda: tokenizer.encode_fim("a", "b"),  # noqa: B023
-            ):
+            uses: tuple[Callable[[], object], ...] = (
+                partial(tokenizer.encode, "a"),
+                partial(tokenizer.encode_chat, [Message("user", "a")]),
+                partial(tokenizer.encode_fim, "a", "b"),
+            )
+            for use in uses:
                 with pytest.raises(InputError, match="cannot encode this text"):
                     use()
 
@@ -167,6 +170,7 @@ def test_a_child_that_dies_is_there_again() -> None:
     child = BoundedProcess(1 << 30)
     ask = {"template": "{{ 'a' }}", "variables": {}}
     assert child.ask("render", 5, **ask) == "a"
+    assert child._child
     child._child.kill()
     with pytest.raises(Failed):
         child.ask("render", 5, **ask)
