@@ -74,7 +74,8 @@ def thread_count() -> int:
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
-    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+    elsewhere = threading.current_thread() is not threading.main_thread()  # where signals never arrive
+    if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
         yield
         return
     presses: list[int] = []

@@ -117,10 +117,8 @@ def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
     text, calls = given.reply.text, given.reply.calls
     if as_json:
         record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
-        print(
-            console.result_line(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})),
-            flush=True,
-        )
+        record |= {"tool_calls": [call.record() for call in calls]} if calls else {}
+        print(console.result_line(record), flush=True)
         return
     stopped = given.finish_reason == "interrupted"
     if text or not calls or stopped:
