@@ -36,8 +36,8 @@ class Quantize:
 
     ckpt: str | None = operand("The checkpoint folder; its files stay as they are.")
     out: str | None = operand("The folder to write; it must not exist yet, or be empty.")
-    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).")
-    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.")
+    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).", choices=("8", "4"))
+    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.", file=True)
     output_bits: int = option(8, "Bits of the output matrix, whose errors reach every word: 8 or 4.")
 
     def check(self) -> None:
