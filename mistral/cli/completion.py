@@ -17,9 +17,9 @@ def script(shell: str, program: str) -> str:
     """What a shell has to read so that it completes the words of `program`. Raises InputError for another shell."""
     if shell not in SHELLS:
         raise InputError(f"--completion {shell[:40]}: choose one of {', '.join(SHELLS)}")
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    return str(argcomplete.shellcode([program], shell=shell))  # type: ignore[no-untyped-call,unused-ignore]
+    return shellcode([program], shell=shell)
 
 
 def complete(commands: Mapping[str, type]) -> None:
@@ -33,7 +33,7 @@ def parser(commands: Mapping[str, type]) -> argparse.ArgumentParser:
     """All commands and options, for completion alone: the command line itself is not parsed by it."""
     from argcomplete.completers import FilesCompleter, SuppressCompleter
 
-    files, nothing = FilesCompleter(), SuppressCompleter()  # type: ignore[no-untyped-call]
+    files, nothing = FilesCompleter(), SuppressCompleter()
     top = argparse.ArgumentParser(allow_abbrev=False)
     top.add_argument("--version", action="store_true")
     top.add_argument("--completion", choices=SHELLS)

@@ -106,4 +106,4 @@ def _flag(f: Field[Any]) -> str:
 def _meaning(f: Field[Any]) -> str:
     default = "" if f.default in (None, ()) or f.type == "bool" else f" [{f.default}]"
     short = short_names(f.name)
-    return f.metadata["help"] + default + (f" Also {', '.join(short)}." if short else "")
+    return str(f.metadata["help"]) + default + (f" Also {', '.join(short)}." if short else "")

@@ -109,18 +109,8 @@ def run(arguments: list[str], program: str) -> int:
                 return 0
             print(f"note: {arguments[0]} works in one process; the other ranks of mpirun have left", file=sys.stderr)
             work_alone()
-        command = parse(arguments)
-        require_folder()
-        command.run()
+        parse(arguments).run()
     return 0
-
-
-def require_folder() -> None:
-    """Raise InputError where the working folder has been removed: libraries ask for it, and fail in their own ways."""
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise InputError(f"the working folder is not there any more ({error.strerror}); go to another one") from None
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
@@ -154,6 +144,10 @@ def guarded(arguments: list[str], program: str) -> int:
         if error.filename is None:
             discard_output()
     print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a reader who has left; the error has been said
+        discard_output()
     return 2
 
 

@@ -18,6 +18,7 @@ from mistral.cli.options import operand, option
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.ops import build
+from mistral.ops.device import check_surroundings
 from mistral.tokenizer.tokenizer import Tokenizer
 
 
@@ -51,6 +52,7 @@ class Quantize:
     def run(self) -> None:
         """Quantize tensor by tensor; an unfinished folder never has the name that was asked for."""
         assert self.ckpt is not None and self.out is not None
+        check_surroundings()  # a compiler needs a temporary folder
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
         if checkpoint.args.quantization:
             raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")

@@ -18,7 +18,7 @@ from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
 from mistral.ops import build
-from mistral.ops.device import DEVICES, check_device, set_threads, start_device, thread_count
+from mistral.ops.device import DEVICES, check_device, check_surroundings, set_threads, start_device, thread_count
 
 MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
 
@@ -74,6 +74,7 @@ class Bench:
 
     def run(self) -> None:
         """Make the checkpoint where it is to be random, measure the model, and print the figures."""
+        check_surroundings()
         set_threads(self.threads)
         checkpoint = open_checkpoint(self.find_checkpoint())
         args = model_args(checkpoint, self.bits)
