@@ -163,7 +163,8 @@ def test_a_failing_rank_is_heard_when_the_reader_of_its_output_has_left() -> Non
     )
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                          env={**os.environ, "PYTHONUNBUFFERED": ""})  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (2, "error: rank 1 of 2: the reason\n")
 
@@ -178,6 +179,7 @@ def test_an_error_is_heard_when_the_reader_of_the_output_has_left(tmp_path: Path
     )
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                          env={**os.environ, "PYTHONUNBUFFERED": ""})  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (2, "error: the reason\n")

@@ -96,7 +96,7 @@ def test_calls_and_results_have_ids_that_templates_can_hold() -> None:
         ([USER, {"role": "assistant", "content": "x", "prefix": True}, USER], 'message 2 has "prefix"; only a last'),
         ([{**USER, "prefix": True}], 'message 1 has "prefix"; only a last one, of the assistant'),
         ([USER, {"role": "assistant", "content": "", "prefix": True}], 'message 2 has "prefix" and no text'),
-        ([USER, {"role": "tool", "tool_call_id": "a", "content": "x"}], "message 2 has a tool_call_id (a) that no call"),
+        ([USER, {"role": "tool", "tool_call_id": "a", "content": "x"}], "tool_call_id (a) that no call"),
         ([USER, {"role": "tool", "content": "x"}], "message 2 has a tool_call_id (missing)"),
         ([USER, {"role": "assistant", "tool_calls": 1}, USER], "message 2 needs a list as tool_calls"),
         ([USER, {"role": "assistant", "tool_calls": [{}]}, USER], "message 2 has a call, 1, without"),
