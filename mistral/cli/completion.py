@@ -19,7 +19,7 @@ def script(shell: str, program: str) -> str:
         raise InputError(f"--completion {shell[:40]}: choose one of {', '.join(SHELLS)}")
     from argcomplete.shell_integration import shellcode
 
-    return shellcode([program], shell=shell)
+    return shellcode([program], use_defaults=False, shell=shell)
 
 
 def complete(commands: Mapping[str, type]) -> None:
@@ -31,26 +31,23 @@ def complete(commands: Mapping[str, type]) -> None:
 
 def parser(commands: Mapping[str, type]) -> argparse.ArgumentParser:
     """All commands and options, for completion alone: the command line itself is not parsed by it."""
-    from argcomplete.completers import FilesCompleter, SuppressCompleter
+    from argcomplete.completers import ChoicesCompleter, FilesCompleter
 
-    files, nothing = FilesCompleter(), SuppressCompleter()
+    files, nothing = FilesCompleter(), ChoicesCompleter(())
     top = argparse.ArgumentParser(allow_abbrev=False)
     top.add_argument("--version", action="store_true")
     top.add_argument("--completion", choices=SHELLS)
     parts = top.add_subparsers()
     for name, command in commands.items():
         part = parts.add_parser(name, allow_abbrev=False)
-        setattr(part.add_argument("--config"), "completer", files)  # noqa: B010  what argcomplete looks for
+        part.add_argument("--config").completer = files  # type: ignore[attr-defined]  # what argcomplete looks for
         for f in taken(command):
-            if not f.kw_only:
-                action = part.add_argument(f.name, nargs="?")
-            elif f.type == "bool":
-                part.add_argument(f"--{f.name}", action="store_true")
-                continue
+            names = (f"--{f.name}", *short_names(f.name))
+            if f.type == "bool":
+                part.add_argument(*names, action="store_true")
+            elif f.metadata.get("choices"):
+                part.add_argument(*names, choices=f.metadata["choices"])
             else:
-                choices = f.metadata.get("choices") or None
-                action = part.add_argument(f"--{f.name}", *short_names(f.name), choices=choices)
-            setattr(action, "completer", files if f.metadata.get("file") else nothing)  # noqa: B010
-            if f.metadata.get("choices"):
-                delattr(action, "completer")
+                action = part.add_argument(*names) if f.kw_only else part.add_argument(f.name, nargs="?")
+                action.completer = files if f.metadata.get("file") else nothing  # type: ignore[attr-defined]
     return top
