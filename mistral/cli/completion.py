@@ -33,7 +33,7 @@ def parser(commands: Mapping[str, type]) -> argparse.ArgumentParser:
     """All commands and options, for completion alone: the command line itself is not parsed by it."""
     from argcomplete.completers import ChoicesCompleter, FilesCompleter
 
-    files, nothing = FilesCompleter(), ChoicesCompleter(())
+    files, nothing = FilesCompleter(), ChoicesCompleter({})
     top = argparse.ArgumentParser(allow_abbrev=False)
     top.add_argument("--version", action="store_true")
     top.add_argument("--completion", choices=SHELLS)

@@ -84,8 +84,8 @@ def parse(arguments: list[str]) -> AnyCommand:
     try:
         command.check()
     except InputError as error:
-        typed = error.option is None or f"--{error.option}={settings.get(error.option, [''])[0]}" not in spelled
-        raise error if typed else error.within(settings[str(error.option)][1]) from None
+        text, where = settings.get(error.option or "", (None, ""))
+        raise error.within(where) if f"--{error.option}={text}" in spelled and where else error from None
     return command
 
 

@@ -20,7 +20,7 @@ LEVELS = (
     ("pipeline",),
     ("load",),
     ("generate",),
-    ("", "cli", "server"),
+    ("", "__main__", "cli", "server"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Only these do arithmetic on tensors; all others must be of use where MindSpore is not.
