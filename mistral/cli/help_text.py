@@ -64,9 +64,9 @@ class Help:
         from rich.text import Text
 
         console = Console(highlight=False, markup=False, width=min(shutil.get_terminal_size((MOST, 24)).columns, 100))
-        console.print(Text(self.usage, style="bold"), "")
+        console.print(Text(self.usage, style="bold"), end="\n\n")
         for part in self.text.split("\n\n"):
-            console.print(" ".join(part.split()), "")
+            console.print(" ".join(part.split()), end="\n\n")
         for title, rows in self.groups:
             console.print(Text(f"{title}:", style="bold underline"))
             for name, text in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,12 @@ def test_completion_gives_commands_options_choices_and_files_and_loads_no_mindsp
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "mistral", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m mistral COMMAND")
+
+
+def test_help_on_a_terminal_has_the_same_words(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run("info", "--help").out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = run("info", "--help").out
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown).split() == plain.split()
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()) for line in shown.splitlines()) <= 60

@@ -20,7 +20,8 @@ LEVELS = (
     ("pipeline",),
     ("load",),
     ("generate",),
-    ("", "__main__", "cli", "server"),
+    ("", "cli", "server"),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Only these do arithmetic on tensors; all others must be of use where MindSpore is not.
