@@ -29,7 +29,9 @@ class Demo(Options):
 
     prompts: tuple[str, ...] = option((), "A prompt, a JSON list of prompts, or @FILE with either.")
     prompt_cache: str | None = option(
-        None, "A file that keeps what was computed of the first prompt; what prompts share with it is not read again."
+        None,
+        "A file that keeps what was computed of the first prompt; what prompts share with it is not read again.",
+        file=True,
     )
 
     def run(self) -> None:

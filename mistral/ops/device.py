@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     for each core this process may use. Raises InputError where the device cannot be had.
     """
     check_device(device, threads)
+    check_surroundings()
     with device_lock:
         set_threads(threads)
         with _ctrl_c_waits():
@@ -54,6 +56,21 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
         if device == "CPU":
             ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
     return device
+
+
+def check_surroundings() -> None:
+    """Raise InputError where the working folder was removed, or no temporary one can be written.
+
+    MindSpore's import needs both, and aborts the process without them.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(f"the working folder is not there any more ({error.strerror}); go to another one") from None
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        raise InputError("no temporary folder can be written; set TMPDIR to a folder that can be") from None
 
 
 def set_threads(threads: int | None) -> None:
@@ -74,7 +91,8 @@ def thread_count() -> int:
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
-    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+    elsewhere = threading.current_thread() is not threading.main_thread()  # where signals never arrive
+    if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
         yield
         return
     presses: list[int] = []

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -78,11 +78,12 @@ class World:
 
     def fail(self, message: str, code: int = 1) -> NoReturn:
         """Say why, on the real standard error, and end the job: mpirun ends all ranks when one ends like this."""
-        line = f"{message.rstrip()}\n" if message else ""
+        line, errors = f"{message.rstrip()}\n" if message else "", sys.__stderr__ or sys.stderr
         try:
-            sys.stdout.flush()
-            (sys.__stderr__ or sys.stderr).write(line)
-            (sys.__stderr__ or sys.stderr).flush()
+            with suppress(OSError, ValueError):  # whoever read our output may have left, and must hear why all the same
+                sys.stdout.flush()
+            errors.write(line)
+            errors.flush()
         finally:
             os._exit(code or 1)
 

@@ -63,7 +63,7 @@ def test_each_line_is_answered_and_the_end_of_input_ends_it(run: CommandLine, mo
     assert [answer["prompt"] for answer in found] == ["one", "two"]
     assert all(len(answer["ids"]) == 4 and answer["finish_reason"] == "length" for answer in found)
     assert plain.out == "".join(answer["text"] + "\n" for answer in found)
-    assert MARK not in plain.out and plain.err.count("\n") == 1 and "decode 6 tokens" in plain.err
+    assert MARK not in plain.out and plain.err.count("\n") == 1 and "decode 8 tokens" in plain.err
 
 
 def test_a_prompt_is_answered_as_the_demo_completes_it(run: CommandLine, model: Path) -> None:
@@ -206,7 +206,7 @@ def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
         ("/nothing", "/nothing: no such command"), ("/", "/: no such command"), ("/undo", "nothing to take back"),
         ("/retry", "/retry: nothing has been asked"), ("/more", "/more: nothing has been answered"),
         ("/result 5", "/result: no call is waiting"), ("/set seed x", "/set: --seed x: must be a whole number"),
-        ("/set seed -1", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
+        ("/set seed -2", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
         ("/set max_tokens -5", "/set: --max_tokens -5"), ("/system Be brief.", "start with --instruct"),
         ("/load \0", "/load: "), ("/load " + "x" * 5000, "File name too long"), ("/load /tmp", "is no file"),
         ("/save " + "x" * 5000, "File name too long"), ("/save ~none-such/x", "~none-such/x: cannot be written"),

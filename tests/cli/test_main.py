@@ -54,7 +54,7 @@ WRONG_USAGE = {
     "top_k must": ["demo", "--top_k", "-1"],
     "min_p must": ["demo", "--min_p", "2"],
     "repetition_penalty must": ["demo", "--repetition_penalty", "0"],
-    "seed must": ["demo", "--seed", "-1"],
+    "seed must": ["demo", "--seed", "-2"],
     "--chunk_size 0": ["demo", "--chunk_size", "0"],
     "--max_context 0": ["demo", "--max_context", "0"],
     "--bits 5": ["demo", "--bits", "5"],

@@ -22,6 +22,7 @@ LEVELS = (
     ("generate",),
     ("llm",),
     ("", "cli", "server"),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Only these do arithmetic on tensors; all others must be of use where MindSpore is not.

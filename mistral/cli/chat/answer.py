@@ -42,8 +42,11 @@ class Interruption:
     @classmethod
     @contextmanager
     def watching(cls) -> Iterator[Interruption]:
-        """Ctrl-C sets `pressed` in here instead of ending the program."""
+        """Ctrl-C sets `pressed` in here instead of ending the program; one that is ignored stays so."""
         interruption = cls()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
+            yield interruption
+            return
         before = signal.signal(signal.SIGINT, interruption.press)
         try:
             yield interruption

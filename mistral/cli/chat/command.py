@@ -13,7 +13,7 @@ from mistral.cli.chat.line_editor import typed_lines
 from mistral.cli.chat.slash_commands import HELP, EndOfChat, SlashCommands
 from mistral.cli.chat.typed_ahead import TypedAhead
 from mistral.cli.model_options import Options
-from mistral.cli.options import option, text_option
+from mistral.cli.options import CHOICE, option, text_option
 from mistral.cli.session import open_files, running
 from mistral.errors import InputError
 from mistral.tokenizer.tool_file import load_tools
@@ -31,12 +31,12 @@ class Interactive(Options):
     and an empty line or /stop stops an answer.
     """
 
-    max_tokens: int = option(256, "New tokens for each answer, at most.")
-    temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
+    max_tokens: int = option(256, "New tokens for each answer, at most.", CHOICE)
+    temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.", CHOICE)
     instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
     chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
     system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
-    tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.")
+    tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.", file=True)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""
@@ -118,10 +118,8 @@ def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
     text, calls = given.reply.text, given.reply.calls
     if as_json:
         record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
-        print(
-            console.result_line(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})),
-            flush=True,
-        )
+        record |= {"tool_calls": [call.record() for call in calls]} if calls else {}
+        print(console.result_line(record), flush=True)
         return
     stopped = given.finish_reason == "interrupted"
     if text or not calls or stopped:

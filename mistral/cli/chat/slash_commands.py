@@ -98,7 +98,7 @@ class SlashCommands:
             changed: Any = {name: () if typed == {"stop": "[]"} else getattr(converted(Options(**typed)), name)}
             options = replace(session.options, **changed)
             options.check()
-            session.options = options
+            session.options = options.with_seed()
         else:
             say(*(f"{each} {getattr(session.options, each)}" for each in SETTINGS if name in ("", each)))
 

@@ -14,7 +14,7 @@ from mistral.cli.info.memory_estimate import memory_estimates
 from mistral.cli.info.summary import Summary, active_parameters, summarize
 from mistral.cli.info.verify import Verification, verify
 from mistral.cli.model_options import shipped_checkpoint
-from mistral.cli.options import operand, option
+from mistral.cli.options import OUTPUT, operand, option
 from mistral.errors import InputError
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
@@ -35,9 +35,9 @@ class Info:
     batch: int = option(1, "Rows that are answered at once.")
     context: int | None = option(None, f"Tokens of each row, prompt and answer; {CONTEXT} or the checkpoint's limit.")
     ranks: int = option(1, "Processes that share the layers.")
-    lora: str | None = option(None, "A folder with a LoRA adapter that is to be merged into the weights.")
+    lora: str | None = option(None, "A folder with a LoRA adapter that is to be merged into the weights.", file=True)
     verify: bool = option(False, "Read all files: compare checksums that came with them, look for NaN and infinity.")
-    json: bool = option(False, "One JSON object.")
+    json: bool = option(False, "One JSON object.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is read."""
