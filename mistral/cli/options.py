@@ -15,6 +15,7 @@ from mistral.errors import InputError
 CommandT = TypeVar("CommandT")
 TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON list of texts, or @FILE
 PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the other, each of which may be @FILE
+SWITCH = ("true", "false")
 MAX_TEXT = 1 << 24  # characters of a file
 
 
@@ -52,10 +53,13 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
     known: dict[str, Field[Any]] = {f.name: f for f in taken(command)}
     operands = [f.name for f in known.values() if not f.kw_only]
     values: dict[str, str] = {}
-    flag = name = ""  # a flag whose value comes next
+    flag = name = switch = ""  # a flag whose value comes next; a switch, behind which true or false may come
     pair: list[str] = []  # the first of its two values
     for argument in arguments:
-        if flag:
+        switched, switch = switch, ""
+        if switched and argument.lower() in SWITCH:
+            values[switched] = argument
+        elif flag:
             two = known[name].type == PAIR
             if argument.startswith("--"):
                 written = '["...", "..."]' if two else argument
@@ -66,13 +70,14 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
             values[name], flag = json.dumps([*pair, argument]) if two else argument, ""
         elif argument.startswith("--") or (argument.startswith("-") and argument[1:2].isalpha()):
             flag, equals, value = argument.partition("=")
-            name = _known_name(flag, command)
+            off = None if equals else switched_off(flag, command)
+            name = off or _known_name(flag, command)
             if name in values:
                 several = "give one JSON list of all the texts" if known[name].type == TEXTS else "leave one out"
                 raise InputError(f"{flag}: given twice; {several}")
-            switch = known[name].type == "bool"
-            values[name] = "true" if switch and not equals else value
-            flag = "" if switch or equals else flag
+            if is_switch(known[name]) and not equals:
+                value, switch, flag = "false" if off else "true", "" if off else name, ""
+            values[name], flag = value, "" if equals else flag
         elif not operands or operands[0] in values:
             raise InputError(f"{argument!r}: one word too many; put a text with spaces in quotes")
         else:
@@ -80,6 +85,18 @@ def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
     if flag:
         raise InputError(f"{flag}: needs {'two values' if known[name].type == PAIR else 'a value'}")
     return [f"--{name}={value}" for name, value in values.items()]
+
+
+def is_switch(option: Field[Any]) -> bool:
+    """Whether an option is on or off, and needs no value to be on."""
+    return str(option.type).startswith("bool")
+
+
+def switched_off(flag: str, command: type) -> str | None:
+    """The switch that a flag such as --no_instruct turns off; None for any other flag."""
+    name = flag.replace("-", "_").removeprefix("__no_")
+    switches = [f.name for f in taken(command) if is_switch(f)]
+    return name if flag.startswith("--no") and name in switches else None
 
 
 def _known_name(flag: str, command: type) -> str:
@@ -112,9 +129,9 @@ def _convert(option: Field[Any], value: Any) -> Any:
         return read_pair(name, value)
     if kind == TEXTS:
         return read_texts(name, value)
-    if kind == "bool":
-        if value.lower() not in ("true", "false"):
-            raise InputError(f"--{name} {value[:40]}: is a switch; write --{name} alone")
+    if is_switch(option):
+        if value.lower() not in SWITCH:
+            raise InputError(f"--{name} {value[:40]}: is a switch; write --{name} alone, or --no_{name}")
         return value.lower() == "true"
     try:
         return int(value) if kind.startswith("int") else float(value)
@@ -131,9 +148,9 @@ def describe(name: str, program: str, command: type) -> str:
         flag = f"--{f.name}" if f.kw_only else f.name.upper()
         if f.type == PAIR:
             flag += " TEXT TEXT"
-        elif f.kw_only and f.type != "bool":
+        elif f.kw_only and not is_switch(f):
             flag += f" {f.name.rpartition('_')[2].upper()}"
-        shown = "" if f.default in (None, ()) or f.type == "bool" else f" [{f.default}]"
+        shown = "" if f.default in (None, ()) or is_switch(f) else f" [{f.default}]"
         wrapped = textwrap.wrap(f.metadata["help"] + shown, 78)
         lines += [f"  {flag}", *(f"        {line}" for line in wrapped)]
     return "\n".join(lines)

@@ -139,14 +139,20 @@ def open_tokenizer(options: Options, checkpoint: Checkpoint, chat: bool) -> Toke
     split_layers(checkpoint.args.n_layers, options.num_pipeline_ranks)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     check_tokenizer(tokenizer, checkpoint)
-    if chat and not tokenizer.can_chat:
+    if chat:
+        require_template(tokenizer)
+    for line in (*checkpoint.warnings, *([tokenizer.note] if tokenizer.note else [])):
+        print(f"note: {line}", file=sys.stderr)
+    return tokenizer
+
+
+def require_template(tokenizer: Tokenizer) -> None:
+    """Raise InputError where no conversation can be held."""
+    if not tokenizer.can_chat:
         raise InputError(
             f"{tokenizer.file}: has no chat template; for --instruct, put the model's tokenizer.model.v3 or tekken.json"
             " beside it"
         )
-    for line in (*checkpoint.warnings, *([tokenizer.note] if tokenizer.note else [])):
-        print(f"note: {line}", file=sys.stderr)
-    return tokenizer
 
 
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

@@ -18,8 +18,9 @@ from types import FrameType
 from typing import TextIO
 
 START, STOPPING = "starting ...", "stopping ..."
-PATIENCE = 1.0  # seconds until loading is told of where there is no terminal
-ERASE, BOLD_RED, YELLOW, DIM, RESET = "\r\x1b[K", "\x1b[1;31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+PATIENCE = 0.5  # seconds until loading is told of where there is no terminal; the imports before have taken some
+ERASE_LINE, BOLD_RED, YELLOW, DIM, RESET = "\x1b[K", "\x1b[1;31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+ERASE = f"\r{ERASE_LINE}"
 KINDS = {"error": BOLD_RED, "warning": YELLOW, "note": DIM}
 KIND = re.compile(rf"({'|'.join(KINDS)}):")
 
@@ -80,9 +81,14 @@ class StatusLine:
         if self.capable and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._stop)
 
+    def say_stopping(self) -> None:
+        """Say at once that Ctrl-C has been heard; may be called from a signal's handler."""
+        if self.capable:
+            self.shown = True
+            os.write(self.out.fileno(), f"{ERASE}{STOPPING}".encode())  # a write of the stream may be under way
+
     def _stop(self, signal_number: int, frame: FrameType | None) -> None:
-        self.shown = True
-        os.write(self.out.fileno(), f"{ERASE}{STOPPING}".encode())  # a write of the stream may be under way
+        self.say_stopping()
         raise KeyboardInterrupt
 
     def _lose_patience(self) -> None:
@@ -150,3 +156,15 @@ def loaded() -> None:
     """What takes long before there is something to show is done."""
     if isinstance(sys.stderr, Stream):
         sys.stderr.line.finish()
+
+
+def say_stopping() -> None:
+    """Say that Ctrl-C has been heard, where the program has a line for that, until `answered_stop`."""
+    if isinstance(sys.stderr, Stream):
+        sys.stderr.line.say_stopping()
+
+
+def answered_stop() -> None:
+    """Take away what `say_stopping` has shown."""
+    if isinstance(sys.stderr, Stream):
+        sys.stderr.line.clear()

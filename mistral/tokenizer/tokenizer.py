@@ -99,6 +99,16 @@ class Tokenizer:
         """Whether the file says how a conversation is written (tokenizer.json does not)."""
         return self.template is not None
 
+    @property
+    def is_instruct(self) -> bool:
+        """Whether the model was taught to hold conversations, going by the name of its folder."""
+        return self.can_chat and bool(re.search("instruct|chat", self.file.resolve().parent.name, re.IGNORECASE))
+
+    @property
+    def template_source(self) -> str | None:
+        """Where the chat template comes from; None without one."""
+        return self.version if self.can_chat else None
+
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
         """Token ids of `text`. No text becomes a control token: "[INST]" and "</s>" are plain characters.
 

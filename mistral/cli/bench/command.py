@@ -14,6 +14,7 @@ from mistral.cli.bench.measure import Measurement, MeasurementPlan
 from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
+from mistral.cli.status_line import status
 from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
@@ -71,6 +72,7 @@ class Bench:
     def run(self) -> None:
         """Make the checkpoint where it is to be random, measure the model, and print the figures."""
         set_threads(self.threads)
+        status(f"measuring {self.shape or Path(self.ckpt or shipped_checkpoint()).name} ...")
         checkpoint = open_checkpoint(self.find_checkpoint())
         args = model_args(checkpoint, self.bits)
         for line in checkpoint.warnings:
