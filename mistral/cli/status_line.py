@@ -19,9 +19,9 @@ from typing import TextIO
 
 START, STOPPING = "starting ...", "stopping ..."
 PATIENCE = 0.5  # seconds until loading is told of where there is no terminal; the imports before have taken some
-ERASE_LINE, BOLD_RED, YELLOW, DIM, RESET = "\x1b[K", "\x1b[1;31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+ERASE_LINE, RED, YELLOW, DIM, RESET = "\x1b[K", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 ERASE = f"\r{ERASE_LINE}"
-KINDS = {"error": BOLD_RED, "warning": YELLOW, "note": DIM}
+KINDS = {"error": RED, "warning": YELLOW, "note": DIM}
 KIND = re.compile(rf"({'|'.join(KINDS)}):")
 
 
@@ -104,13 +104,13 @@ class StatusLine:
 
 
 class Stream(io.TextIOWrapper):
-    """A standard stream above the status line. On a terminal, words such as "error:" that begin a line are coloured."""
+    """A standard stream above the status line. On a terminal, a line that begins with "error:" and such is coloured."""
 
     def __init__(self, stream: io.TextIOWrapper, line: StatusLine, coloured: bool) -> None:
         super().__init__(
             stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=True
         )
-        self.line, self._coloured, self._begins = line, coloured, True
+        self.line, self._coloured, self._begins, self._reset = line, coloured, True, ""
 
     def write(self, text: str) -> int:
         """Write text, without the status line."""
@@ -119,7 +119,9 @@ class Stream(io.TextIOWrapper):
         begins, self._begins = self._begins, text.endswith(("\n", ERASE)) if text else self._begins
         found = KIND.match(text) if begins and self._coloured else None
         if found:
-            text = f"{KINDS[found[1]]}{found[0]}{RESET}{text[found.end() :]}"
+            text, self._reset = KINDS[found[1]] + text, RESET
+        if self._reset and "\n" in text:
+            text, self._reset = text.replace("\n", f"{RESET}\n", 1), ""
         return super().write(text)
 
 
