@@ -101,7 +101,8 @@ def open_files(options: Options, chat: bool = False) -> OpenedFiles:
     Raises InputError, on every rank, for what is unsound.
     """
     started = time.perf_counter()
-    status(f"loading {Path(options.ckpt or shipped_checkpoint()).name} ...")
+    if sys.stderr.isatty() or not options.json:
+        status(f"loading {Path(options.ckpt or shipped_checkpoint()).name} ...")
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():

@@ -78,10 +78,10 @@ def test_a_word_is_shown_as_soon_as_it_is_whole() -> None:
 
 
 def test_markdown_is_shown_without_its_marks(show: Callable[..., Screen]) -> None:
-    text = "# A **bold** head\n\nSome *words* and `code`.\n- item that is long enough to go on\n2. two\n> said\nend **now**"
+    text = "# A **bold** head\n\nSome *words* and `code`.\n- item that is long enough to go on\n2. two\n> said\n**it**"
     screen = show(text)
     assert screen.rows() == [
-        "A bold head", "", "Some words and code.", "• item that is long enough to", "  go on", "2. two", "│ said", "end now"
+        "A bold head", "", "Some words and code.", "• item that is long enough to", "  go on", "2. two", "│ said", "it"
     ]  # fmt: skip
     assert "\x1b[1m" in screen.getvalue() and "\x1b[36m" in screen.getvalue()
 
