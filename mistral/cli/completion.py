@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from mistral.cli.options import taken
+from mistral.cli.options import is_switch, taken
 from mistral.cli.synonyms import short_names
 from mistral.errors import InputError
 
@@ -43,7 +43,7 @@ def parser(commands: Mapping[str, type]) -> argparse.ArgumentParser:
         part.add_argument("--config").completer = files  # type: ignore[attr-defined]  # what argcomplete looks for
         for f in taken(command):
             names = (f"--{f.name}", *short_names(f.name))
-            if f.type == "bool":
+            if is_switch(f):
                 part.add_argument(*names, action="store_true")
             elif f.metadata.get("choices"):
                 part.add_argument(*names, choices=f.metadata["choices"])

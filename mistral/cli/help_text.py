@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from mistral.cli.options import CHOICE, MACHINE, OUTPUT, OWN, PAIR, RANKS, taken
+from mistral.cli.options import CHOICE, MACHINE, OUTPUT, OWN, PAIR, RANKS, is_switch, taken
 from mistral.cli.synonyms import short_names
 
 LEAST, MOST = 40, 88  # columns
@@ -99,11 +99,12 @@ def describe(name: str, program: str, command: type) -> str:
 def _flag(f: Field[Any]) -> str:
     if not f.kw_only:
         return f.name.upper()
-    value = {"bool": "", PAIR: " TEXT TEXT"}.get(str(f.type), f" {f.name.rpartition('_')[2].upper()}")
-    return f"--{f.name}{value}"
+    if is_switch(f):
+        return f"--{f.name}"
+    return f"--{f.name} TEXT TEXT" if f.type == PAIR else f"--{f.name} {f.name.rpartition('_')[2].upper()}"
 
 
 def _meaning(f: Field[Any]) -> str:
-    default = "" if f.default in (None, ()) or f.type == "bool" else f" [{f.default}]"
+    default = "" if f.default in (None, ()) or is_switch(f) else f" [{f.default}]"
     short = short_names(f.name)
     return str(f.metadata["help"]) + default + (f" Also {', '.join(short)}." if short else "")

@@ -23,6 +23,7 @@ from mistral.cli.options import checked_arguments, converted
 from mistral.cli.quantize import Quantize
 from mistral.cli.score import Score
 from mistral.cli.settings import found_settings, taken_apart
+from mistral.cli.status_line import START, loaded, status, status_line
 from mistral.cli.synonyms import command_hint
 from mistral.errors import InputError, visible
 from mistral.pipeline.launch import launched, work_alone
@@ -104,6 +105,8 @@ def run(arguments: list[str], program: str) -> int:
         command_help(arguments[0], program, COMMANDS[arguments[0]]).show()
     else:
         launch = launched()
+        if sys.stderr.isatty():
+            status(START)
         if launch and launch.size > 1 and COMMANDS.get(arguments[0]) in ALONE:
             if launch.rank:
                 return 0
@@ -116,7 +119,11 @@ def run(arguments: list[str], program: str) -> int:
 def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
     """Run the command line; returns its exit code. What goes wrong is one line on standard error."""
     prepare_streams()
-    code = guarded(sys.argv[1:] if arguments is None else arguments, program)
+    if arguments is None:
+        with status_line():
+            code = guarded(sys.argv[1:], program)
+    else:
+        code = guarded(arguments, program)
     launch = launched()
     if code and launch and launch.rank and "mpi4py" not in sys.modules:
         time.sleep(ANOTHER_SPEAKS)
@@ -134,6 +141,7 @@ def guarded(arguments: list[str], program: str) -> int:
     except MemoryError:
         message = "out of memory; use a smaller model, or lower --max_tokens"
     except KeyboardInterrupt as error:
+        loaded()
         print(str(error) or "interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left

@@ -80,7 +80,7 @@ def checked_arguments(
             raise InputError(f"{flag}: given twice; {several}")
         if form == OFF:
             value = "false"
-        elif kind == "bool" and not equals:
+        elif is_switch(known[name]) and not equals:
             value = waiting.pop() if waiting and waiting[-1].lower() in SWITCHED else "true"
         elif not equals:
             value = _following(flag, kind == PAIR, waiting)
@@ -120,7 +120,7 @@ def _meant(flag: str, command: type) -> tuple[str, str]:
     if dashes == "--" and name in known:
         return name, ""
     off = known.get(name.removeprefix("no_"))
-    if dashes == "--" and name.startswith("no_") and off is not None and off.type == "bool":
+    if dashes == "--" and name.startswith("no_") and off is not None and is_switch(off):
         return off.name, OFF
     found = synonyms.option_of(dashes + name, known)
     if found is not None:
@@ -151,8 +151,8 @@ def convert(option: Field[Any], value: Any) -> Any:
         return read_pair(name, value)
     if kind == TEXTS:
         return read_texts(name, value)
-    if kind == "bool":
-        if value.lower() not in ("true", "false"):
+    if is_switch(option):
+        if value.lower() not in SWITCHED:
             raise InputError(f"--{name} {value[:40]}: is a switch; write --{name} alone, or --no_{name}")
         return value.lower() == "true"
     try:
@@ -160,6 +160,11 @@ def convert(option: Field[Any], value: Any) -> Any:
     except ValueError:
         what = "a whole number" if kind.startswith("int") else "a number"
         raise InputError(f"--{name} {value[:40]}: must be {what}") from None
+
+
+def is_switch(option: Field[Any]) -> bool:
+    """Whether an option is on or off, and needs no value to be on."""
+    return str(option.type).startswith("bool")
 
 
 def read_text(name: str, text: str) -> str:

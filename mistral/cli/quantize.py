@@ -15,6 +15,7 @@ from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.write import write_model
 from mistral.cli.console import ProgressLine
 from mistral.cli.options import operand, option
+from mistral.cli.status_line import status
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.ops import build
@@ -55,6 +56,7 @@ class Quantize:
         """Quantize tensor by tensor; an unfinished folder never has the name that was asked for."""
         assert self.ckpt is not None and self.out is not None
         check_surroundings()  # a compiler needs a temporary folder
+        status(f"quantizing {Path(self.ckpt).name} ...")
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
         if checkpoint.args.quantization:
             raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")

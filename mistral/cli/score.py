@@ -187,15 +187,18 @@ def score(session: Session, scored: ScoredText) -> None:
     """Score a text, and show each token as soon as those before it are shown."""
     ids, options = scored.ids, session.options
     logprobs = np.full(len(ids), np.nan, np.float32)
-    parts, shown, progress = windows(len(ids), scored.context, scored.overlap), 0, ProgressLine("scoring:", "tokens")
+    parts, shown = windows(len(ids), scored.context, scored.overlap), 0
+    progress = ProgressLine("scoring:", "tokens", total=len(ids))
+    session.engine.on_layer = progress.layer
     bos_id, chunk_size = session.tokenizer.bos_id, options.chunk_size
     for first, found in score_windows(session.engine, ids, parts, bos_id, chunk_size, session.timings):
         logprobs[first : first + len(found)] = found
         start = shown
         while shown < len(logprobs) and not math.isnan(logprobs[shown]):
             shown += 1
-        if not sys.stdout.isatty():
-            progress(shown, len(ids))
+        if sys.stdout.isatty():
+            progress.give_way()
+        progress(shown, len(ids))
         show_tokens(start, ids[start:shown], logprobs[start:shown], session.tokenizer, options.json)
     assert shown == len(ids)
     show_summary(scored.summary(logprobs), options.json)

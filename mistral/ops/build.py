@@ -39,6 +39,7 @@ COMPILED_ALONE = (
 GLUE = (
     "import sys; from mindspore import ops; ops.CustomOpBuilder(*sys.argv[1:3], 'CPU', build_dir=sys.argv[3]).build()"
 )
+COMPILING = "note: compiling the kernels for this machine, once; this takes up to a minute"
 REMEDY = f"use {setting('backend')} portable"
 
 
@@ -89,7 +90,9 @@ class Library:
 
 
 def build_all(libraries: Sequence[Library]) -> list[Path]:
-    """The paths of the libraries. Those that are not there yet are built side by side."""
+    """The paths of the libraries. Those that are not there yet are built side by side, which is told first."""
+    if not sys.stderr.isatty() and not all(library.find() for library in libraries):
+        print(COMPILING, file=sys.stderr, flush=True)  # on a terminal, `run` counts the seconds
     with ThreadPoolExecutor(len(libraries)) as pool:
         return list(pool.map(Library.build, libraries))
 

@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from mistral.errors import InputError, one_line
 
@@ -95,12 +96,20 @@ def _ctrl_c_waits() -> Iterator[None]:
     if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
         yield
         return
-    presses: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: presses.append(number))
+    presses, before = list[int](), signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: FrameType | None) -> None:
+        presses.append(number)
+        with suppress(KeyboardInterrupt):  # whoever answers Ctrl-C may say at once that it has been heard
+            before(number, frame) if callable(before) else None
+
+    if before not in (signal.SIG_IGN, None):  # ignored, or not Python's to set back
+        signal.signal(signal.SIGINT, press)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
     if presses:
         raise KeyboardInterrupt
 

@@ -259,7 +259,7 @@ def test_a_reader_who_leaves_ends_the_program_quietly(model: Path) -> None:
     # after four bytes, when most is still to come: the lines that follow the first are written at once
     shell = '{} | head -c 4; test "${{PIPESTATUS[0]}}" = 0'
     outcome = run_program("demo", model, "--max_tokens=50", shell=shell)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (0, "loading model\n")
     assert outcome.out == "This"
     assert run_program("--help", shell="{} | true; exit ${{PIPESTATUS[0]}}").err == ""
 

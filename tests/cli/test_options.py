@@ -77,6 +77,22 @@ def test_a_switch_takes_no_word_that_follows_it() -> None:
     assert checked_arguments(["--spicy_hot", "soup"], Cook) == ["--spicy_hot=true", "--dish=soup"]
 
 
+@pytest.mark.parametrize(
+    "off",
+    [["--no_spicy_hot"], ["--no-spicy-hot"], ["--spicy_hot", "false"], ["--spicy-hot", "False"], ["--spicy_hot=false"]],
+)
+def test_a_switch_can_be_turned_off(off: list[str]) -> None:
+    (first, *rest) = checked_arguments([*off, "soup"], Cook)
+    assert first.lower() == "--spicy_hot=false" and rest == ["--dish=soup"]
+    assert checked_arguments(["--spicy_hot", "true", "soup"], Cook) == ["--spicy_hot=true", "--dish=soup"]
+    assert checked_arguments(["true"], Cook) == ["--dish=true"]
+
+
+def test_only_switches_can_be_turned_off() -> None:
+    assert refused("--no_minutes").startswith("--no_minutes: cook has no such option")
+    assert "given twice" in refused("--spicy_hot", "--no_spicy_hot")
+
+
 @pytest.mark.parametrize("word", ["-", "-5", "", "None", "a=b", "[1]", "@file"])
 def test_a_word_is_an_operand_whatever_it_looks_like(word: str) -> None:
     assert checked_arguments([word], Cook) == [f"--dish={word}"]

@@ -51,6 +51,15 @@ def test_a_library_is_built_once_and_then_found(tmp_path: Path, cache: Path) -> 
     assert sorted(path.name for path in cache.iterdir()) == ["thing-0123.so", "thing.lock"]
 
 
+def test_without_a_terminal_one_line_tells_of_compiling(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Library("other", "0123", ((("sh", "-c", "echo content > other.so"),),))
+    for _ in range(2):
+        build.build_all([library(tmp_path), other])
+    assert capsys.readouterr().err == f"{build.COMPILING}\n"
+
+
 def test_several_processes_wait_for_one_build(tmp_path: Path, cache: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=library(tmp_path).build) for _ in range(3)]

@@ -141,12 +141,12 @@ def test_variables_that_are_none_of_mpiruns_make_no_rank(
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with _ctrl_c_waits(), Interruption.watching() as interruption:
+        with _ctrl_c_waits(), Interruption.watching(lambda: None) as interruption:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGINT)
             assert not interruption.pressed
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with Interruption.watching() as interruption:
+        with Interruption.watching(lambda: None) as interruption:
             os.kill(os.getpid(), signal.SIGINT)
             assert interruption.pressed
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -14,6 +14,7 @@ from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
 from mistral.cli.console import result_line
 from mistral.cli.model_options import BACKENDS, BITS, shipped_checkpoint
 from mistral.cli.options import MACHINE, OUTPUT, operand, option
+from mistral.cli.status_line import status
 from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
@@ -76,6 +77,7 @@ class Bench:
         """Make the checkpoint where it is to be random, measure the model, and print the figures."""
         check_surroundings()
         set_threads(self.threads)
+        status(f"measuring {self.shape or Path(self.ckpt or shipped_checkpoint()).name} ...")
         checkpoint = open_checkpoint(self.find_checkpoint())
         args = model_args(checkpoint, self.bits)
         for line in checkpoint.warnings:
