@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from mistral.cli.status_line import is_capable
+
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 HARMLESS = CONTROL | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""}
 PATIENCE, INTERVAL = 0.5, 0.1  # seconds before the first line, and between two
@@ -64,7 +66,7 @@ class ProgressLine:
             self._show(min(self.total, self.done + int(tokens * share)))
 
     def _show(self, done: int) -> None:
-        if not self.hidden and self.out.isatty() and time.monotonic() >= self.next:
+        if not self.hidden and is_capable(self.out) and time.monotonic() >= self.next:
             counts = [str(n) if self.scale == 1 else f"{n / self.scale:.3g}" for n in (done, self.total)]
             figures = f"{' of '.join(counts)} {self.unit}"
             self.out.write(f"\r\x1b[K{self.verb} {figures} ({100 * done // self.total} %)")
