@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from mistral.text import json_line
 
+from mistral.cli.status_line import is_capable
+
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 HARMLESS = CONTROL | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""}
 PATIENCE, INTERVAL = 0.5, 0.1  # seconds before the first line, and between two
@@ -71,7 +73,7 @@ class ProgressLine:
             self._show(min(self.total, self.done + int(tokens * share)))
 
     def _show(self, done: int) -> None:
-        if not self.hidden and self.out.isatty() and time.monotonic() >= self.next:
+        if not self.hidden and is_capable(self.out) and time.monotonic() >= self.next:
             counts = [str(n) if self.scale == 1 else f"{n / self.scale:.3g}" for n in (done, self.total)]
             figures = f"{' of '.join(counts)} {self.unit}"
             self.out.write(f"\r\x1b[K{self.verb} {figures} ({100 * done // self.total} %)")

@@ -188,7 +188,7 @@ def test_ctrl_c_ends_with_one_line_and_keeps_the_results(folder: Path, prompts: 
         finally:
             process.kill()
     assert (process.returncode, shown) == (130, b"")
-    assert error.startswith(b"interrupted; ") and error.count(b"\n") == 1
+    assert error.startswith(b"loading model\ninterrupted; ") and error.count(b"\n") == 2
     assert len(records(out.read_text())) >= 3
 
 

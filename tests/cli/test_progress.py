@@ -29,6 +29,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setenv("TERM", "xterm")
     return Clock(monkeypatch)
 
 
@@ -39,6 +40,15 @@ def test_nothing_is_written_where_there_is_no_terminal(clock: Clock) -> None:
         clock.now += PATIENCE
         progress(step, 100)
     progress.clear()
+    assert out.getvalue() == ""
+
+
+def test_nothing_is_written_where_the_terminal_cannot_erase(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    progress = ProgressLine("reading:", "tokens", out=out)
+    clock.now = PATIENCE
+    progress(1, 2)
     assert out.getvalue() == ""
 
 
