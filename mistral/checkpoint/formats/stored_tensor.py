@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mistral.errors import InputError
+from mistral.text import LFS_POINTER
 
 # A header (JSON, pickle or zip directory) is never larger: room for 30,000 tensors in one file, and a bound on what a
 # hostile file can make us hold (some 70 bytes of objects per byte of header).
@@ -103,6 +104,6 @@ def map_file(path: Path) -> mmap.mmap:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
     except ValueError:  # what mmap says to an empty file
         raise InputError(f"{path}: is empty; download it again") from None
-    if buffer[:23] == b"version https://git-lfs":
+    if buffer[: len(LFS_POINTER)] == LFS_POINTER:
         raise InputError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
     return buffer
