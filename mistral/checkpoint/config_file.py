@@ -54,6 +54,10 @@ class ConfigClass:
     experts: int = 0
 
 
+ENCODERS = (
+    "albert", "bert", "camembert", "deberta", "distilbert", "electra", "modernbert", "mpnet", "nomic_bert", "nomicbert",
+    "roberta", "xlm-roberta", "xlmroberta",
+)  # fmt: skip
 CLASSES = {
     "mistral": ConfigClass(),
     "mixtral": ConfigClass(norm_eps=1e-5, rope_theta=1e6, window=None, experts=8),
@@ -110,6 +114,10 @@ def class_of(config: Mapping[str, Any], source: str) -> ConfigClass:
         known = {f"{kind.capitalize()}ForCausalLM": each for kind, each in CLASSES.items()}
     else:
         return UNNAMED
+    if isinstance(value, str) and value.lower().startswith(ENCODERS):
+        raise InputError(
+            f"{source}: {name} {shown(value)} is an encoder, which cannot generate text; name another model"
+        )
     if not isinstance(value, str) or value not in known:
         raise InputError(f"{source}: {name} {shown(value)} is not supported ({', '.join(known)} are)")
     return known[value]

@@ -28,7 +28,8 @@ _NUMBERED = re.compile(r"consolidated\.(?P<number>\d\d)\.(?P<kind>pth|pt)")
 class Form:
     """A form of checkpoint found in a folder, and the files to read.
 
-    `name` is for people. `weight_map` is the table of an index, if there is one: tensor name to file name.
+    `name` is for people. `weight_map` is the table of an index, if there is one: tensor name to file name; `index` is
+    that file. It may list files that are not in the folder: what is needed of these is missed later.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Form:
     files: tuple[Path, ...]
     hugging_face: bool
     weight_map: Mapping[str, str] | None = None
+    index: Path | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -44,6 +46,7 @@ class _Files:
     name: str
     files: list[str]
     weight_map: Mapping[str, str] | None = None
+    index: str | None = None
 
 
 def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
@@ -86,7 +89,8 @@ def _form(folder: Path, names: set[str], found: _Files, args_file: str) -> Form:
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     warnings = (f"{found.name} is read, and {others[0]}{more} beside it is not",) if others else ()
     hugging_face = not found.files[0].startswith("consolidated")
-    return Form(found.name, folder / args_file, files, hugging_face, found.weight_map, warnings)
+    index = folder / found.index if found.index else None
+    return Form(found.name, folder / args_file, files, hugging_face, found.weight_map, index, warnings)
 
 
 def _file_names(folder: Path) -> set[str]:
@@ -154,15 +158,20 @@ def _numbered(folder: Path, names: set[str]) -> _Files | None:
 
 
 def _indexed(folder: Path, names: set[str], index: str, kind: str) -> _Files:
-    """The files that an index lists. Raises InputError for one that is missing, or an index that is none."""
+    """The files here that an index lists. Raises InputError where none is, or for an index that is none."""
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or any(type(name) is not str for name in weight_map.values()):
         raise InputError(f"{folder / index}: no weight_map from tensors to files in it; download it again")
-    files = sorted(set(weight_map.values()))
-    for name in files:
-        if Path(name).name != name:  # a path would lead out of the folder
-            raise InputError(f"{folder / index}: {quoted(name)} is not a plain file name; download it again")
-        if name not in names:
-            raise InputError(f"{folder}: {quoted(name)} is missing, and {index} lists it; download it")
+    listed = sorted(set(weight_map.values()))
+    if strange := next((name for name in listed if Path(name).name != name), None):  # a path would lead elsewhere
+        raise InputError(f"{folder / index}: {quoted(strange)} is not a plain file name; download it again")
+    files = [name for name in listed if name in names]
+    if not files:
+        raise InputError(missing_file(folder, listed[0], index))
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
-    return _Files(f"Hugging Face {kind} ({count})", files, weight_map)
+    return _Files(f"Hugging Face {kind} ({count})", files, weight_map, index)
+
+
+def missing_file(folder: Path, name: str, index: str) -> str:
+    """The message about a file that an index lists and that is needed and not here."""
+    return f"{folder}: {quoted(name)} is missing, and {index} lists it; download it"

@@ -115,9 +115,19 @@ def test_a_file_without_its_class_goes_by_its_architecture_or_must_say_the_sizes
     assert config(architectures=["LlamaForCausalLM"]) == config(model_type="llama")
     assert config(architectures=["MixtralForCausalLM"]) == config(model_type="mixtral")
     assert config(**SMALL) == config(model_type="mistral", **SMALL)
-    for table, named in (({}, "num_hidden_layers is missing"), ({"architectures": ["BertModel"]}, "'BertModel'")):
+    tables: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, "num_hidden_layers is missing"),
+        ({"architectures": ["BertModel"]}, "'BertModel' is an encoder, which cannot generate"),
+        ({"architectures": ["GemmaForCausalLM"]}, "'GemmaForCausalLM' is not supported"),
+    )
+    for table, named in tables:
         with pytest.raises(InputError, match=named):
             args_from_config(table)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "modernbert", "nomic_bert"])
+def test_an_encoder_is_called_one(kind: str) -> None:
+    assert f"model_type '{kind}' is an encoder, which cannot generate text" in refused(model_type=kind)
 
 
 @pytest.mark.parametrize("key", ["mlp_bias", "attention_bias", "rope_interleaved", "quantization_config"])
