@@ -18,6 +18,7 @@ from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
 from mistral.ops.quantized import Quantized
+from mistral.places import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,13 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
 
+    `folder` may be all that `find_checkpoint` finds: also a weight file, or org/name in the local Hugging Face cache.
     `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
     `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
     Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
     tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
     """
-    folder = Path(folder)
+    folder = find_checkpoint(folder)
     elsewhere = elsewhere or {}
     form = find_form(folder, elsewhere)
     args = read_args(form.args_file)

@@ -12,7 +12,7 @@ import numpy as np
 from mistral.checkpoint.file_sets import Form, missing_file
 from mistral.checkpoint.foreign_names import first_mixtral_name, hugging_face_name, is_ignored, is_in_a_layer
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
-from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
+from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.quantized_tensor import QuantizedTensor, part_names, take_quantized
 from mistral.errors import InputError
@@ -155,6 +155,8 @@ def _take(
 
 
 def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form: Form) -> None:
+    if tensor.is_empty:
+        raise InputError(f"{tensor.path}: tensor {quoted(name)} is empty: {NOT_GATHERED}")
     if tensor.shape != shape:
         raise InputError(
             f"{tensor.path}: tensor {quoted(name)} has shape {tensor.shape} and {form.args_file.name} asks for {shape};"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistral.errors import InputError, one_line
+from mistral.places import find_checkpoint
 from mistral.text import check_text, read_json
 from mistral.tokenizer.chat_template import Template, ToolTokens, official_template, tool_tokens
 from mistral.tokenizer.codec import Codec, Piece
@@ -65,9 +66,7 @@ class Tokenizer:
 
         Raises InputError if there is none or it is damaged.
         """
-        folder = as_path(folder)
-        if not folder.is_dir():
-            raise InputError(f"{folder}: not a folder; give the folder that holds the checkpoint")
+        folder = find_checkpoint(as_path(folder))
         found = tokenizer_files(folder)
         if not found:
             raise InputError(f"{folder}: no tokenizer here; add the model's {OFFICIAL_FILES}")

@@ -232,3 +232,13 @@ def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
     refusals[tmp_path / "pipe"] = "consolidated.safetensors: is no file"
     for path, reason in refusals.items():
         assert reason in refusal(path), path
+
+
+def test_a_tensor_that_is_kept_elsewhere_is_told_from_a_wrong_one(tmp_path: Path) -> None:
+    """As DeepSpeed ZeRO-3 saves a model whose parts were not gathered."""
+    tensors = random_tensors(DENSE)
+    tensors["layers.1.attention.wo.weight"] = np.ones(0, np.float32)
+    folder = write_checkpoint(tmp_path, DENSE, tensors, "consolidated.safetensors")
+    line = refusal(folder)
+    assert "tensor 'layers.1.attention.wo.weight' is empty: it was saved under DeepSpeed ZeRO-3 without" in line
+    assert line.endswith("or join the parts with zero_to_fp32.py")

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What lies directly in `mistral`, lowest first: a file imports from its own package and from lower levels.
 LEVELS = (
     ("errors", "version"),
-    ("text", "memory", "atomic_files", "ops"),
+    ("text", "memory", "places", "atomic_files", "ops"),
     ("model", "tokenizer"),
     ("checkpoint",),
     ("engine",),

@@ -17,6 +17,11 @@ from mistral.text import LFS_POINTER
 # hostile file can make us hold (some 70 bytes of objects per byte of header).
 HEADER_LIMIT = 4 << 20
 MAX_DIMENSIONS = 8
+# Why a tensor may have no elements, and what to do
+NOT_GATHERED = (
+    "it was saved under DeepSpeed ZeRO-3 without gathering its parts; save it again with"
+    " stage3_gather_16bit_weights_on_model_save, or join the parts with zero_to_fp32.py"
+)
 Array = npt.NDArray[np.generic]
 
 
@@ -39,6 +44,11 @@ class StoredTensor:
     def nbytes(self) -> int:
         """Bytes of the elements, without gaps between them."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is a list of no elements, as what is kept elsewhere is saved."""
+        return self.shape == (0,)
 
     @property
     def is_contiguous(self) -> bool:

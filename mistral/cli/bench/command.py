@@ -96,10 +96,10 @@ class Bench:
         prompts, batches = numbers("prefill", self.prefill, MOST_TOKENS), numbers("batches", self.batches, MOST_ROWS)
         return MeasurementPlan(prompts, batches, tuple(sorted({1, max(batches)})), self.tokens, self.repeats)
 
-    def find_checkpoint(self) -> Path:
-        """The checkpoint folder to measure, made where it is to be random."""
+    def find_checkpoint(self) -> str | Path:
+        """The checkpoint to measure, made where it is to be random."""
         if self.shape is None:
-            return shipped_checkpoint() if self.ckpt is None else Path(self.ckpt)
+            return shipped_checkpoint() if self.ckpt is None else self.ckpt
         folder = build.cache_folders()[0] / "bench" if self.folder is None else Path(self.folder)
         return random_checkpoint(folder, self.shape, self.layers, self.bits)
 

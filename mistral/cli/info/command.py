@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mistral.checkpoint.args_file import params_of
@@ -49,7 +48,7 @@ class Info:
 
     def run(self) -> None:
         """Print what is found, verified where that is asked for. Raises InputError for an unusable checkpoint."""
-        summary = summarize(shipped_checkpoint() if self.ckpt is None else Path(self.ckpt), self.lora)
+        summary = summarize(shipped_checkpoint() if self.ckpt is None else self.ckpt, self.lora)
         record = self.record(summary)
         verification = None
         if self.verify:
