@@ -19,6 +19,7 @@ from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
 from mistral.ops import build
 from mistral.ops.device import check_device, set_threads, start_device, thread_count
+from mistral.ops.library_cache import user_folder
 
 MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
 
@@ -100,7 +101,7 @@ class Bench:
         """The checkpoint to measure, made where it is to be random."""
         if self.shape is None:
             return shipped_checkpoint() if self.ckpt is None else self.ckpt
-        folder = build.cache_folders()[0] / "bench" if self.folder is None else Path(self.folder)
+        folder = user_folder() / "bench" if self.folder is None else Path(self.folder)
         return random_checkpoint(folder, self.shape, self.layers, self.bits)
 
 
