@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 from dataclasses import dataclass, replace
@@ -111,6 +112,9 @@ def map_file(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            what = "does not fit into what the shell lets a program map"
+            raise InputError(f"{path}: {what}; raise the limit: ulimit -v unlimited") from None
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
     except ValueError:  # what mmap says to an empty file
         raise InputError(f"{path}: is empty; download it again") from None

@@ -16,6 +16,7 @@ from mistral.cli.info.verify import Verification, verify
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.cli.options import operand, option
 from mistral.errors import InputError
+from mistral.limits import cpu_limit, memory_limit
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import PARTS, parameters
@@ -99,7 +100,9 @@ class Info:
         context = self.context or min(CONTEXT, limit or CONTEXT)
         free, estimates = available_memory(), memory_estimates(summary, args, self.ranks, self.batch, context)
         needs = [asdict(each) | {"total": each.total, "fits": each.fits(free)} for each in estimates]
-        return {"batch": self.batch, "context": context, "available": free, "needs": needs}
+        container = memory_limit()
+        limits = {"container_limit": container and container.limit, "container_cpus": cpu_limit()}
+        return {"batch": self.batch, "context": context, "available": free, **limits, "needs": needs}
 
 
 def model_record(summary: Summary, args: ModelArgs) -> dict[str, Any]:
@@ -167,7 +170,7 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
     free = gigabytes(memory["available"])
     ranks = 1 + max(need["rank"] for need in memory["needs"])
     each = f" on each of {ranks} ranks" if ranks > 1 else ""
-    yield f"memory for {rows} of {memory['context']} tokens{each}; {free} are free here"
+    yield f"memory for {rows} of {memory['context']} tokens{each}; {free} are free here{container_words(memory)}"
     header = f"  {'':34}" if ranks > 1 else f"  {'':20}"
     yield f"{header}{'weights':>9}{'cache':>10}{'other':>10}{'in all':>10}  fits here"
     for need in memory["needs"]:
@@ -176,6 +179,14 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
             name += f"{'rank ' + str(need['rank']):8}{need['first']:>3}-{need['last']:<3}"
         sizes = "".join(f"{gigabytes(need[key]):>10}" for key in ("weights", "cache", "other", "total"))
         yield f"  {name}{sizes[1:]}  {need['fits']}"
+
+
+def container_words(memory: Mapping[str, Any]) -> str:
+    """What a container limits, as the end of a line; nothing where it limits nothing."""
+    limit, cpus = memory["container_limit"], memory["container_cpus"]
+    words = [gigabytes(limit)] if limit is not None else []
+    words += [f"{cpus:g} processor{'' if cpus == 1 else 's'}"] if cpus is not None else []
+    return f" (the container is limited to {' and '.join(words)})" if words else ""
 
 
 def verified_lines(verification: Verification, known: Sequence[str]) -> Iterator[str]:
