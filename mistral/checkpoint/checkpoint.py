@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,13 @@ class Checkpoint:
         tensor = self.tensors[name]
         reordered = self.rotary_halves and parameters(self.args)[name].heads is not None
         return tensor.is_contiguous and not reordered and not self.is_merged(name)
+
+    def mapped(self, names: Iterable[str], adapted: bool = True) -> dict[Path, mmap.mmap]:
+        """The mapped files, by their paths, that hold these tensors; `adapted`: also those of an adapter."""
+        parts = [part for name in names for part in self.tensors[name].parts]
+        if self.adapter and adapted:
+            parts += [part for delta in self.adapter.deltas.values() for part in delta.stored]
+        return {part.path: part.buffer for part in parts if part.buffer is not None}
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""

@@ -72,6 +72,11 @@ class LoraDelta:
     heads: int | None = None
     base: StoredTensor | None = None
 
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """The tensors of the file that it is made of."""
+        return (self.a, self.b) if self.base is None else (self.a, self.b, self.base)
+
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Copies in float32 of A (r, in) and B (out, r), B's rows in Mistral's order.
 
