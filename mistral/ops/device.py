@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,14 +39,15 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     """Select the device -> its name; "auto" is an Ascend processor where there is one. Before the first operator.
 
     `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
-    for each core this process may use. Raises InputError where the device cannot be had, or the shell allows too
-    little memory.
+    for each core this process may use. Raises InputError where the device cannot be had, the shell allows too
+    little memory, or there is no working or temporary folder.
     """
     check_device(device, threads)
     with device_lock:
         set_threads(threads)
         if "mindspore" not in sys.modules:
             require_address_space()
+            require_folders()
         with _ctrl_c_waits():
             import mindspore as ms
 
@@ -97,6 +99,20 @@ def _cores() -> int:
     """Cores that this process may use, and no more than a container's share of them is worth."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, whole_cpus() or cores)
+
+
+def require_folders() -> None:
+    """Raise InputError without a working folder and a writable temporary one: MindSpore's import needs both."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the working folder was removed; change to one that is there (cd) and start again") from None
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        raise InputError(
+            "no temporary folder can be written, and MindSpore needs one; set TMPDIR to a folder that can"
+        ) from None
 
 
 def require_address_space() -> None:
