@@ -36,7 +36,7 @@ def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
     try:
         path = Path(place).expanduser()
         if not str(place):
-            raise refusal(place, "is no name; name the folder of a downloaded model", option)
+            raise refusal("''", "is no name; name the folder of a downloaded model", option)
         if path.is_dir():
             return snapshot_in(path, option) or path
         if path.exists():
