@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from mistral.text import json_line
-
 from mistral.cli.status_line import is_capable
+from mistral.text import json_line
 
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 HARMLESS = CONTROL | {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""}

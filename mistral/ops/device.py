@@ -12,9 +12,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from mistral.errors import InputError, one_line
+from mistral.limits import address_space, data_memory, whole_cpus
 
 DEVICES = ("auto", "CPU", "Ascend")
 MAX_THREADS = 1024
+# Bytes that MindSpore and the smallest model take (2.06 and 1.34 GB on 2 cores), and some more
+ADDRESS_SPACE, DATA_MEMORY = 23 * 10**8, 15 * 10**8
 
 device_lock = threading.RLock()
 """Held by whoever has MindSpore do anything: run an operator, make or copy a tensor, choose a device.
@@ -37,12 +40,16 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     """Select the device -> its name; "auto" is an Ascend processor where there is one. Before the first operator.
 
     `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
-    for each core this process may use. Raises InputError where the device cannot be had.
+    for each core this process may use. Raises InputError where the device cannot be had, the shell allows too
+    little memory, or there is no working or temporary folder.
     """
     check_device(device, threads)
     check_surroundings()
     with device_lock:
         set_threads(threads)
+        if "mindspore" not in sys.modules:
+            require_address_space()
+            require_folders()
         with _ctrl_c_waits():
             import mindspore as ms
 
@@ -115,5 +122,31 @@ def _ctrl_c_waits() -> Iterator[None]:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, and no more than a container's share of them is worth."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, whole_cpus() or cores)
+
+
+def require_folders() -> None:
+    """Raise InputError without a working folder and a writable temporary one: MindSpore's import needs both."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the working folder was removed; change to one that is there (cd) and start again") from None
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        raise InputError(
+            "no temporary folder can be written, and MindSpore needs one; set TMPDIR to a folder that can"
+        ) from None
+
+
+def require_address_space() -> None:
+    """Raise InputError where a limit of the shell leaves less than MindSpore needs: it would end without a word."""
+    for found, needed, name in ((address_space(), ADDRESS_SPACE, "-v"), (data_memory(), DATA_MEMORY, "-d")):
+        if found and found[1] < needed:
+            limit, left = (f"{size / 1e9:.1f} GB" for size in found)
+            raise InputError(
+                f"the shell's limit of memory (ulimit {name}) is {limit}, {left} of it are left, and MindSpore needs"
+                f" {needed / 1e9:.1f} GB; raise it: ulimit {name} unlimited"
+            )

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.errors import InputError, setting
+from mistral.limits import whole_cpus
 from mistral.pipeline.launch import check_ranks
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class World:
         everyone = self.gather((self.host, self._cores))
         sharing = sum(host == self.host and bool(cores & self._cores) for host, cores in everyone)
         self._own_core = sharing <= len(self._cores)
-        return max(1, len(self._cores) // sharing)
+        return max(1, min(len(self._cores), whole_cpus() or len(self._cores)) // sharing)
 
     # Messages
 

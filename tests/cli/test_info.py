@@ -246,7 +246,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
                           True),
     "the end of an archive": ("consolidated.pth", lambda f: cut(f / "consolidated.00.pth"), "truncated or damaged",
                               True),
-    "params.json": ("consolidated.safetensors", lambda f: (f / "params.json").unlink(), "download params.json too",
+    "params.json": ("consolidated.safetensors", lambda f: (f / "params.json").unlink(), "params.json; download it too",
                     False),
     "sense": ("consolidated.safetensors", lambda f: (f / "params.json").write_text("{"), "not readable as JSON", False),
     "a file": ("consolidated.safetensors",

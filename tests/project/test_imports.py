@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "mistral"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # What lies directly in `mistral`, lowest first: a file imports from its own package and from lower levels.
 LEVELS = (
-    ("errors", "version"),
-    ("text", "memory", "atomic_files", "ops"),
+    ("errors", "version", "limits"),
+    ("text", "memory", "places", "atomic_files", "ops"),
     ("model", "tokenizer"),
     ("checkpoint",),
     ("engine",),

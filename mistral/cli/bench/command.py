@@ -20,6 +20,7 @@ from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
 from mistral.ops import build
 from mistral.ops.device import DEVICES, check_device, check_surroundings, set_threads, start_device, thread_count
+from mistral.ops.library_cache import user_folder
 
 MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
 
@@ -35,7 +36,7 @@ class Bench:
     weights of real dimensions can be random too.
     """
 
-    ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
+    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
     shape: str | None = option(None, "Instead: random weights of a model's dimensions, such as mistral-7b or tiny.")
     layers: int | None = option(None, "With --shape: so many layers instead of all.")
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
@@ -103,11 +104,11 @@ class Bench:
         prompts, batches = numbers("prefill", self.prefill, MOST_TOKENS), numbers("batches", self.batches, MOST_ROWS)
         return MeasurementPlan(prompts, batches, tuple(sorted({1, max(batches)})), self.tokens, self.repeats)
 
-    def find_checkpoint(self) -> Path:
-        """The checkpoint folder to measure, made where it is to be random."""
+    def find_checkpoint(self) -> str | Path:
+        """The checkpoint to measure, made where it is to be random."""
         if self.shape is None:
-            return shipped_checkpoint() if self.ckpt is None else Path(self.ckpt)
-        folder = build.cache_folders()[0] / "bench" if self.folder is None else Path(self.folder)
+            return shipped_checkpoint() if self.ckpt is None else self.ckpt
+        folder = user_folder() / "bench" if self.folder is None else Path(self.folder)
         return random_checkpoint(folder, self.shape, self.layers, self.bits)
 
 
