@@ -49,7 +49,6 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
         set_threads(threads)
         if "mindspore" not in sys.modules:
             require_address_space()
-            require_folders()
         with _ctrl_c_waits():
             import mindspore as ms
 
@@ -73,8 +72,8 @@ def check_surroundings() -> None:
     """
     try:
         os.getcwd()
-    except OSError as error:
-        raise InputError(f"the working folder is not there any more ({error.strerror}); go to another one") from None
+    except OSError:
+        raise InputError("the working folder was removed; change to one that is there (cd) and start again") from None
     try:
         tempfile.gettempdir()
     except OSError:
@@ -125,20 +124,6 @@ def _cores() -> int:
     """Cores that this process may use, and no more than a container's share of them is worth."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, whole_cpus() or cores)
-
-
-def require_folders() -> None:
-    """Raise InputError without a working folder and a writable temporary one: MindSpore's import needs both."""
-    try:
-        os.getcwd()
-    except OSError:
-        raise InputError("the working folder was removed; change to one that is there (cd) and start again") from None
-    try:
-        tempfile.gettempdir()
-    except OSError:
-        raise InputError(
-            "no temporary folder can be written, and MindSpore needs one; set TMPDIR to a folder that can"
-        ) from None
 
 
 def require_address_space() -> None:

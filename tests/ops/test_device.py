@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mistral.errors import InputError
-from mistral.ops.device import DEVICES, MAX_THREADS, check_device, require_folders, start_device
+from mistral.ops.device import DEVICES, MAX_THREADS, check_device, check_surroundings, start_device
 from tests.support.command_line import ROOT
 
 STAND_IN = """
@@ -125,7 +125,7 @@ def test_without_a_temporary_folder_mindspore_is_not_imported(monkeypatch: pytes
     def none() -> str:
         raise FileNotFoundError("No usable temporary directory found")
 
-    require_folders()
+    check_surroundings()
     monkeypatch.setattr("tempfile.gettempdir", none)
-    with pytest.raises(InputError, match="no temporary folder can be written, and MindSpore needs one; set TMPDIR to"):
-        require_folders()
+    with pytest.raises(InputError, match="no temporary folder can be written; set TMPDIR to"):
+        check_surroundings()

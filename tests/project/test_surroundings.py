@@ -99,7 +99,7 @@ def test_a_removed_working_folder_is_one_line_before_mindspore(tmp_path: Path) -
     (tmp_path / "gone").mkdir()
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "gone"], env={**os.environ, "PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)  # fmt: skip
-    line = "error: the working folder is not there any more (No such file or directory); go to another one"
+    line = "error: the working folder was removed; change to one that is there (cd) and start again"
     assert (done.returncode, done.stderr.splitlines()) == (0, [line, line])
 
 
