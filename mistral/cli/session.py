@@ -28,7 +28,10 @@ from mistral.tokenizer.tokenizer import Tokenizer
 
 @dataclass
 class Session:
-    """A loaded model with its tokenizer; `timings` adds up what it has generated."""
+    """A loaded model with its tokenizer; `timings` adds up what it has generated.
+
+    `drew_seed`: the seed of the options was drawn, and is not one that somebody named.
+    """
 
     options: Options
     checkpoint: Checkpoint
@@ -36,6 +39,7 @@ class Session:
     engine: Engine
     load_seconds: float
     timings: Timings = field(default_factory=Timings)
+    drew_seed: bool = False
 
     def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
         """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
@@ -135,7 +139,8 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
     seconds = time.perf_counter() - opened.started
     loaded()
     with driven(engine):
-        yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds)
+        drew = options.seed != opened.options.seed
+        yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew)
 
 
 def raise_first(errors: Sequence[InputError]) -> None:

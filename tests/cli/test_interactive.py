@@ -66,7 +66,7 @@ def test_each_line_is_answered_and_the_end_of_input_ends_it(run: CommandLine, mo
     assert all(len(answer["ids"]) == 4 and answer["finish_reason"] == "length" for answer in found)
     assert plain.out == "".join(answer["text"] + "\n" for answer in found)
     *cut, timings = plain.err.splitlines()
-    assert cut == ["note: cut at --max_tokens 4; /more goes on"] * 2 and "decode 6 tokens" in timings
+    assert cut == ["note: cut at --max_tokens 4; /more goes on"] * 2 and "decode 8 tokens" in timings
     assert MARK not in plain.out
 
 

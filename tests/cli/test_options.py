@@ -30,7 +30,7 @@ from mistral.cli.options import (
 )
 from mistral.cli.score import Score
 from mistral.cli.synonyms import INSTEAD, SAME
-from mistral.errors import InputError
+from mistral.errors import InputError, visible
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, monkeypat
     for name in (tmp_path / "missing", tmp_path, tmp_path / "latin", tmp_path / "long", "a\0b", "\ud800", "x" * 5000):
         with pytest.raises(InputError) as caught:
             read_text("notes", f"@{name}")
-        assert str(caught.value).startswith(f"--notes @{name}: ")
+        assert str(caught.value).startswith(f"--notes @{visible(str(name))}: ")
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:

@@ -187,9 +187,11 @@ def test_the_scores_in_the_documentation_are_those_of_today(run: CommandLine) ->
 
 def test_the_lines_of_python_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (code,) = (block for language, block in FENCED.findall(read(ENGLISH)) if language == "python")
-    exec(compile(code, "README.md", "exec"), {})
-    shape = re.findall(r"# (\(.+?\))", code)
+    texts, ids = (block for language, block in FENCED.findall(read(ENGLISH)) if language == "python")
+    exec(compile(texts, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1] == "The bell was green."
+    exec(compile(ids, "README.md", "exec"), {})
+    shape = re.findall(r"# (\(.+?\))", ids)
     assert capsys.readouterr().out.splitlines()[-1:] == shape
 
 

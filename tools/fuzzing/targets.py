@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.lora import open_adapter
+from mistral.cli import main
 from mistral.cli.complete.prompt_file import read_prompts
 from mistral.cli.complete.result_file import ResultFile
 from mistral.cli.main import parse
+from mistral.cli.settings import found_settings
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.text import parse_json
+from mistral.tokenizer.message_json import read_messages
+from mistral.tokenizer.messages import Message
 from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_calls import parse_reply
@@ -37,7 +42,9 @@ class Target:
 
 def all_targets(folder: Path) -> list[Target]:
     """Every target; they write their files below `folder`."""
-    return [*checkpoint_targets(folder), *text_targets(folder), *tokenizer_targets()]
+    return [
+        *checkpoint_targets(folder), *text_targets(folder), *tokenizer_targets(), *tokenizer_file_targets(folder),
+    ]  # fmt: skip
 
 
 def checkpoint_targets(folder: Path) -> list[Target]:
@@ -119,6 +126,15 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
     },
 }
+SETTINGS = """threads = 4
+stop = ["x", "y"]
+json = true
+[interactive]
+temperature = 0.5
+system = "a"
+[score]
+ckpt = "x"
+"""
 COMMANDS = (
     "demo|ckpt|--max_tokens|3|--prompts|[\"a\", \"b\"]|--json",
     "interactive|ckpt|--instruct|--system|Be brief.|--temperature=0.7|--stop|[\"x\"]",
@@ -146,12 +162,24 @@ def text_targets(folder: Path) -> list[Target]:
     def options(data: bytes) -> None:
         parse(data.decode("utf-8", "surrogateescape").split("|"))
 
+    def messages(data: bytes) -> None:
+        try:
+            found = parse_json(data.decode("utf-8", "replace"))
+        except ValueError:
+            return
+        small.encode_chat(read_messages(found))
+
+    def settings(data: bytes) -> None:
+        file.write_bytes(data)
+        found_settings("interactive", main.COMMANDS, str(file))
+
     def json_text(data: bytes) -> None:
         try:
             parse_json(data.decode("utf-8", "replace"))
         except ValueError as error:
             assert "\n" not in str(error)
 
+    small = Tokenizer.from_folder(TINY)
     write_saved(folder / "saved", Saved("text", None), "mark")
     saved = (folder / "saved").read_bytes()
     prompts = [*map(_dumped, LINES), b"\n".join(map(_dumped, LINES)), b'"a text"\r\n"another"\r\n']
@@ -162,6 +190,8 @@ def text_targets(folder: Path) -> list[Target]:
         Target("tools", [_dumped([TOOL]), _dumped(TOOL["function"])], from_file(load_tools), 0.3),
         Target("saved", [saved], from_file(lambda path: read_saved(Path(path), "mark", DENSE, 4))),
         Target("options", [command.encode() for command in COMMANDS], options, 3),
+        Target("settings", [SETTINGS.encode()], settings),
+        Target("messages", [_dumped(line["messages"]) for line in LINES if "messages" in line], messages, 1),
         Target("json", [_dumped(LINES), b"[1e3, NaN]"], json_text, 3),
     ]
 
@@ -186,3 +216,82 @@ def tokenizer_targets() -> list[Target]:
     texts = ["Tom had a red ball. [INST] </s> \u00e9\u6f22\U0001f642\n\t  x".encode(), bytes(range(256))]
     calls = [_dumped([{"name": "add", "arguments": {"a": 1}}]), b"[TOOL_CALLS]" + _dumped([CALL])]
     return [Target("text", texts, text, 2), Target("ids", texts, ids, 2), Target("reply", calls, reply)]
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' and loop.index0 > 0 %}"
+    "{{ raise_exception('late') }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] | trim + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{% if add_generation_prompt %}"
+    "<|im_start|>assistant\\n{% endif %}"
+)
+ADDED = {"<|im_end|>": 1024, "<|im_start|>": 1025}
+BESIDE = {
+    "added_tokens.json": ADDED,
+    "tokenizer_config.json": {
+        "bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}, "add_bos_token": True, "chat_template": TEMPLATE,
+        "added_tokens_decoder": {"1024": {"content": "<|im_end|>", "special": True, "lstrip": False}},
+    },
+    "generation_config.json": {"bos_token_id": 1, "eos_token_id": [2, 1024]},
+    "special_tokens_map.json": {"eos_token": "</s>", "additional_special_tokens": ["<|im_end|>"]},
+    "config.json": {"vocab_size": 1030, "eos_token_id": [2, 1024], "model_type": "mistral"},
+}  # fmt: skip
+
+
+def tokenizer_file_targets(folder: Path) -> list[Target]:
+    """Files of and beside a tokenizer; what is loaded must hold a conversation or say why not."""
+    messages = [Message("system", "Be <|im_end|> brief."), Message("user", "Who </s> met Tom?\n")]
+    found = []
+    for name, value in BESIDE.items():
+        own = folder / f"beside-{name}"
+        own.mkdir()
+        shutil.copy(TINY / "tokenizer.model.v3", own / "tokenizer.model")
+        for other, table in BESIDE.items():
+            (own / other).write_text(json.dumps(table))
+
+        def run(data: bytes, file: Path = own / name) -> None:
+            file.write_bytes(data)
+            tokenizer = Tokenizer.from_folder(file.parent)
+            tokenizer.decode(tokenizer.encode("<|im_end|> </s> a"))
+            if tokenizer.can_chat:
+                tokenizer.encode_chat(messages)
+
+        found.append(Target(name, [_dumped(value)], run, 0.03))
+    plain = folder / "tokenizer-json"
+    plain.mkdir()
+
+    def run_file(data: bytes) -> None:
+        (plain / "tokenizer.json").write_bytes(data)
+        tokenizer = Tokenizer.from_folder(plain)
+        tokenizer.decode(tokenizer.encode("Tom \u00e9\U0001f642"))
+
+    def run_model(data: bytes) -> None:
+        (plain / "tokenizer.model").write_bytes(data)
+        try:
+            tokenizer = Tokenizer.from_file(plain / "tokenizer.model")
+            tokenizer.decode(tokenizer.encode("Tom \u00e9\U0001f642"))
+        finally:
+            (plain / "tokenizer.model").unlink()
+
+    def template(data: bytes) -> None:
+        (folder / "template.jinja").write_bytes(data)
+        Tokenizer.from_folder(TINY, folder / "template.jinja").encode_chat(messages)
+
+    return [
+        *found,
+        Target("tokenizer.json", [_dumped(byte_level())], run_file, 0.02),
+        Target("tokenizer.model", [(TINY / "tokenizer.model.v3").read_bytes()], run_model, 0.1),
+        Target("template", [TEMPLATE.encode(), b"{% for m in messages %}{{ m.content }}{% endfor %}"], template, 0.1),
+    ]
+
+
+def byte_level() -> dict[str, Any]:
+    """A small `tokenizer.json`."""
+    pieces = ["<unk>", "<s>", "</s>", *map(chr, [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x144)])]
+    special = [{"id": i, "content": pieces[i], "special": True, "normalized": False, "single_word": False,
+                "lstrip": False, "rstrip": False} for i in range(3)]  # fmt: skip
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, "To", "Tom"])}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": ["T o", "To m"]}
+    return {"version": "1.0", "added_tokens": special, "normalizer": None, "pre_tokenizer": level,
+            "post_processor": None, "decoder": level, "model": model}  # fmt: skip

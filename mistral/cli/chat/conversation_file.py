@@ -72,6 +72,7 @@ def resume(conversation: Conversation, path: Path, checkpoint: str) -> None:
         {field.name: field.default for field in fields(conversation.session.options)},
     )
     unset = [name for name in SETTINGS if getattr(session.options, name) == defaults[name]]
+    unset += ["seed"] if session.drew_seed else []
     session.options = replace(session.options, **{name: getattr(state.options, name) for name in unset})
     conversation.resume(
         conversation.system or state.system, conversation.tools or state.tools, state.messages, state.last
