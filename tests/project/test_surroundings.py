@@ -20,7 +20,7 @@ from mistral.cli.complete.result_file import ResultFile
 from mistral.errors import InputError
 from mistral.ops.device import _ctrl_c_waits, check_surroundings
 from mistral.pipeline.launch import Launch, launched
-from tests.support.command_line import ROOT, CommandLine, write_model
+from tests.support.command_line import ROOT, CommandLine, run_program, write_model
 
 
 @pytest.fixture
@@ -183,3 +183,16 @@ def test_an_error_is_heard_when_the_reader_of_the_output_has_left(tmp_path: Path
                           env={**os.environ, "PYTHONUNBUFFERED": ""})  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (2, "error: the reason\n")
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "line"),
+    [
+        (100_000, "error: the shell's limit of memory (ulimit -v) leaves too little to begin; raise it: ulimit -v "),
+        (1_000_000, "error: the shell's limit of memory (ulimit -v) is 1.0 GB, "),
+    ],
+)
+def test_too_little_address_space_is_one_line(kilobytes: int, line: str) -> None:
+    outcome = run_program("demo", shell=f"ulimit -v {kilobytes}; {{}}")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(line)
