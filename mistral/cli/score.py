@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.cli.console import ProgressLine, result_line
+from mistral.cli.divergence import compare
 from mistral.cli.input_text import display_name, read_text_file
 from mistral.cli.model_options import Options
 from mistral.cli.options import fixed, operand, option
@@ -23,6 +24,7 @@ from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.timings import Timings
 from mistral.errors import InputError
+from mistral.load import load_model
 from mistral.model.args import ModelArgs
 from mistral.pipeline.launch import launched
 from mistral.tokenizer.tokenizer import Tokenizer
@@ -46,6 +48,9 @@ class Score(Options):
     min_context: int | None = option(
         None, "Instead: tokens that a scored one has before it, but for those at the start."
     )
+    reference: str | None = option(
+        None, "Another checkpoint of the same vocabulary: how far this one's predictions are from its.", file=True
+    )
     max_tokens: int = fixed(0)
     temperature: float = fixed(0.0)
     top_p: float = fixed(1.0)
@@ -62,6 +67,8 @@ class Score(Options):
             raise InputError("score: name a text file, or - for standard input, after the checkpoint")
         if self.stride is not None and self.min_context is not None:
             raise InputError("--min_context: is what --stride leaves of the context; leave one out")
+        if self.reference is not None and self.num_pipeline_ranks > 1:
+            raise InputError("--reference: two models are compared in one process; leave out --num_pipeline_ranks")
         if self.stride is not None and self.stride < 1:
             raise InputError(f"--stride {self.stride}: must be at least 1")
         if self.min_context is not None and self.min_context < 1:
@@ -80,7 +87,9 @@ class Score(Options):
                 ids = opened.tokenizer.encode(text, bos=False)
                 scored = ScoredText(text, ids, *choose_context(self, opened.checkpoint.args))
         with running(opened) as session:
-            if session and scored:
+            if session and scored and self.reference:
+                compare_with(session, scored, self.reference)
+            elif session and scored:
                 score(session, scored)
 
 
@@ -203,6 +212,33 @@ def score(session: Session, scored: ScoredText) -> None:
     assert shown == len(ids)
     show_summary(scored.summary(logprobs), options.json)
     session.report()
+
+
+def compare_with(session: Session, scored: ScoredText, reference: str) -> None:
+    """Compare with another checkpoint on the same ids, and show how far the two are from each other.
+
+    Raises InputError for a checkpoint that cannot be loaded or has another vocabulary.
+    """
+    options, ids = session.options, scored.ids
+    other = load_model(reference, 1, options.backend, 16, options.device, precise=options.precise)
+    parts = windows(len(ids), scored.context, scored.overlap)
+    prompts = [
+        ([session.tokenizer.bos_id, *ids[part.start : part.stop]], part.scored - part.start + 1) for part in parts
+    ]
+    progress, found = ProgressLine("comparing:", "tokens", total=len(ids)), None
+    for found in compare(session.engine, Engine(other), prompts, options.chunk_size or CHUNK // 2):
+        progress(found.tokens, len(ids))
+    progress.give_way()
+    assert found and found.tokens == len(ids)
+    record = found.record()
+    if options.json:
+        print(result_line({"divergence": {"reference": reference, **record}}), flush=True)
+    else:
+        print(
+            f"{found.tokens} tokens | divergence {record['mean_kl']} nats, 99 of 100 below {record['kl_p99']} | same"
+            f" likeliest token {100 * found.same_top:.2f} % | perplexity {record['perplexity']}, of the reference"
+            f" {record['reference_perplexity']}"
+        )
 
 
 def show_tokens(
