@@ -46,8 +46,8 @@ struct Weight : Matrix {
                Type(type),
                out,
                in} {
-    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= BITS4, "an unsound weight");
-    check(type < BITS8 || (scales && exponents), "a quantized weight without its scales");
+    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= FLOAT8, "an unsound weight");
+    check(type < BITS8 || (scales && (exponents || type == FLOAT8)), "a quantized weight without its scales");
   }
 };
 

@@ -15,12 +15,13 @@
 #include <cstdint>
 
 // Element types of a weight. BITS8 and BITS4 are the formats that mistral/ops/quantized.py defines: groups of 32
-// weights share a scale, and the weights of a row share an exponent.
-enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4 };
+// weights share a scale, and the weights of a row share an exponent. FLOAT8 is E4M3 (OCP 8-bit floating point, 2023:
+// a sign, 4 bits of exponent with bias 7, 3 of mantissa, no infinity); all weights of a matrix share a float32 scale.
+enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4, FLOAT8 = 5 };
 
 struct Matrix {  // a weight (out, in) as it lies in the file; a vector is (1, in)
   const void *data;
-  const uint8_t *scales, *exponents;  // of BITS8 and BITS4 only
+  const uint8_t *scales, *exponents;  // of BITS8 and BITS4; of FLOAT8, the bytes of its scale
   Type type;
   int64_t out, in;
 };
@@ -50,7 +51,7 @@ struct FeedForwardWeights {  // of a dense block or of one expert
 };
 
 // `precise`: activations, keys and values stay float32 whatever a weight's type. Otherwise keys and values are rounded
-// to bfloat16. Activations are rounded to bfloat16 for bfloat16 weights; for BITS8 and BITS4 they are rounded to
+// to bfloat16. Activations are rounded to bfloat16 for bfloat16 and FLOAT8 weights; for BITS8 and BITS4 they are rounded to
 // bfloat16 with AMX, to integers of 14 bits with AVX2 or AVX-512, and not at all elsewhere.
 struct Kernels {
   void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);  // table (V, D), ids (T,) -> y (T, D)
