@@ -28,7 +28,7 @@ from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.load import load_model
-from mistral.ops import build
+from mistral.ops.library_cache import user_folder
 
 SAVED = "turns.saved"
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", default="mistral-7b")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--folder", type=Path, default=build.cache_folders()[0] / "bench")
+    parser.add_argument("--folder", type=Path, default=user_folder() / "bench")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--question", type=int, default=200, help="tokens")

@@ -1,4 +1,4 @@
-"""Draw several answers to one prompt, which is read once; which is the likeliest? python -m examples.best_of_n [CKPT]"""
+"""Draw several answers to a prompt, which is read once; which is the likeliest? python -m examples.best_of_n [CKPT]"""
 
 import sys
 

@@ -6,20 +6,26 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.formats.stored_tensor import Array
 from mistral.checkpoint.quantization import model_args, quantized_args, source_of
-from mistral.checkpoint.weight_memory import copied_nbytes, stage_nbytes
+from mistral.checkpoint.weight_memory import copied_nbytes, stage_nbytes, used_in_place
 from mistral.errors import InputError, setting
 from mistral.memory import available_memory, gigabytes, require_memory
 from mistral.model import transformer
 from mistral.model.args import ModelArgs
 from mistral.model.block import GetWeight
+from mistral.model.kv_cache import CacheMetadata, RollingCache
 from mistral.model.parameters import owns, parameters
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
 from mistral.ops.device import check_device, device_lock, start_device
 from mistral.ops.interface import Ops, Weight
+from mistral.ops.mapped_files import MappedFiles
 from mistral.ops.quantize import quantize_array
 from mistral.ops.quantized import Quantized
 from mistral.pipeline.launch import check_ranks
@@ -27,21 +33,47 @@ from mistral.pipeline.shared_checkpoint import identity, open_shared, require_fi
 from mistral.pipeline.split import choose_layers
 from mistral.pipeline.world import World, connect
 
+if TYPE_CHECKING:
+    from mindspore import Tensor
+
 Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, bytes to read
 
 
 class Transformer(transformer.Transformer):
     """A model that is read from a folder; under mpirun, the stage of it that this rank holds.
 
-    `world`: the ranks that hold the other layers; None for a whole model.
+    `world`: the ranks that hold the other layers; None for a whole model. `files`: those that weights are read from in
+    each step.
     """
 
     def __init__(
-        self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None, world: World | None = None
+        self,
+        args: ModelArgs,
+        get: GetWeight,
+        ops: Ops,
+        layers: range | None = None,
+        world: World | None = None,
+        files: MappedFiles | None = None,
     ) -> None:
         """See `mistral.model.transformer.Transformer`."""
         super().__init__(args, get, ops, layers)
-        self.world = world
+        self.world, self.files = world, files or MappedFiles({})
+
+    def embed(self, ids: NDArray[np.int64]) -> Tensor:
+        """ids (T,) -> (T, D). Raises InputError where a file of weights has become shorter."""
+        self.files.require_whole()
+        return super().embed(ids)
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        metadata: CacheMetadata,
+        cache: RollingCache | None,
+        after_layer: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """This stage's layers on x (T, D) -> (T, D). Raises InputError where a file of weights has become shorter."""
+        self.files.require_whole()
+        return super().run_blocks(x, metadata, cache, after_layer)
 
     @classmethod
     def from_folder(
@@ -201,6 +233,10 @@ def build(
 ) -> Transformer:
     """Read the weights of some layers."""
     done, total = 0, stage_nbytes(checkpoint, layers)
+    everything = MappedFiles(checkpoint.mapped(checkpoint.shapes))
+    if ops.name == "native" or args.quantization != checkpoint.args.quantization:
+        everything.guard()
+    everything.require_whole()
 
     def get(name: str) -> Weight:
         nonlocal done
@@ -213,7 +249,9 @@ def build(
             progress(min(done, total), total)
         return weight
 
-    return Transformer(args, get, ops, layers, world)
+    in_place = used_in_place(checkpoint, args, ops.name, layers)
+    files = MappedFiles(checkpoint.mapped(in_place, adapted=False))
+    return Transformer(args, get, ops, layers, world, files)
 
 
 def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | Quantized:

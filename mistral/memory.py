@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from mistral.errors import InputError
+from mistral.limits import ROOT, address_space, data_memory, memory_limit
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ def forget_peak() -> bool:
     return True
 
 
-def available_memory() -> int:
-    """Bytes that can be had without swapping."""
-    return int(psutil.virtual_memory().available)
+def available_memory(root: Path = ROOT) -> int:
+    """Bytes that can be had without swapping, within the limits of a container and of the shell."""
+    free = [int(psutil.virtual_memory().available)]
+    if container := memory_limit(root):
+        free.append(container.free)
+    free += [left for found in (address_space(), data_memory()) if found for left in found[1:]]
+    return min(free)
 
 
 def require_memory(needed: int, available: int, purpose: str, remedy: str) -> None:

@@ -9,19 +9,39 @@ from typing import Any, NoReturn
 
 from mistral.errors import InputError, one_line
 
+MAX_FILE = 1 << 25  # bytes of a JSON file
+LFS_POINTER = b"version https://git-lfs"  # how the small file begins that Git leaves in place of a large one
 MAX_DEPTH = 64  # lists and objects within each other
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029)}  # by json_line
 
 
+def shown(value: object, most: int = 40) -> str:
+    """A value out of a file for a message: in quotes, on one line, and of at most `most` characters."""
+    try:
+        return repr(value if isinstance(value, str) and len(value) <= most else str(value)[:most])
+    except (ValueError, RecursionError):  # a number of too many digits, or lists too deep in each other
+        return f"one {type(value).__name__} too large to show"
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of at most 32 MiB. Raises InputError, naming the file, for anything else."""
+    """The JSON object in a file of at most 32 MiB, with or without a byte order mark.
+
+    Raises InputError, naming the file, for anything else.
+    """
     try:
         if path.exists() and not path.is_file():  # a named pipe would block
             raise InputError(f"{path}: is no file; download it again")
-        if path.stat().st_size > 1 << 25:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
             raise InputError(f"{path}: larger than 32 MiB, so not the JSON file it should be; download it again")
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        table = json.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise InputError(f"{path}: cannot be read ({reason}); check the file and its permissions") from None
+    except (ValueError, RecursionError) as error:
+        if data.startswith(LFS_POINTER):
+            raise InputError(f"{path}: is a Git LFS pointer; run `git lfs pull` in its folder") from None
         raise InputError(f"{path}: not readable as JSON ({one_line(error)}); download it again") from None
     if not isinstance(table, dict):
         raise InputError(f"{path}: holds a JSON {type(table).__name__}, not an object; download it again")

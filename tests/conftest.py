@@ -7,6 +7,7 @@ import os
 # Two processes of tests run side by side, and their models are small: one thread each, also in programs that they
 # start. What threads change is tested in processes that ask for several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MISTRAL_CONFIG"] = ""  # no settings of whoever runs the tests
 
 import pytest
 

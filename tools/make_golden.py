@@ -1,10 +1,11 @@
 """Write the golden figures of tests/data/golden: what Hugging Face transformers computes for small random models.
 
-    python tools/make_golden.py [folder]
+    python tools/make_golden.py [folder [case ...]]
 
-Needs torch and transformers (made with 2.13 and 5.23), which neither the project nor its tests do. Each case is a
-folder: config.json and model.safetensors as `save_pretrained` writes them, and golden.json: a list of prompts with
-the ids that greedy decoding adds and the log-probabilities of prompt ids 1.. and of the added ids, in float32.
+Needs torch and transformers (made with 2.13 and 5.23; the llama cases with 5.24), which neither the project nor its
+tests do. Each case is a folder: config.json and model.safetensors as `save_pretrained` writes them, and golden.json: a
+list of prompts with the ids that greedy decoding adds and the log-probabilities of prompt ids 1.. and of the added ids,
+in float32.
 transformers keeps a layer's experts stacked in memory and writes them to disk under the names that hubs have,
 `block_sparse_moe.experts.M.w1.weight`; the tool makes sure of it.
 """
@@ -14,12 +15,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     MinistralConfig,
     MinistralForCausalLM,
     MistralConfig,
@@ -44,7 +48,6 @@ BASE: dict[str, Any] = {
     "head_dim": 8,
     "max_position_embeddings": 128,
     "rms_norm_eps": 1e-5,
-    "sliding_window": None,
     "tie_word_embeddings": False,
     "bos_token_id": None,
     "eos_token_id": None,
@@ -52,11 +55,19 @@ BASE: dict[str, Any] = {
 MISTRAL = (MistralConfig, MistralForCausalLM)
 MIXTRAL = (MixtralConfig, MixtralForCausalLM)
 MINISTRAL = (MinistralConfig, MinistralForCausalLM)
+LLAMA = (LlamaConfig, LlamaForCausalLM)
 SMALL_EXPERTS = {"intermediate_size": 20, "num_hidden_layers": 2}
 INTERLEAVED = ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 # name: (classes, rope_theta, seed of the weights and prompts, what differs from BASE)
 CASES: dict[str, tuple[Any, float, int, dict[str, Any]]] = {
-    "dense": (MISTRAL, 1e6, 1, {}),
+    "dense": (MISTRAL, 1e6, 1, {"sliding_window": None}),
     "windowed": (MISTRAL, 1e4, 2, {"sliding_window": 5, "num_key_value_heads": 4, "intermediate_size": 30}),
     "moe": (MIXTRAL, 1e6, 3, SMALL_EXPERTS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "moe_windowed": (
@@ -75,7 +86,21 @@ CASES: dict[str, tuple[Any, float, int, dict[str, Any]]] = {
         MISTRAL,
         1e6,
         6,
-        {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 28},
+        {
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "intermediate_size": 28,
+            "sliding_window": None,
+        },
+    ),
+    "llama": (LLAMA, 1e4, 8, {"num_key_value_heads": 4, "rms_norm_eps": 1e-6}),
+    "llama_linear": (LLAMA, 1e4, 8, {"rope_parameters": {"rope_type": "linear", "factor": 2.5}}),
+    "llama3": (
+        LLAMA,
+        1e3,
+        8,
+        {"num_attention_heads": 2, "head_dim": 16, "tie_word_embeddings": True, "rope_parameters": LLAMA3},
     ),
     "tied": (MISTRAL, 1e4, 7, {"tie_word_embeddings": True, "sliding_window": 16, "rms_norm_eps": 1e-6}),
 }
@@ -84,8 +109,8 @@ CASES: dict[str, tuple[Any, float, int, dict[str, Any]]] = {
 def make_model(name: str) -> Any:
     """The case's model: random weights in float32, eager attention."""
     (config_class, model_class), rope_theta, seed, changes = CASES[name]
-    rope = {"rope_type": "default", "rope_theta": rope_theta}
-    config = config_class(**BASE | changes, rope_parameters=rope, dtype="float32")
+    rope = {"rope_type": "default", "rope_theta": rope_theta} | changes.get("rope_parameters", {})
+    config = config_class(**BASE | changes | {"rope_parameters": rope}, dtype="float32")
     config._attn_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -139,12 +164,12 @@ def write_case(name: str, folder: Path) -> None:
     (folder / "golden.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def main(folder: Path) -> None:
-    """Write every case below `folder`."""
-    for name in CASES:
+def main(folder: Path, names: Sequence[str]) -> None:
+    """Write the named cases, or every case, below `folder`."""
+    for name in names or CASES:
         write_case(name, folder / name)
         print(f"{name}: {sum(file.stat().st_size for file in (folder / name).iterdir())} bytes")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN, sys.argv[2:])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mistral.checkpoint.quantized_tensor import QuantizedTensor
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
 from mistral.ops.quantized import Quantized
+from mistral.places import find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,13 @@ class Checkpoint:
         reordered = self.rotary_halves and parameters(self.args)[name].heads is not None
         return tensor.is_contiguous and not reordered and not self.is_merged(name)
 
+    def mapped(self, names: Iterable[str], adapted: bool = True) -> dict[Path, mmap.mmap]:
+        """The mapped files, by their paths, that hold these tensors; `adapted`: also those of an adapter."""
+        parts = [part for name in names for part in self.tensors[name].parts]
+        if self.adapter and adapted:
+            parts += [part for delta in self.adapter.deltas.values() for part in delta.stored]
+        return {part.path: part.buffer for part in parts if part.buffer is not None}
+
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
         return self.tensors[name].nbytes
@@ -101,12 +110,13 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
 
+    `folder` may be all that `find_checkpoint` finds: also a weight file, or org/name in the local Hugging Face cache.
     `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
     `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
     Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
     tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
     """
-    folder = Path(folder)
+    folder = find_checkpoint(folder)
     elsewhere = elsewhere or {}
     form = find_form(folder, elsewhere)
     args = read_args(form.args_file)

@@ -16,11 +16,10 @@ from pathlib import Path
 
 from mistral.checkpoint.formats.stored_tensor import quoted
 from mistral.errors import InputError, setting
+from mistral.places import ADAPTERS, WEIGHTS, contents_of, how_to_get
 from mistral.text import read_json
 
 _SHARD = re.compile(r"(?P<set>consolidated|model|pytorch_model)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<kind>\w+)")
-_WEIGHTS = re.compile(r"(consolidated|model|pytorch_model)\b.*\.(safetensors|pth|pt|bin)")
-_ADAPTERS = ("lora.safetensors", "adapter_model.safetensors", "adapter_model.bin")
 _NUMBERED = re.compile(r"consolidated\.(?P<number>\d\d)\.(?P<kind>pth|pt)")
 
 
@@ -28,7 +27,8 @@ _NUMBERED = re.compile(r"consolidated\.(?P<number>\d\d)\.(?P<kind>pth|pt)")
 class Form:
     """A form of checkpoint found in a folder, and the files to read.
 
-    `name` is for people. `weight_map` is the table of an index, if there is one: tensor name to file name.
+    `name` is for people. `weight_map` is the table of an index, if there is one: tensor name to file name; `index` is
+    that file. It may list files that are not in the folder: what is needed of these is missed later.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Form:
     files: tuple[Path, ...]
     hugging_face: bool
     weight_map: Mapping[str, str] | None = None
+    index: Path | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -44,6 +45,7 @@ class _Files:
     name: str
     files: list[str]
     weight_map: Mapping[str, str] | None = None
+    index: str | None = None
 
 
 def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
@@ -63,35 +65,36 @@ def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
     if official or hugging_face:
         weights, needed = (official, "params.json") if official else (hugging_face, "config.json")
         assert weights
-        raise InputError(f"{folder}: has {weights.name} but no {needed}; download {needed} too")
-    if not names.isdisjoint(_ADAPTERS):
+        raise InputError(f"{folder}: has {weights.name} but no {needed}; {how_to_get(folder, needed)} too")
+    if not names.isdisjoint(ADAPTERS):
         remedy = f"name the model's folder, and this one with {setting('lora')}"
         raise InputError(f"{folder}: holds an adapter; {remedy}")
+    if instead := contents_of(folder, names):
+        raise InputError(f"{folder}: {instead}")
     present = [name for name in ("params.json", "config.json") if name in names]
     beside = f" beside {present[0]}" if present else ""
     raise InputError(
         f"{folder}: no weights{beside} (consolidated.*.pth, consolidated*.safetensors, model*.safetensors or "
-        "pytorch_model*.bin); download them or name another folder"
+        f"pytorch_model*.bin); {how_to_get(folder).replace('it', 'them', 1)} or name another folder"
     )
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Every file that could be part of a model's weights by its name, whether the set is whole or not."""
-    return tuple(folder / name for name in sorted(_file_names(folder)) if _WEIGHTS.fullmatch(name))
+    return tuple(folder / name for name in sorted(_file_names(folder)) if WEIGHTS.fullmatch(name))
 
 
 def _form(folder: Path, names: set[str], found: _Files, args_file: str) -> Form:
     files = tuple(folder / name for name in found.files)
-    others = sorted(name for name in names - set(found.files) if _WEIGHTS.fullmatch(name))
+    others = sorted(name for name in names - set(found.files) if WEIGHTS.fullmatch(name))
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     warnings = (f"{found.name} is read, and {others[0]}{more} beside it is not",) if others else ()
     hugging_face = not found.files[0].startswith("consolidated")
-    return Form(found.name, folder / args_file, files, hugging_face, found.weight_map, warnings)
+    index = folder / found.index if found.index else None
+    return Form(found.name, folder / args_file, files, hugging_face, found.weight_map, index, warnings)
 
 
 def _file_names(folder: Path) -> set[str]:
-    if folder.is_file():
-        raise InputError(f"{folder}: is a file; name the folder that holds it")
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -132,7 +135,8 @@ def _shards(folder: Path, names: set[str], stem: str, kind: str) -> _Files | Non
         raise InputError(f"{folder}: files of two sets, -of-{counts[0]} and -of-{counts[1]}; remove one of the sets")
     wanted = [f"{stem}-{number:05}-of-{counts[0]}.{kind}" for number in range(1, int(counts[0]) + 1)]
     if missing := [name for name in wanted if name not in names]:
-        raise InputError(f"{folder / missing[0]}: missing, {len(missing)} of {len(wanted)} files are; download it")
+        count = f"{len(missing)} of {len(wanted)} files are"
+        raise InputError(f"{folder / missing[0]}: missing, {count}; {how_to_get(folder, missing[0])}")
     if strange := sorted({match[0] for match in matches} - set(wanted)):
         raise InputError(f"{folder / strange[0]}: its number is not in the set; remove it or download the set again")
     family = "consolidated" if stem == "consolidated" else "Hugging Face"
@@ -148,21 +152,28 @@ def _numbered(folder: Path, names: set[str]) -> _Files | None:
         last = max(int(match["number"]) for match in matches)
         wanted = [f"consolidated.{number:02}.{kind}" for number in range(last + 1)]
         if missing := [name for name in wanted if name not in names]:
-            raise InputError(f"{folder / missing[0]}: missing, and {wanted[-1]} is there; download it")
+            raise InputError(
+                f"{folder / missing[0]}: missing, and {wanted[-1]} is there; {how_to_get(folder, missing[0])}"
+            )
         return _Files(wanted[0] if last == 0 else f"{wanted[0]} ({len(wanted)} files)", wanted)
     return None
 
 
 def _indexed(folder: Path, names: set[str], index: str, kind: str) -> _Files:
-    """The files that an index lists. Raises InputError for one that is missing, or an index that is none."""
+    """The files here that an index lists. Raises InputError where none is, or for an index that is none."""
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or any(type(name) is not str for name in weight_map.values()):
         raise InputError(f"{folder / index}: no weight_map from tensors to files in it; download it again")
-    files = sorted(set(weight_map.values()))
-    for name in files:
-        if Path(name).name != name:  # a path would lead out of the folder
-            raise InputError(f"{folder / index}: {quoted(name)} is not a plain file name; download it again")
-        if name not in names:
-            raise InputError(f"{folder}: {quoted(name)} is missing, and {index} lists it; download it")
+    listed = sorted(set(weight_map.values()))
+    if strange := next((name for name in listed if Path(name).name != name), None):  # a path would lead elsewhere
+        raise InputError(f"{folder / index}: {quoted(strange)} is not a plain file name; download it again")
+    files = [name for name in listed if name in names]
+    if not files:
+        raise InputError(missing_file(folder, listed[0], index))
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
-    return _Files(f"Hugging Face {kind} ({count})", files, weight_map)
+    return _Files(f"Hugging Face {kind} ({count})", files, weight_map, index)
+
+
+def missing_file(folder: Path, name: str, index: str) -> str:
+    """The message about a file that an index lists and that is needed and not here."""
+    return f"{folder}: {quoted(name)} is missing, and {index} lists it; {how_to_get(folder, quoted(name))}"

@@ -25,6 +25,7 @@ _IN_A_LAYER = {
     "w3": "mlp.up_proj",
     "gate": "block_sparse_moe.gate",
 }
+_ROTARY_TABLES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
 def hugging_face_name(parameter: Parameter) -> str:
@@ -62,5 +63,5 @@ def neighbouring_pairs(rows: Array, n_heads: int) -> Array:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file's tensor is a table of rotary frequencies, which some files carry and no model needs."""
-    return name.endswith("rotary_emb.inv_freq") or name in ("rope.freqs", "freqs_cis")
+    """Whether a file's tensor is a table of rotary angles, which some files carry and no model needs."""
+    return name.endswith(_ROTARY_TABLES) or name in ("rope.freqs", "freqs_cis")

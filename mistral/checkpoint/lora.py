@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 
 from mistral.checkpoint.foreign_names import hugging_face_name, neighbouring_pairs
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
-from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
+from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, Array, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.peft import PREFIX, read_scales
 from mistral.errors import InputError, setting
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
-from mistral.text import read_json
+from mistral.places import find_checkpoint
+from mistral.text import read_json, shown
 
 OFFICIAL = "lora.safetensors"
 PEFT = ("adapter_model.safetensors", "adapter_model.bin")
 PARTS = (".lora_A.weight", ".lora_B.weight")
 BASE = ".base_layer.weight"  # PEFT saves W with an adapter of the head
+QUOTES = "'\""
 AT_ONCE = 1 << 18  # weights merged at once: their float32 values stay in the processor's cache
 DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
 
@@ -69,6 +71,11 @@ class LoraDelta:
     scale: float
     heads: int | None = None
     base: StoredTensor | None = None
+
+    @property
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """The tensors of the file that it is made of."""
+        return (self.a, self.b) if self.base is None else (self.a, self.b, self.base)
 
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Copies in float32 of A (r, in) and B (out, r), B's rows in Mistral's order.
@@ -133,7 +140,7 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
 
     Raises InputError, one line that names the file and the tensor or setting, for an adapter that does not fit.
     """
-    folder = Path(folder)
+    folder = find_checkpoint(folder, option="lora")
     file = find_adapter(folder)
     if args.quantization:
         raise InputError(
@@ -168,9 +175,6 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
 
 def find_adapter(folder: Path) -> Path:
     """The weight file of the adapter in a folder. Raises InputError unless there is exactly one."""
-    if not folder.is_dir():
-        what = "is a file; name the folder that holds it" if folder.exists() else "no such folder; name the right one"
-        raise InputError(what, option="lora", value=folder)
     found = [folder / name for name in (OFFICIAL, *PEFT) if (folder / name).exists()]
     if len(found) == 3 or (len(found) == 2 and found[0].name == OFFICIAL):
         raise InputError(f"{found[0]}: {found[1].name} is an adapter too; move one of them away")
@@ -195,9 +199,10 @@ def official_scale(params: Path) -> Callable[[str, int], float]:
 
     def scale_of(module: str, tensor_rank: int) -> float:
         if rank not in (None, tensor_rank):
+            said = shown(rank).strip(QUOTES)
             raise InputError(
-                f"{params}: lora.rank is {str(rank)[:40]}, and {quoted(module)} has rank {tensor_rank}; copy both files"
-                " from one place"
+                f"{params}: lora.rank is {said}, and {quoted(module)} has rank {tensor_rank}; copy both files from one"
+                " place"
             )
         return float(scale)
 
@@ -243,6 +248,8 @@ def check_shapes(
     """Raise InputError unless the tensors are (r, in) and (out, r) of floating-point numbers."""
     rank = tensors[0].shape[0] if tensors[0].shape else 0
     for name, tensor, wanted in zip(names, tensors, ((rank, shape[1]), (shape[0], rank)), strict=True):
+        if tensor.is_empty:
+            raise InputError(f"{file}: tensor {quoted(name)} is empty: {NOT_GATHERED}")
         if tensor.shape != wanted or not rank:
             raise InputError(
                 f"{file}: tensor {quoted(name)} has shape {tensor.shape} and the model, of matrices {shape}, needs"

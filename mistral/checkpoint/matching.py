@@ -9,10 +9,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from mistral.checkpoint.file_sets import Form
+from mistral.checkpoint.file_sets import Form, missing_file
 from mistral.checkpoint.foreign_names import first_mixtral_name, hugging_face_name, is_ignored, is_in_a_layer
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
-from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
+from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
 from mistral.checkpoint.quantized_tensor import QuantizedTensor, part_names, take_quantized
 from mistral.errors import InputError
@@ -22,6 +22,7 @@ from mistral.model.parameters import EMBEDDING, HEAD, Parameter, parameters
 _WEIGHT_DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
 _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
+HEAD_IN_FILE = "lm_head.weight"  # what Hugging Face files call the output matrix
 Tensors = Mapping[str, StoredTensor]
 
 
@@ -34,31 +35,28 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
     """The tensors of all files by their names in the files, and warnings about those that no model needs.
 
     `elsewhere`: the tensors in files that only other ranks have, by file name. Raises InputError if a name is there
-    twice (tensor-parallel parts are not joined) or an index says otherwise. Only the first Mixtral release, whose files
-    have four layers each, may repeat a tensor that belongs to no layer.
+    twice (tensor-parallel parts are not joined), unless an index says which is meant, or it belongs to no layer and the
+    files are those of the first Mixtral release, which have four layers each.
     """
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
+    weight_map = form.weight_map or {}
     for file in form.files:
         known = elsewhere.get(file.name)
         for name, tensor in (read_file(file) if known is None else known).items():
-            if name in tensors:
-                if file.suffix == ".pt" and not is_in_a_layer(name) and _same_values(tensors[name], tensor):
-                    if tensors[name].buffer is None:
-                        tensors[name] = tensor
-                    continue
-                other = tensors[name].path.name
+            if is_ignored(name):
+                ignored.append(name)
+                continue
+            before = tensors.setdefault(name, tensor)
+            if before is tensor or weight_map.get(name) == before.path.name:
+                continue
+            if weight_map.get(name) == file.name:
+                tensors[name] = tensor
+            elif file.suffix == ".pt" and not is_in_a_layer(name) and _same_values(before, tensor):
+                tensors[name] = tensor if before.buffer is None else before
+            else:
+                other = before.path.name
                 raise InputError(f"{file}: tensor {quoted(name)} is in {other} too; keep files of one model only")
-            if form.weight_map is not None and form.weight_map.get(name) != file.name:
-                raise InputError(f"{file}: tensor {quoted(name)} is not here by the index; download the index again")
-            tensors[name] = tensor
-    for name, file_name in (form.weight_map or {}).items():
-        if name not in tensors:
-            where = form.args_file.parent / file_name
-            raise InputError(f"{where}: tensor {quoted(name)} is missing, and the index lists it; download it again")
-    ignored = [name for name in tensors if is_ignored(name)]
-    for name in ignored:
-        del tensors[name]
     more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
     return tensors, (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
 
@@ -73,7 +71,8 @@ def require_countable(args: ModelArgs, args_file: Path) -> None:
 def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, StoredTensor | QuantizedTensor]:
     """Every tensor of the model by its name in Mistral's files, its rows still as the file has them.
 
-    Raises InputError for a tensor that is missing, not expected, or of the wrong shape or dtype.
+    Raises InputError for one that is missing, not expected, of the wrong shape or dtype, or elsewhere than an index
+    says. What an index says of tensors that the model does not need is of no account.
     """
     require_countable(args, form.args_file)
     left = dict(tensors)
@@ -84,13 +83,13 @@ def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Stor
             for part in part_names(name):
                 del left[part]
             continue
-        in_file, expert = _name_in_file(parameter, form, tensors)
+        in_file, expert = _name_in_file(parameter, form, args, tensors)
         tensor = tensors.get(in_file)
         if tensor is None:
-            also = "" if in_file == name else f" (the model's {name})"
+            raise InputError(_missing(in_file, name, form, tensors))
+        if form.weight_map is not None and form.weight_map.get(in_file) != tensor.path.name:
             raise InputError(
-                f"{_files(form)}: tensor {quoted(in_file)}{also} is missing; download the weights and "
-                f"{form.args_file.name} again from one place"
+                f"{tensor.path}: tensor {quoted(in_file)} is not here by the index; download the index again"
             )
         found[name] = _take(in_file, tensor, parameter, expert, form, args)
         left.pop(in_file, None)
@@ -106,10 +105,36 @@ def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Stor
     return found
 
 
-def _name_in_file(parameter: Parameter, form: Form, tensors: Tensors) -> tuple[str, int | None]:
-    """What the files call a parameter, and its place in a stack of experts if they stack them."""
+def _missing(in_file: str, name: str, form: Form, tensors: Tensors) -> str:
+    """The message about a tensor that the files, which call it `in_file`, do not have."""
+    file_name = (form.weight_map or {}).get(in_file)
+    if file_name is not None and form.index and file_name not in {file.name for file in form.files}:
+        return missing_file(form.index.parent, file_name, form.index.name)
+    bare = {f"model.{other}" for other in tensors} | set(tensors)  # an encoder's names lack what leads to its decoder
+    if form.hugging_face and HEAD_IN_FILE not in tensors and (in_file == HEAD_IN_FILE or in_file in bare):
+        settings = (
+            f"; a decoder with tied embeddings says so in {form.args_file.name}" if in_file == HEAD_IN_FILE else ""
+        )
+        return (
+            f"{_files(form)}: has no output head ({HEAD_IN_FILE}): an encoder or embedding model, which cannot generate"
+            f" text; name a model that can{settings}"
+        )
+    also = "" if in_file == name else f" (the model's {name})"
+    return (
+        f"{_files(form)}: tensor {quoted(in_file)}{also} is missing; download the weights and"
+        f" {form.args_file.name} again from one place"
+    )
+
+
+def _name_in_file(parameter: Parameter, form: Form, args: ModelArgs, tensors: Tensors) -> tuple[str, int | None]:
+    """What the files call a parameter, and its place in a stack of experts if they stack them.
+
+    Of two tied matrices a file may have either.
+    """
     if form.hugging_face:
-        return hugging_face_name(parameter), None
+        name = hugging_face_name(parameter)
+        is_tied = parameter.name == EMBEDDING and args.tied_embeddings and name not in tensors
+        return (HEAD_IN_FILE if is_tied and HEAD_IN_FILE in tensors else name), None
     old_name = first_mixtral_name(parameter)
     if parameter.name in tensors or old_name not in tensors:
         return parameter.name, None
@@ -130,6 +155,8 @@ def _take(
 
 
 def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form: Form) -> None:
+    if tensor.is_empty:
+        raise InputError(f"{tensor.path}: tensor {quoted(name)} is empty: {NOT_GATHERED}")
     if tensor.shape != shape:
         raise InputError(
             f"{tensor.path}: tensor {quoted(name)} has shape {tensor.shape} and {form.args_file.name} asks for {shape};"
@@ -145,7 +172,7 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form:
 def _drop_tied_output(form: Form, args: ModelArgs, embeddings: StoredTensor, left: dict[str, StoredTensor]) -> None:
     """An output matrix is allowed beside tied embeddings if it is the same: the same bytes, or equal in 64 rows."""
     head = parameters(replace(args, tied_embeddings=False))[HEAD]
-    name, _ = _name_in_file(head, form, left)
+    name, _ = _name_in_file(head, form, args, left)
     output = left.get(name)
     if output is None:
         return

@@ -14,7 +14,7 @@ from typing import Any
 
 from mistral.checkpoint.formats.stored_tensor import quoted
 from mistral.errors import InputError
-from mistral.text import read_json
+from mistral.text import read_json, shown
 
 PREFIX = "base_model.model."
 # Settings that change the arithmetic in ways that are not done here: refused unless absent, null, false or empty.
@@ -26,6 +26,7 @@ UNSUPPORTED = (
 CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Patterns are regular expressions of a file that anyone may have written: only such as end in a bounded time.
 MOST_PATTERNS, LONGEST_PATTERN, MOST_REPEATS = 4096, 200, 2
+MOST_MATCHES = 1 << 21  # of all modules with all patterns: some seconds
 
 
 def read_scales(path: Path) -> Callable[[str, int], float]:
@@ -38,14 +39,19 @@ def read_scales(path: Path) -> Callable[[str, int], float]:
     config = read_json(path)
     refuse_unsupported(path, config)
     default = number(path, "lora_alpha", config.get("lora_alpha"))
-    ranks = [config.get("r"), *table(path, config, "rank_pattern").values()]
+    found = [config.get("r"), *table(path, config, "rank_pattern").values()]
+    ranks = {rank for rank in found if isinstance(rank, int)}
     alphas = [
-        (compiled(path, key), number(path, f"alpha_pattern {key[:40]!r}", value))
+        (compiled(path, key), number(path, f"alpha_pattern {shown(key)}", value))
         for key, value in table(path, config, "alpha_pattern").items()
     ]
-    root = bool(config.get("use_rslora"))
+    root, tried = bool(config.get("use_rslora")), 0
 
     def scale_of(module: str, rank: int) -> float:
+        nonlocal tried
+        tried += len(alphas)
+        if tried > MOST_MATCHES:
+            raise InputError(f"{path}: alpha_pattern has too many patterns for so many modules; train with fewer")
         if rank not in ranks:
             raise InputError(
                 f"{path}: neither r nor rank_pattern is {rank}, the rank of {quoted(module)}; copy both files from one"
@@ -61,17 +67,18 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
     """Raise InputError for a setting that changes the arithmetic in a way that is not done here."""
     kind, bias, begin = config.get("peft_type"), config.get("bias", "none"), config.get("init_lora_weights")
     if kind != "LORA":
-        raise InputError(f"{path}: peft_type {str(kind)[:40]!r} is not supported (LORA is)")
+        raise InputError(f"{path}: peft_type {shown(kind)} is not supported (LORA is)")
     if bias not in ("none", None):
-        raise InputError(f"{path}: bias {str(bias)[:40]!r} is not supported (none is)")
+        raise InputError(f"{path}: bias {shown(bias)} is not supported (none is)")
     uses = sorted(key for key in config if key.startswith("use_") and key != "use_rslora")
     for key in (*uses, *UNSUPPORTED):
         if config.get(key):
-            what = "DoRA" if key == "use_dora" else key[:40]
-            raise InputError(f"{path}: {key[:40]} is set, and {what} is not supported; train without it")
+            name = key[:40] if key.isidentifier() else shown(key)
+            what = "DoRA" if key == "use_dora" else name
+            raise InputError(f"{path}: {name} is set, and {what} is not supported; train without it")
     if isinstance(begin, str) and begin.startswith(CHANGES_WEIGHTS):
         raise InputError(
-            f"{path}: init_lora_weights {begin[:40]!r} changed the model's own weights; save the adapter with PEFT's"
+            f"{path}: init_lora_weights {shown(begin)} changed the model's own weights; save the adapter with PEFT's"
             " path_initial_model_for_weight_conversion"
         )
 
@@ -79,7 +86,7 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
 def number(path: Path, name: str, value: Any) -> float:
     """The value of the setting `name` as a float. Raises InputError where it is not a finite number up to 1e9."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
-        raise InputError(f"{path}: {name} must be a number, not {str(value)[:40]!r}")
+        raise InputError(f"{path}: {name} must be a number, not {shown(value)}")
     return float(value)
 
 
@@ -99,7 +106,7 @@ def compiled(path: Path, pattern: str) -> re.Pattern[str]:
     repeats = len(re.findall(r"[*+?{]", pattern))
     try:
         if len(pattern) > LONGEST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)\s*[*+{]", pattern):
-            raise InputError(f"{path}: alpha_pattern {pattern[:40]!r} is too complex; name the modules one by one")
+            raise InputError(f"{path}: alpha_pattern {shown(pattern)} is too complex; name the modules one by one")
         return re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, OverflowError, RecursionError):
-        raise InputError(f"{path}: alpha_pattern {pattern[:40]!r} is not a pattern") from None
+        raise InputError(f"{path}: alpha_pattern {shown(pattern)} is not a pattern") from None

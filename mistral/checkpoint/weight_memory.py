@@ -31,6 +31,15 @@ def copied_of(parameter: Parameter, checkpoint: Checkpoint, backend: str) -> int
     return 0 if stays else 4 * parameter.size
 
 
+def used_in_place(checkpoint: Checkpoint, args: ModelArgs, backend: str, layers: range) -> list[str]:
+    """Tensors of the checkpoint whose bytes in the file the backend goes on reading, of the stage that holds `layers`.
+
+    `args` is the model as it is used.
+    """
+    owned = (parameter for parameter in parameters(args).values() if owns(layers, parameter, args))
+    return [source_of(each.name, checkpoint) for each in owned if not copied_of(each, checkpoint, backend)]
+
+
 def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[str, int]:
     """Bytes of each weight as the backend reads it, in memory or in the mapped file, by the weight's name.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from mistral.cli.status_line import is_capable
 from mistral.text import json_line
 
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -51,19 +52,30 @@ def write(text: str, end: str = "") -> None:
 class ProgressLine:
     """Shows `verb done/total` on standard error while work takes long; nothing where that is not a terminal."""
 
-    def __init__(self, verb: str, unit: str, scale: float = 1, out: TextIO | None = None) -> None:
+    def __init__(self, verb: str, unit: str, scale: float = 1, out: TextIO | None = None, total: int = 0) -> None:
+        """`total`: of the work, where `layer` is called before anything is done."""
         self.verb, self.unit, self.scale, self.out = verb, unit, scale, out or sys.stderr
-        self.shown, self.next = False, time.monotonic() + PATIENCE
+        self.shown, self.hidden, self.next = False, False, time.monotonic() + PATIENCE
+        self.done, self.total = 0, total
 
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total`, in units of 1 / scale; complete work takes the line away."""
-        if not self.out.isatty():
-            return
+        self.done, self.total = done, total
         if done >= total:
             self.clear()
-        elif time.monotonic() >= self.next:
-            figures = f"{done / self.scale:.3g} of {total / self.scale:.3g} {self.unit}"
-            self.out.write(f"\r\x1b[K{self.verb} {figures} ({100 * done // total} %)")
+        else:
+            self._show(done)
+
+    def layer(self, tokens: int, share: float) -> None:
+        """A step that adds `tokens` to what is done is through this share of the layers; see `Engine.on_layer`."""
+        if self.done < self.total:
+            self._show(min(self.total, self.done + int(tokens * share)))
+
+    def _show(self, done: int) -> None:
+        if not self.hidden and is_capable(self.out) and time.monotonic() >= self.next:
+            counts = [str(n) if self.scale == 1 else f"{n / self.scale:.3g}" for n in (done, self.total)]
+            figures = f"{' of '.join(counts)} {self.unit}"
+            self.out.write(f"\r\x1b[K{self.verb} {figures} ({100 * done // self.total} %)")
             self.out.flush()
             self.shown, self.next = True, time.monotonic() + INTERVAL
 
@@ -74,3 +86,8 @@ class ProgressLine:
             self.out.flush()
             self.shown = False
         self.next = time.monotonic() + PATIENCE
+
+    def give_way(self) -> None:
+        """An answer is shown now: take the line away, for good where the answer grows on a terminal."""
+        self.clear()
+        self.hidden |= sys.stdout.isatty()

@@ -29,7 +29,9 @@ class Demo(Options):
 
     prompts: tuple[str, ...] = option((), "A prompt, a JSON list of prompts, or @FILE with either.")
     prompt_cache: str | None = option(
-        None, "A file that keeps what was computed of the first prompt; what prompts share with it is not read again."
+        None,
+        "A file that keeps what was computed of the first prompt; what prompts share with it is not read again.",
+        file=True,
     )
 
     def run(self) -> None:
@@ -53,13 +55,15 @@ def complete(session: Session, texts: Sequence[str], cache: PromptCache | None =
     requests = [session.request(session.tokenizer.encode(text), text_follows=True) for text in texts]
     board = Board(["" if options.json else text for text in texts])
     answers, errors = [PartialAnswer() for _ in texts], list[InputError]()
-    progress, total = ProgressLine("reading prompts:", "tokens"), sum(len(request.prompt) for request in requests)
+    total = sum(len(request.prompt) for request in requests)
+    progress = ProgressLine("reading prompts:", "tokens", total=total)
+    session.engine.on_layer = progress.layer
     stream = cache.stream if cache else generate_stream
     for event in stream(session.engine, requests, options.chunk_size, timings=session.timings):
         if isinstance(event, Prefilled):
             progress(session.timings.prefill_tokens, total)
             continue
-        progress.clear()
+        progress.give_way()
         answers[event.index].add(event)
         if event.error:
             errors.append(event.error.within(f"prompt {event.index}") if len(texts) > 1 else event.error)

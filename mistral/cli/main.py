@@ -15,11 +15,16 @@ from fire.decorators import SetParseFn
 from mistral.cli.bench.command import Bench
 from mistral.cli.chat.command import Interactive
 from mistral.cli.complete.command import Complete
+from mistral.cli.completion import ASKED, complete, script
 from mistral.cli.demo import Demo
+from mistral.cli.help_text import ELSEWHERE, Help, command_help
 from mistral.cli.info.command import Info
-from mistral.cli.options import checked_arguments, converted, describe
+from mistral.cli.options import checked_arguments, converted
 from mistral.cli.quantize import Quantize
 from mistral.cli.score import Score
+from mistral.cli.settings import found_settings, taken_apart
+from mistral.cli.status_line import START, loaded, status, status_line
+from mistral.cli.synonyms import command_hint
 from mistral.errors import InputError, visible
 from mistral.pipeline.launch import launched, work_alone
 from mistral.version import __version__
@@ -31,6 +36,7 @@ COMMANDS: dict[str, type[AnyCommand]] = {
 }  # fmt: skip
 ALONE = (Info, Quantize, Bench)  # commands that the first rank of a job does by itself
 HELP = ("-h", "--help")
+INSTALLED = "mistral-mindspore"  # the command that pip makes
 ANOTHER_SPEAKS = 2.0  # seconds: a process that ends with an error makes mpirun end the others, also one that must speak
 
 
@@ -43,20 +49,19 @@ def versions() -> str:
     return f"mistral-mindspore {__version__}, mindspore {mindspore}"
 
 
-def overview(program: str) -> str:
-    """The help text of the program."""
-    commands = (f"  {name:14s}{(inspect.getdoc(command) or '').splitlines()[0]}" for name, command in COMMANDS.items())
-    return "\n".join(
-        [
-            f"usage: {program} COMMAND [CKPT] [options]     {program} COMMAND --help",
-            "",
-            "Run Mistral's open-weight models, from a checkpoint folder as it was downloaded, with MindSpore.",
-            "",
-            *commands,
-            "",
+def overview(program: str) -> Help:
+    """The help of the program."""
+    commands = [(name, (inspect.getdoc(command) or "").splitlines()[0]) for name, command in COMMANDS.items()]
+    return Help(
+        f"usage: {program} COMMAND [CKPT] [options]     {program} COMMAND --help",
+        "Run Mistral's open-weight models, from a checkpoint folder as it was downloaded, with MindSpore.",
+        [("Commands", commands)],
+        (
             "Results go to standard output; notes, progress and timings to standard error.",
-            "Exit codes: 0 done, 2 wrong usage or a bad checkpoint, 130 interrupted. --version prints versions.",
-        ]
+            "Exit codes: 0 done, 2 wrong usage or a bad checkpoint, 130 interrupted. --version prints versions,"
+            " --completion bash (or zsh, fish) what a shell has to read to complete commands and options.",
+            ELSEWHERE,
+        ),
     )
 
 
@@ -64,9 +69,11 @@ def parse(arguments: list[str]) -> AnyCommand:
     """The command that a command line asks for, all its options sound. Raises InputError naming what is not."""
     name = arguments[0]
     if name not in COMMANDS:
-        raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
+        raise InputError(f"{name!r} is not a command; {command_hint(name, COMMANDS)}")
     kind = COMMANDS[name]
-    spelled = checked_arguments(arguments[1:], kind)
+    rest, file = taken_apart(arguments[1:])
+    settings = found_settings(name, COMMANDS, file)
+    spelled = checked_arguments(rest, kind, {option: text for option, (text, _) in settings.items()})
     parsed: list[AnyCommand] = []
 
     def build(*operands: str, **options: str) -> None:
@@ -75,21 +82,31 @@ def parse(arguments: list[str]) -> AnyCommand:
     build.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]  # what fire goes by
     fire.Fire(SetParseFn(str)(build), command=spelled)  # every value stays the text that was typed
     command = converted(parsed[0])
-    command.check()
+    try:
+        command.check()
+    except InputError as error:
+        text, where = settings.get(error.option or "", (None, ""))
+        raise error.within(where) if f"--{error.option}={text}" in spelled and where else error from None
     return command
 
 
 def run(arguments: list[str], program: str) -> int:
     """Do what a command line asks for; returns the exit code. Raises InputError naming what cannot be."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in HELP:
-        print(overview(program))
+        overview(program).show()
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(versions())
+    elif arguments[0].partition("=")[0] == "--completion":
+        print(script(arguments[0].partition("=")[2] or (arguments[1:] or [""])[0], INSTALLED))
     elif arguments[0] in COMMANDS and not set(HELP).isdisjoint(arguments):
-        print(describe(arguments[0], program, COMMANDS[arguments[0]]))
+        command_help(arguments[0], program, COMMANDS[arguments[0]]).show()
     else:
         launch = launched()
+        if sys.stderr.isatty():
+            status(START)
         if launch and launch.size > 1 and COMMANDS.get(arguments[0]) in ALONE:
             if launch.rank:
                 return 0
@@ -102,7 +119,11 @@ def run(arguments: list[str], program: str) -> int:
 def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
     """Run the command line; returns its exit code. What goes wrong is one line on standard error."""
     prepare_streams()
-    code = guarded(sys.argv[1:] if arguments is None else arguments, program)
+    if arguments is None:
+        with status_line():
+            code = guarded(sys.argv[1:], program)
+    else:
+        code = guarded(arguments, program)
     launch = launched()
     if code and launch and launch.rank and "mpi4py" not in sys.modules:
         time.sleep(ANOTHER_SPEAKS)
@@ -120,6 +141,7 @@ def guarded(arguments: list[str], program: str) -> int:
     except MemoryError:
         message = "out of memory; use a smaller model, or lower --max_tokens"
     except KeyboardInterrupt as error:
+        loaded()
         print(str(error) or "interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left
@@ -130,6 +152,10 @@ def guarded(arguments: list[str], program: str) -> int:
         if error.filename is None:
             discard_output()
     print("error:", visible(message), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a reader who has left; the error has been said
+        discard_output()
     return 2
 
 
@@ -152,4 +178,6 @@ def discard_output() -> None:
 
 def console() -> None:
     """The entry point of the installed command; ends the process with the exit code."""
-    sys.exit(main(program="mistral-mindspore"))
+    if ASKED in os.environ:
+        complete(COMMANDS)
+    sys.exit(main(program=INSTALLED))

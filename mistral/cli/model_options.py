@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from mistral.cli.options import operand, option
+from mistral.cli.options import CHOICE, MACHINE, OUTPUT, RANKS, operand, option
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
 from mistral.load import check_options
-from mistral.ops.device import check_device
+from mistral.ops.device import DEVICES, check_device
 
+BACKENDS, BITS = ("auto", "native", "portable"), ("16", "8", "4")
 SEEDS = 1 << 31  # of those that are drawn; short enough to type
 
 
@@ -27,29 +28,47 @@ def shipped_checkpoint() -> Path:
 class Options:
     """The options that all commands share; `mistral/cli/options.py` turns text into their values."""
 
-    ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
-    max_tokens: int = option(35, "New tokens for each prompt, at most.")
-    temperature: float = option(0.0, "0 takes the likeliest token; higher values spread the choice.")
-    top_p: float = option(1.0, "Choose among the likeliest tokens that together reach this probability; 1 is off.")
-    top_k: int = option(0, "Choose among this many of the likeliest tokens; 0 is off.")
-    min_p: float = option(0.0, "Leave out tokens below this share of the likeliest one's probability; 0 is off.")
-    repetition_penalty: float = option(1.0, "Above 1, tokens that occurred before become less likely; 1 is off.")
-    seed: int | None = option(None, "Same seed, same text; a random one, which is shown, when left out or -1.")
-    stop: tuple[str, ...] = option((), "End an answer before this text; a JSON list of texts for several, or @FILE.")
-    chunk_size: int | None = option(None, "Prompt tokens read at once; 512 when left out. Changes no result.")
-    max_context: int | None = option(None, "Prompt and answer together, in tokens, where the checkpoint allows more.")
-    backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
-    device: str = option("auto", "auto, CPU or Ascend.")
-    threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
-    bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.")
-    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged into the weights.")
-    precise: bool = option(False, "Keep activations and cache in float32.")
-    num_pipeline_ranks: int = option(1, "Processes that share the layers, started by mpirun -n; 1: this process alone.")
-    pipeline_split: str = option("auto", "Layers of each rank, as 20,12; auto: such that no rank is much slower.")
-    num_micro_batches: int | None = option(
-        None, "Parts of the batch under way between the ranks at once, at most; chosen when left out."
+    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
+    max_tokens: int = option(35, "New tokens for each prompt, at most.", CHOICE)
+    temperature: float = option(0.0, "0 takes the likeliest token; higher values spread the choice.", CHOICE)
+    top_p: float = option(
+        1.0, "Choose among the likeliest tokens that together reach this probability; 1 is off.", CHOICE
     )
-    json: bool = option(False, "Results as JSON, one object a line.")
+    top_k: int = option(0, "Choose among this many of the likeliest tokens; 0 is off.", CHOICE)
+    min_p: float = option(
+        0.0, "Leave out tokens below this share of the likeliest one's probability; 0 is off.", CHOICE
+    )
+    repetition_penalty: float = option(
+        1.0, "Above 1, tokens that occurred before become less likely; 1 is off.", CHOICE
+    )
+    seed: int | None = option(None, "Same seed, same text; a random one, which is shown, when left out or -1.", CHOICE)
+    stop: tuple[str, ...] = option(
+        (), "End an answer before this text; a JSON list of texts for several, or @FILE.", CHOICE
+    )
+    chunk_size: int | None = option(None, "Prompt tokens read at once; 512 when left out. Changes no result.", MACHINE)
+    max_context: int | None = option(
+        None, "Prompt and answer together, in tokens, where the checkpoint allows more.", MACHINE
+    )
+    backend: str = option(
+        "auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).", MACHINE, BACKENDS
+    )
+    device: str = option("auto", "auto, CPU or Ascend.", MACHINE, DEVICES)
+    threads: int | None = option(None, "Threads on a CPU; one for each core when left out.", MACHINE)
+    bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.", MACHINE, BITS)
+    lora: str | None = option(
+        None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged into the weights.", MACHINE, file=True
+    )
+    precise: bool = option(False, "Keep activations and cache in float32.", MACHINE)
+    num_pipeline_ranks: int = option(
+        1, "Processes that share the layers, started by mpirun -n; 1: this process alone.", RANKS
+    )
+    pipeline_split: str = option(
+        "auto", "Layers of each rank, as 20,12; auto: such that no rank is much slower.", RANKS
+    )
+    num_micro_batches: int | None = option(
+        None, "Parts of the batch under way between the ranks at once, at most; chosen when left out.", RANKS
+    )
+    json: bool = option(False, "Results as JSON, one object a line.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""

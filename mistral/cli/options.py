@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import json
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, field, fields, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
+from mistral.cli import synonyms
 from mistral.errors import InputError
 
 CommandT = TypeVar("CommandT")
 TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON list of texts, or @FILE
 PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the other, each of which may be @FILE
 MAX_TEXT = 1 << 24  # characters of a file
+SWITCHED = ("true", "false")  # what may follow a switch
+OFF, FILE = "off", "@"  # how a flag may mean an option, see _meant
+OWN, CHOICE, MACHINE, RANKS, OUTPUT = (
+    "What it works on",
+    "How a token is chosen",
+    "Where it runs",
+    "Several processes",
+    "What comes out",
+)  # parts of the help, in order
 
 
-def option(default: Any, text: str) -> Any:
-    """A field of a command: its default and the line that help shows."""
-    return field(default=default, metadata={"help": text}, kw_only=True)
+def option(default: Any, text: str, group: str = OWN, choices: Sequence[str] = (), file: bool = False) -> Any:
+    """A field of a command: its default and the line that help shows.
+
+    `group`: the part of the help it is in. For a shell's completion: the `choices`, or that it is the name of a `file`.
+    """
+    described = {"help": text, "group": group, "choices": tuple(choices), "file": file}
+    return field(default=default, metadata=described, kw_only=True)
 
 
-def text_option(text: str) -> Any:
+def text_option(text: str, group: str = OWN) -> Any:
     """A field that takes one text, or @FILE with it."""
-    return field(default=None, metadata={"help": text, "text": True}, kw_only=True)
+    return field(default=None, metadata={"help": text, "group": group, "text": True}, kw_only=True)
 
 
-def operand(text: str) -> Any:
-    """A field that is given by its place, without a flag, or left out."""
-    return field(default=None, metadata={"help": text}, kw_only=False)
+def operand(text: str, alone: bool = False) -> Any:
+    """A field that is given by its place, without a flag, or left out. `alone`: it is what a single word stands for."""
+    return field(default=None, metadata={"help": text, "alone": alone, "file": True}, kw_only=False)
 
 
 def fixed(default: Any) -> Any:
@@ -43,51 +55,77 @@ def taken(command: type) -> list[Field[Any]]:
     return [f for f in fields(command) if "help" in f.metadata]
 
 
-def checked_arguments(arguments: Sequence[str], command: type) -> list[str]:
+def checked_arguments(
+    arguments: Sequence[str], command: type, settings: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """The arguments of `command`, each as --name=value: the one form that the parser behind this cannot misread.
 
-    Refuses unknown, repeated and valueless flags and too many words; that parser would run the whole command first.
-    Raises InputError naming the argument.
+    `settings`: values of options that are not among the arguments. Refuses unknown, repeated and valueless flags and
+    too many words; that parser would run the whole command first. Raises InputError naming the argument.
     """
     known: dict[str, Field[Any]] = {f.name: f for f in taken(command)}
-    operands = [f.name for f in known.values() if not f.kw_only]
     values: dict[str, str] = {}
-    flag = name = ""  # a flag whose value comes next
-    pair: list[str] = []  # the first of its two values
-    for argument in arguments:
-        if flag:
-            two = known[name].type == PAIR
-            if argument.startswith("--"):
-                written = '["...", "..."]' if two else argument
-                raise InputError(f"{flag}: needs a value; for a text that begins with --, write {flag}={written}")
-            if two and not pair:
-                pair.append(argument)
-                continue
-            values[name], flag = json.dumps([*pair, argument]) if two else argument, ""
-        elif argument.startswith("--") or (argument.startswith("-") and argument[1:2].isalpha()):
-            flag, equals, value = argument.partition("=")
-            name = _known_name(flag, command)
-            if name in values:
-                several = "give one JSON list of all the texts" if known[name].type == TEXTS else "leave one out"
-                raise InputError(f"{flag}: given twice; {several}")
-            switch = known[name].type == "bool"
-            values[name] = "true" if switch and not equals else value
-            flag = "" if switch or equals else flag
-        elif not operands or operands[0] in values:
-            raise InputError(f"{argument!r}: one word too many; put a text with spaces in quotes")
-        else:
-            values[operands.pop(0)] = argument
-    if flag:
-        raise InputError(f"{flag}: needs {'two values' if known[name].type == PAIR else 'a value'}")
-    return [f"--{name}={value}" for name, value in values.items()]
+    words: list[str] = []
+    waiting = list(reversed(arguments))
+    while waiting:
+        argument = waiting.pop()
+        if not argument.startswith("--") and not (argument.startswith("-") and argument[1:2].isalpha()):
+            words.append(argument)
+            continue
+        flag, equals, value = argument.partition("=")
+        name, form = _meant(flag, command)
+        kind = known[name].type
+        if name in values:
+            several = "give one JSON list of all the texts" if kind == TEXTS else "leave one out"
+            raise InputError(f"{flag}: given twice; {several}")
+        if form == OFF:
+            value = "false"
+        elif is_switch(known[name]) and not equals:
+            value = waiting.pop() if waiting and waiting[-1].lower() in SWITCHED else "true"
+        elif not equals:
+            value = _following(flag, kind == PAIR, waiting)
+        values[name] = form + value if form == FILE else value
+    _place(words, values, known)
+    rest = {name: value for name, value in settings.items() if name not in values}
+    return [f"--{name}={value}" for name, value in {**values, **rest}.items()]
 
 
-def _known_name(flag: str, command: type) -> str:
-    name, known = flag.lstrip("-").replace("-", "_"), [f.name for f in taken(command)]
-    if flag.startswith("--") and name in known:
-        return name
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean --{close[0]}?" if close else "--help lists the options"
+def _following(flag: str, pair: bool, waiting: list[str]) -> str:
+    """The value, or two of them, that follow a flag; they are taken off the end of `waiting`."""
+    found: list[str] = []
+    while len(found) < 1 + pair:
+        if not waiting:
+            raise InputError(f"{flag}: needs {'two values' if pair else 'a value'}")
+        if waiting[-1].startswith("--"):
+            written = '["...", "..."]' if pair else waiting[-1]
+            raise InputError(f"{flag}: needs a value; for a text that begins with --, write {flag}={written}")
+        found.append(waiting.pop())
+    return json.dumps(found) if pair else found[0]
+
+
+def _place(words: Sequence[str], values: dict[str, str], known: Mapping[str, Field[Any]]) -> None:
+    """Give words to the operands that have no value yet, in order."""
+    free = [f for f in known.values() if not f.kw_only and f.name not in values]
+    if len(words) > len(free):
+        raise InputError(f"{words[len(free)]!r}: one word too many; put a text with spaces in quotes")
+    if len(words) == 1:
+        free = [f for f in free if f.metadata["alone"]] or free
+    values.update((f.name, word) for f, word in zip(free, words, strict=False))
+
+
+def _meant(flag: str, command: type) -> tuple[str, str]:
+    """The option that a flag stands for, with `OFF` where it turns a switch off, and `FILE` where it names a file."""
+    dashes = "--" if flag.startswith("--") else "-"
+    name, known = flag.lstrip("-").replace("-", "_"), {f.name: f for f in taken(command)}
+    if dashes == "--" and name in known:
+        return name, ""
+    off = known.get(name.removeprefix("no_"))
+    if dashes == "--" and name.startswith("no_") and off is not None and is_switch(off):
+        return off.name, OFF
+    found = synonyms.option_of(dashes + name, known)
+    if found is not None:
+        return found.removeprefix(FILE), FILE if found.startswith(FILE) else ""
+    hint = synonyms.option_hint(dashes + name, known)
     raise InputError(f"{flag}: {command.__name__.lower()} has no such option; {hint}")
 
 
@@ -96,11 +134,12 @@ def converted(command: CommandT) -> CommandT:
 
     Raises InputError naming the option.
     """
-    values = {f.name: _convert(f, getattr(command, f.name)) for f in fields(command)}  # type: ignore[arg-type]
+    values = {f.name: convert(f, getattr(command, f.name)) for f in fields(command)}  # type: ignore[arg-type]
     return replace(command, **values)  # type: ignore[type-var]
 
 
-def _convert(option: Field[Any], value: Any) -> Any:
+def convert(option: Field[Any], value: Any) -> Any:
+    """The value of an option's text. Raises InputError naming the option."""
     name, kind = option.name, str(option.type)
     if not isinstance(value, str):
         return value
@@ -112,9 +151,9 @@ def _convert(option: Field[Any], value: Any) -> Any:
         return read_pair(name, value)
     if kind == TEXTS:
         return read_texts(name, value)
-    if kind == "bool":
-        if value.lower() not in ("true", "false"):
-            raise InputError(f"--{name} {value[:40]}: is a switch; write --{name} alone")
+    if is_switch(option):
+        if value.lower() not in SWITCHED:
+            raise InputError(f"--{name} {value[:40]}: is a switch; write --{name} alone, or --no_{name}")
         return value.lower() == "true"
     try:
         return int(value) if kind.startswith("int") else float(value)
@@ -123,20 +162,9 @@ def _convert(option: Field[Any], value: Any) -> Any:
         raise InputError(f"--{name} {value[:40]}: must be {what}") from None
 
 
-def describe(name: str, program: str, command: type) -> str:
-    """The help text of a command: usage, what it does, and a line or two for each option."""
-    operands = " ".join(f"[{f.name.upper()}]" for f in taken(command) if not f.kw_only)
-    lines = [f"usage: {program} {name} {operands} [options]", "", inspect.getdoc(command) or "", ""]
-    for f in taken(command):
-        flag = f"--{f.name}" if f.kw_only else f.name.upper()
-        if f.type == PAIR:
-            flag += " TEXT TEXT"
-        elif f.kw_only and f.type != "bool":
-            flag += f" {f.name.rpartition('_')[2].upper()}"
-        shown = "" if f.default in (None, ()) or f.type == "bool" else f" [{f.default}]"
-        wrapped = textwrap.wrap(f.metadata["help"] + shown, 78)
-        lines += [f"  {flag}", *(f"        {line}" for line in wrapped)]
-    return "\n".join(lines)
+def is_switch(option: Field[Any]) -> bool:
+    """Whether an option is on or off, and needs no value to be on."""
+    return str(option.type).startswith("bool")
 
 
 def read_text(name: str, text: str) -> str:

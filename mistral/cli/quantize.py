@@ -15,9 +15,11 @@ from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.write import write_model
 from mistral.cli.console import ProgressLine
 from mistral.cli.options import operand, option
+from mistral.cli.status_line import status
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.ops import build
+from mistral.ops.device import check_surroundings
 from mistral.text import read_json
 from mistral.tokenizer.files import behaviour_files
 from mistral.tokenizer.tokenizer import Tokenizer
@@ -38,8 +40,8 @@ class Quantize:
 
     ckpt: str | None = operand("The checkpoint folder; its files stay as they are.")
     out: str | None = operand("The folder to write; it must not exist yet, or be empty.")
-    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).")
-    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.")
+    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).", choices=("8", "4"))
+    lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.", file=True)
     output_bits: int = option(8, "Bits of the output matrix, whose errors reach every word: 8 or 4.")
 
     def check(self) -> None:
@@ -53,6 +55,8 @@ class Quantize:
     def run(self) -> None:
         """Quantize tensor by tensor; an unfinished folder never has the name that was asked for."""
         assert self.ckpt is not None and self.out is not None
+        check_surroundings()  # a compiler needs a temporary folder
+        status(f"quantizing {Path(self.ckpt).name} ...")
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
         if checkpoint.args.quantization:
             raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")

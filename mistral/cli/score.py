@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ class Score(Options):
     whose layers all have sliding windows reads any text in one go.
     """
 
-    file: str | None = operand("The text file, in UTF-8; - is standard input.")
+    file: str | None = operand("The text file, in UTF-8; - is standard input.", alone=True)
     stride: int | None = option(None, "Tokens by which a window moves on; half of the context when left out.")
     min_context: int | None = option(
         None, "Instead: tokens that a scored one has before it, but for those at the start."
@@ -58,7 +58,7 @@ class Score(Options):
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""
         super().check()
-        if self.ckpt is None:
+        if self.file is None:
             raise InputError("score: name a text file, or - for standard input, after the checkpoint")
         if self.stride is not None and self.min_context is not None:
             raise InputError("--min_context: is what --stride leaves of the context; leave one out")
@@ -69,18 +69,16 @@ class Score(Options):
 
     def run(self) -> None:
         """Read the text, load the model, score. Raises InputError for a text or model that cannot be read."""
-        alone = self.file is None  # one name alone is the text's
-        options = replace(self, ckpt=None, file=self.ckpt) if alone else self
-        assert options.file is not None
+        assert self.file is not None
         launch = launched()
-        text = read_text_file(options.file) if launch is None or launch.rank == 0 else ""
+        text = read_text_file(self.file) if launch is None or launch.rank == 0 else ""
         if not text and not (launch and launch.rank):
-            raise InputError(f"{display_name(options.file)}: empty; there is nothing to score")
-        opened, scored = open_files(options), None
+            raise InputError(f"{display_name(self.file)}: empty; there is nothing to score")
+        opened, scored = open_files(self), None
         with opened.before_loading() as first:
             if first:
                 ids = opened.tokenizer.encode(text, bos=False)
-                scored = ScoredText(text, ids, *choose_context(options, opened.checkpoint.args))
+                scored = ScoredText(text, ids, *choose_context(self, opened.checkpoint.args))
         with running(opened) as session:
             if session and scored:
                 score(session, scored)
@@ -189,15 +187,18 @@ def score(session: Session, scored: ScoredText) -> None:
     """Score a text, and show each token as soon as those before it are shown."""
     ids, options = scored.ids, session.options
     logprobs = np.full(len(ids), np.nan, np.float32)
-    parts, shown, progress = windows(len(ids), scored.context, scored.overlap), 0, ProgressLine("scoring:", "tokens")
+    parts, shown = windows(len(ids), scored.context, scored.overlap), 0
+    progress = ProgressLine("scoring:", "tokens", total=len(ids))
+    session.engine.on_layer = progress.layer
     bos_id, chunk_size = session.tokenizer.bos_id, options.chunk_size
     for first, found in score_windows(session.engine, ids, parts, bos_id, chunk_size, session.timings):
         logprobs[first : first + len(found)] = found
         start = shown
         while shown < len(logprobs) and not math.isnan(logprobs[shown]):
             shown += 1
-        if not sys.stdout.isatty():
-            progress(shown, len(ids))
+        if sys.stdout.isatty():
+            progress.give_way()
+        progress(shown, len(ids))
         show_tokens(start, ids[start:shown], logprobs[start:shown], session.tokenizer, options.json)
     assert shown == len(ids)
     show_summary(scored.summary(logprobs), options.json)

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.cli.console import ProgressLine, result_line
 from mistral.cli.model_options import Options, shipped_checkpoint
+from mistral.cli.status_line import loaded, status
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
 from mistral.engine.timings import Timings
@@ -105,6 +107,8 @@ def open_files(options: Options, chat: bool = False, chat_template: str | None =
     Raises InputError, on every rank, for what is unsound.
     """
     started = time.perf_counter()
+    if sys.stderr.isatty() or not options.json:
+        status(f"loading {Path(options.ckpt or shipped_checkpoint()).name} ...")
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():
@@ -129,6 +133,7 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
     seconds = time.perf_counter() - opened.started
+    loaded()
     with driven(engine):
         yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds)
 

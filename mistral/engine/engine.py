@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,9 @@ class Engine:
 
     num_pipeline_ranks = 1
     num_micro_batches: int | None = None
+    on_layer: Callable[[int, float], None] | None = None
+    """Called after each layer of a step that reads prompts, with the prompt tokens of the step and the share of the
+    model's layers that they are through; it changes no result. What it raises ends the step, as Ctrl-C does."""
 
     def __init__(self, model: Transformer, max_context: int | None = None) -> None:
         """`max_context` limits the tokens of a row where the checkpoint itself does not, or does so less."""
@@ -218,7 +221,7 @@ class Engine:
 
     def submit(self, work: Sequence[Work]) -> int:
         """Begin a micro-batch -> a ticket for what comes of it."""
-        x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work))
+        x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work), self._layer_counter(work))
         ticket = self._new_ticket()
         self._outcomes[ticket] = self.stage.choose(work, x)
         return ticket
@@ -237,6 +240,19 @@ class Engine:
             raise InputError("step: logits stay on the last rank of a pipeline; use submit and collect")
         x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work))
         return self.stage.logits(work, x)
+
+    def _layer_counter(self, work: Sequence[Work]) -> Callable[[], None] | None:
+        """What tells `on_layer` of each layer of a step; nothing for a step that reads no prompt."""
+        on_layer, tokens, done = self.on_layer, sum(len(piece.ids) for piece in work if len(piece.ids) > 1), 0
+        if on_layer is None or not tokens:
+            return None
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            on_layer(tokens, done / self.args.n_layers)
+
+        return count
 
     def _new_ticket(self) -> int:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Timings:
     """Tokens and seconds of reading prompts (prefill) and of writing answers (decode).
 
-    `decode_tokens` are those of the answers. The first one of an answer is chosen as the last of its prompt is read, in
-    the time of prefill; each further one, and the end, takes a row through a decoding step: `decode_steps` counts these.
-    The seconds of a step that moves prompts and answers on are shared out by their tokens.
+    `decode_tokens` are those of the answers. The first one of an answer is chosen in the step that ends its prompt, in
+    the time of prefill; each further one, and the end, takes a row through a step of decoding, which `decode_steps`
+    counts. The seconds of a step that moves prompts and answers on are shared out by their tokens.
     """
 
     prefill_tokens: int = 0

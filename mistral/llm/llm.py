@@ -5,10 +5,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack, cast, overload
+from typing import Self, Unpack, cast, overload
 
 from mistral.engine.engine import Engine
 from mistral.engine.engine_thread import EngineThread
@@ -24,7 +24,7 @@ from mistral.tokenizer.messages import Message, Tool
 from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.tokenizer import Tokenizer
 
-Conversation = Sequence[Message] | Sequence[Mapping[str, Any]]
+Conversation = Sequence[Message] | Sequence[Mapping[str, object]]
 Completions = Completion | list[Completion]
 Events = queue.SimpleQueue[tuple[int, Event]]
 
@@ -88,7 +88,7 @@ class LLM:
 
     def stream(
         self, prompt: str | Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         """The answer to a text or a conversation, piece by piece. Closing the iterator ends it.
 
         Raises InputError at the first piece for what cannot be answered.

@@ -1,10 +1,11 @@
-"""Model architecture: what `params.json` or a Hugging Face `config.json` says, checked. Standard library only."""
+"""Model architecture: what `params.json` or a Hugging Face `config.json` says, checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from mistral.errors import InputError
+from mistral.model.rope import RopeScaling
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class ModelArgs:
     """Architecture of one model; field names are the keys of `params.json`.
 
     `sliding_windows` holds one entry per *global* layer: the number of positions a query sees, itself included, or None
-    for all of them. `max_seq_len` is None where the file does not limit the context. `ignored_keys` are those of the
-    file that are not known. Raises InputError for numbers that do not go together.
+    for all of them. `max_seq_len` is None where the file does not limit the context. `rope_scaling` says how the rotary
+    embedding was slowed for a longer context. `ignored_keys` are those of the file that are not known. Raises
+    InputError for numbers that do not go together.
     """
 
     dim: int
@@ -46,6 +48,7 @@ class ModelArgs:
     tied_embeddings: bool = False
     max_seq_len: int | None = None
     quantization: Quantization | None = None
+    rope_scaling: RopeScaling | None = None
     ignored_keys: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:

@@ -120,11 +120,12 @@ class Transformer:
         after_layer: Callable[[], None] | None = None,
     ) -> Tensor:
         """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each."""
-        angles = rope_angles(metadata.positions, self.args.head_dim, self.args.rope_theta)
+        args = self.args
+        angles = rope_angles(metadata.positions, args.head_dim, args.rope_theta, args.rope_scaling)
         with device_lock:
             cos, sin = map(self.ops.tensor, angles)  # (T, d)
             for layer, block in self.blocks.items():
-                view = CacheView(metadata, cache, layer, self.args.sliding_windows[layer])
+                view = CacheView(metadata, cache, layer, args.sliding_windows[layer])
                 x = block(x, cos, sin, view)
                 if after_layer:
                     after_layer()

@@ -21,8 +21,8 @@ def check_backend(name: str) -> None:
 def choose_backend(name: str, device: str, nbytes: int) -> str:
     """The backend behind "auto", for a checkpoint of so many bytes; any other name as it is. Loads nothing.
 
-    On a CPU that is native, but for a checkpoint too small to gain from it; where there is no compiler, a line on
-    standard error says what would be won, and it is portable.
+    On a CPU that is native, but for a checkpoint too small to gain from it; where there is no compiler, or no
+    folder for what it makes, a line on standard error says so, and it is portable.
     """
     check_backend(name)
     if name != "auto":
@@ -30,7 +30,7 @@ def choose_backend(name: str, device: str, nbytes: int) -> str:
     if device != "CPU" or nbytes < WORTH_BUILDING:
         return "portable"
     try:
-        build.require_compiler()
+        build.require_native()
     except InputError as error:
         print(f"note: slow: {error.with_flags()}", file=sys.stderr)
         return "portable"

@@ -17,13 +17,16 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
-from mistral.errors import InputError, setting
+from mistral.errors import InputError, one_line
+from mistral.ops import library_cache
 
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
@@ -39,7 +42,9 @@ COMPILED_ALONE = (
 GLUE = (
     "import sys; from mindspore import ops; ops.CustomOpBuilder(*sys.argv[1:3], 'CPU', build_dir=sys.argv[3]).build()"
 )
-REMEDY = f"use {setting('backend')} portable"
+COMPILING = "note: compiling the kernels for this machine, once; this takes up to a minute"
+REMEDY = library_cache.PORTABLE
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ class Library:
         return f"{self.name}-{self.key}.so"
 
     def find(self) -> Path | None:
-        """The path of the library, or None if it has not been built."""
-        return next((folder / self.file for folder in cache_folders() if (folder / self.file).is_file()), None)
+        """The path of the library, or None if it has not been built or somebody else may have."""
+        paths = [folder / self.file for folder in library_cache.usable_folders()]
+        return next((path for path in paths if library_cache.is_safe_file(path)), None)
 
     def build(self) -> Path:
         """The path of the library, which is built if it is not there yet. Raises InputError where that fails.
@@ -71,25 +77,48 @@ class Library:
         """
         found = self.find()
         if found:
+            library_cache.note_use(found)
             return found
-        folder = writable_folder()
-        with (folder / f"{self.name}.lock").open("w") as lock:
+        folder = library_cache.writable_folder()
+        path = folder / self.file
+        with os.fdopen(library_cache.open_new(folder / f"{self.name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system if the process dies
-            if not (folder / self.file).is_file():
+            if not library_cache.is_safe_file(path):
                 for left in folder.glob(f"{self.name}.building-*"):
                     shutil.rmtree(left, ignore_errors=True)
                 work = Path(tempfile.mkdtemp(prefix=f"{self.name}.building-", dir=folder))
                 try:
                     for step in self.steps:
                         run(step, work)
-                    os.replace(work / f"{self.name}.so", folder / self.file)
+                    library_cache.move_in(work / f"{self.name}.so", path)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
-        return folder / self.file
+                library_cache.prune(path, self.name)
+        return path
+
+    def load(self, opened: Callable[[Path], Loaded]) -> Loaded:
+        """What `opened` makes of the library's file; one that cannot be loaded is built again, once.
+
+        Raises InputError where it cannot be loaded then either.
+        """
+        path = self.build()
+        try:
+            if library_cache.is_whole(path):
+                return opened(path)
+        except (OSError, ImportError, RuntimeError):  # made for another machine, or damaged
+            pass
+        try:
+            path.unlink(missing_ok=True)
+            return opened(self.build())
+        except (OSError, ImportError, RuntimeError) as error:
+            message = f"{path} cannot be loaded ({one_line(error)}); {REMEDY}"
+            raise InputError(message, option="backend", value="native") from None
 
 
 def build_all(libraries: Sequence[Library]) -> list[Path]:
-    """The paths of the libraries. Those that are not there yet are built side by side."""
+    """The paths of the libraries. Those that are not there yet are built side by side, which is told first."""
+    if not sys.stderr.isatty() and not all(library.find() for library in libraries):
+        print(COMPILING, file=sys.stderr, flush=True)  # on a terminal, `run` counts the seconds
     with ThreadPoolExecutor(len(libraries)) as pool:
         return list(pool.map(Library.build, libraries))
 
@@ -97,6 +126,13 @@ def build_all(libraries: Sequence[Library]) -> list[Path]:
 def compiler() -> str | None:
     """The path of the C++ compiler, CXX of the environment or g++ as MindSpore's builder chooses; None without one."""
     return shutil.which(os.environ.get("CXX") or "g++")
+
+
+def require_native() -> None:
+    """Raise InputError, with the remedy, where there is no compiler, or no folder to keep what it makes."""
+    require_compiler()
+    if any(library.find() is None for library in (glue(), kernels())):
+        library_cache.writable_folder()
 
 
 def require_compiler() -> str:
@@ -144,6 +180,7 @@ def key_of(sources: Sequence[Path], parts: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+@lru_cache(4)
 def compiler_version(cxx: str) -> str:
     """The first line that `cxx --version` prints."""
     done = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False)
@@ -160,45 +197,13 @@ def processor() -> str:
     return "\n".join([platform.machine(), *sorted(lines)])
 
 
-def cache_folders() -> tuple[Path, Path]:
-    """The two folders where libraries are looked for: the user's cache and a temporary folder of the user's own.
-
-    Where the temporary folder does not exist, or others could write to it, both are the user's cache.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    temporary = Path(tempfile.gettempdir()) / f"mistral-mindspore-{os.getuid()}"
-    private = temporary.is_dir() and temporary.stat().st_uid == os.getuid() and not temporary.stat().st_mode & 0o022
-    return cache / "mistral-mindspore", temporary if private else cache / "mistral-mindspore"
-
-
-def writable_folder() -> Path:
-    """The user's cache if it can be written, or else the temporary folder; it is made where it does not exist.
-
-    Raises InputError if neither can be written.
-    """
-    first, _ = cache_folders()
-    temporary = Path(tempfile.gettempdir()) / f"mistral-mindspore-{os.getuid()}"
-    for folder, mode in ((first, 0o777), (temporary, 0o700)):
-        try:
-            folder.mkdir(mode=mode, parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError:
-            continue
-        if folder in cache_folders():  # not so for a temporary folder that someone else has made
-            return folder
-    raise InputError(
-        f"cannot write to {first} or {temporary}; set XDG_CACHE_HOME, or {REMEDY}", option="backend", value="native"
-    )
-
-
 def run(commands: Sequence[Sequence[str]], folder: Path) -> None:
     """Run commands side by side in a folder, as many at a time as there are cores.
 
     On a terminal a line counts the seconds. Raises InputError with the compiler's first message where a command fails.
     """
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "GLOG_v": "4"}
+    environment = {**os.environ, "PATH": path, "GLOG_v": "4", "TMPDIR": str(folder)}  # there may be no other
     started, waiting, running = time.monotonic(), list(commands), list[subprocess.Popen[str]]()
     with (folder / "log").open("w+") as log:
         try:

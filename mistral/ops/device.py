@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from mistral.errors import InputError, one_line
+from mistral.limits import address_space, data_memory, whole_cpus
 
 DEVICES = ("auto", "CPU", "Ascend")
 MAX_THREADS = 1024
+# Bytes that MindSpore and the smallest model take (2.06 and 1.34 GB on 2 cores), and some more
+ADDRESS_SPACE, DATA_MEMORY = 23 * 10**8, 15 * 10**8
 
 device_lock = threading.RLock()
 """Held by whoever has MindSpore do anything: run an operator, make or copy a tensor, choose a device.
@@ -35,11 +40,15 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     """Select the device -> its name; "auto" is an Ascend processor where there is one. Before the first operator.
 
     `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
-    for each core this process may use. Raises InputError where the device cannot be had.
+    for each core this process may use. Raises InputError where the device cannot be had, the shell allows too
+    little memory, or there is no working or temporary folder.
     """
     check_device(device, threads)
+    check_surroundings()
     with device_lock:
         set_threads(threads)
+        if "mindspore" not in sys.modules:
+            require_address_space()
         with _ctrl_c_waits():
             import mindspore as ms
 
@@ -54,6 +63,21 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
         if device == "CPU":
             ms.runtime.launch_blocking()  # the default queue costs 0.8 ms at every read-back and keeps a core busy
     return device
+
+
+def check_surroundings() -> None:
+    """Raise InputError where the working folder was removed, or no temporary one can be written.
+
+    MindSpore's import needs both, and aborts the process without them.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the working folder was removed; change to one that is there (cd) and start again") from None
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        raise InputError("no temporary folder can be written; set TMPDIR to a folder that can be") from None
 
 
 def set_threads(threads: int | None) -> None:
@@ -74,19 +98,40 @@ def thread_count() -> int:
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
-    if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+    elsewhere = threading.current_thread() is not threading.main_thread()  # where signals never arrive
+    if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
         yield
         return
-    presses: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: presses.append(number))
+    presses, before = list[int](), signal.getsignal(signal.SIGINT)
+
+    def press(number: int, frame: FrameType | None) -> None:
+        presses.append(number)
+        with suppress(KeyboardInterrupt):  # whoever answers Ctrl-C may say at once that it has been heard
+            before(number, frame) if callable(before) else None
+
+    if before not in (signal.SIG_IGN, None):  # ignored, or not Python's to set back
+        signal.signal(signal.SIGINT, press)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
     if presses:
         raise KeyboardInterrupt
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, and no more than a container's share of them is worth."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, whole_cpus() or cores)
+
+
+def require_address_space() -> None:
+    """Raise InputError where a limit of the shell leaves less than MindSpore needs: it would end without a word."""
+    for found, needed, name in ((address_space(), ADDRESS_SPACE, "-v"), (data_memory(), DATA_MEMORY, "-d")):
+        if found and found[1] < needed:
+            limit, left = (f"{size / 1e9:.1f} GB" for size in found)
+            raise InputError(
+                f"the shell's limit of memory (ulimit {name}) is {limit}, {left} of it are left, and MindSpore needs"
+                f" {needed / 1e9:.1f} GB; raise it: ulimit {name} unlimited"
+            )

@@ -51,9 +51,10 @@ class Native:
 
     def __init__(self, precise: bool = False, machine: Sequence[str] = ("-march=native",)) -> None:
         """`precise` keeps activations and cache float32; `machine`: compiler flags that say for which processor."""
-        glue, kernels = build.build_all([build.glue(), build.kernels(machine)])
-        self.extension = load_extension(glue)
-        self.library = self.extension.Library(str(kernels), precise)
+        glue, kernels = build.glue(), build.kernels(machine)
+        build.build_all([glue, kernels])
+        self.extension = glue.load(load_extension)
+        self.library = kernels.load(lambda path: self.extension.Library(str(path), precise))
         self.fused: FusedOps | None = FusedKernels(self.library)
         self.precise = precise
         self.instructions: str = self.library.instructions

@@ -19,7 +19,7 @@ def quantize_array(array: Any, bits: int, name: str = "a weight") -> Quantized:
 
     Raises InputError, with `name`, for NaN and infinity, and where there is no compiler for the kernels that do it.
     """
-    library = ctypes.CDLL(str(build.kernels().build()))
+    library = build.kernels().load(lambda path: ctypes.CDLL(str(path)))
     library.quantize_rows.restype = ctypes.c_int64
     array = np.require(array, requirements=("C", "A"))
     out, inner = array.shape

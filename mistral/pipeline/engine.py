@@ -93,7 +93,14 @@ class PipelineEngine(Engine):
         """Begin a micro-batch: this stage's part of it -> a ticket."""
         x, metadata = self.stage.embed(work), self.stage.begin(work)  # before others wait for what cannot come
         self._tell(Step(tuple(work)))
-        self.relay.pass_on(self.stage.run_layers(metadata, x, self.world.progress))
+        tell = self._layer_counter(work)
+
+        def after_layer() -> None:
+            self.world.progress()
+            if tell:
+                tell()
+
+        self.relay.pass_on(self.stage.run_layers(metadata, x, after_layer))
         ticket = self._new_ticket()
         self._flying.append(ticket)
         return ticket

@@ -22,10 +22,15 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """The rank that mpirun made of this process, read from its environment; None where it was started plainly."""
-    for rank, size in LAUNCHERS:
-        if rank in os.environ and size in os.environ:
-            return Launch(int(os.environ[rank]), int(os.environ[size]))
+    """The rank that mpirun made of this process, read from its environment; None where it was started plainly.
+
+    Variables that are empty, or no numbers of a rank and its job, are none of mpirun's.
+    """
+    for names in LAUNCHERS:
+        rank, size = (os.environ.get(name, "").strip() for name in names)
+        whole = all(number.isascii() and number.isdigit() and len(number) < 10 for number in (rank, size))
+        if whole and int(rank) < int(size):
+            return Launch(int(rank), int(size))
     return None
 
 

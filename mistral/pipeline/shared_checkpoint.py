@@ -16,20 +16,22 @@ from mistral.checkpoint.matching import read_file
 from mistral.errors import InputError
 from mistral.model.parameters import owns, parameters
 from mistral.pipeline.world import World
+from mistral.places import find_checkpoint
 from mistral.version import __version__
 
 SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # tensors of each file, and bytes of each of these, that are compared
 
 
-def open_shared(folder: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
-    """Open a checkpoint; under several ranks, a rank knows what is in a file that it lacks by what others say of it.
+def open_shared(named: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
+    """Open a checkpoint, named as `find_checkpoint` allows.
 
+    Under several ranks, a rank knows what is in a file that it lacks by what others say of it.
     Every rank needs the settings, the tokenizer, and all of an adapter (`lora`). Raises InputError on all ranks where
     one of them cannot open its files.
     """
     if world is None:
-        return open_checkpoint(folder, lora)
-    folder = Path(folder)
+        return open_checkpoint(named, lora)
+    folder = world.agreed(lambda: find_checkpoint(named))
     everyone = world.gather(world.agreed(lambda: {file.name for file in weight_files(folder)}))
     lacking = set().union(*everyone) - everyone[0].intersection(*everyone)
     if not lacking:

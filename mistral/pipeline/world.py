@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.errors import InputError, setting
+from mistral.limits import whole_cpus
 from mistral.pipeline.launch import check_ranks
 
 if TYPE_CHECKING:
@@ -78,11 +79,12 @@ class World:
 
     def fail(self, message: str, code: int = 1) -> NoReturn:
         """Say why, on the real standard error, and end the job: mpirun ends all ranks when one ends like this."""
-        line = f"{message.rstrip()}\n" if message else ""
+        line, errors = f"{message.rstrip()}\n" if message else "", sys.__stderr__ or sys.stderr
         try:
-            sys.stdout.flush()
-            (sys.__stderr__ or sys.stderr).write(line)
-            (sys.__stderr__ or sys.stderr).flush()
+            with suppress(OSError, ValueError):  # whoever read our output may have left, and must hear why all the same
+                sys.stdout.flush()
+            errors.write(line)
+            errors.flush()
         finally:
             os._exit(code or 1)
 
@@ -141,7 +143,7 @@ class World:
         everyone = self.gather((self.host, self._cores))
         sharing = sum(host == self.host and bool(cores & self._cores) for host, cores in everyone)
         self._own_core = sharing <= len(self._cores)
-        return max(1, len(self._cores) // sharing)
+        return max(1, min(len(self._cores), whole_cpus() or len(self._cores)) // sharing)
 
     # Messages
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mistral.errors import InputError, one_line
 from mistral.text import read_json
+from mistral.tokenizer.added_tokens import AddedToken
 from mistral.tokenizer.bounded_process import BoundedProcess, Failed
 from mistral.tokenizer.chat_template import ToolTokens
 from mistral.tokenizer.codec import Codec, Piece, text_or_byte
@@ -54,8 +55,11 @@ def load_huggingface(path: Path) -> Vocabulary:
         raise InputError(f"{path}: not readable as a tokenizer ({one_line(failure)}); download it again") from None
     pieces: dict[int, str] = dict(loaded["pieces"])
     ids = {name: number for number, name in pieces.items()}
-    hidden = {number for number, _, special, *_ in loaded["added"] if special}
-    specials = {name: SpecialToken(number, *strips) for number, name, _, *strips in loaded["added"]}
+    added = [AddedToken(*entry) for entry in loaded["added"]]
+    hidden = {token.id for token in added if token.special}
+    specials = {
+        token.content: SpecialToken(token.id, token.lstrip, token.rstrip) for token in added if token.is_control
+    }
     bos, eos = (_control(ids, path, key, default) for key, default in (("bos", "<s>"), ("eos", "</s>")))
     encode = TableEncoder(path, child)
     byte_level = "ByteLevel" in decoder

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mistral.errors import InputError, one_line
@@ -22,41 +23,13 @@ from mistral.tokenizer.vocabulary import SpecialToken
 SECONDS = 5.0  # of processor time, for one conversation
 MEMORY = 1 << 30  # bytes of address space
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode gives no meaning
+LONGEST = 64  # characters of a control token that are looked for at the edges of a text
 # Names that templates ask for, and values that they compare with
-PLAIN_WORDS = frozenset(
-    [
-        "role",
-        "content",
-        "tool_calls",
-        "id",
-        "type",
-        "function",
-        "name",
-        "arguments",
-        "tool_call_id",
-        "description",
-        "parameters",
-        "properties",
-        "required",
-        "items",
-        "enum",
-        "default",
-        "format",
-        "title",
-        "anyOf",
-        "oneOf",
-        "allOf",
-        "additionalProperties",
-        "string",
-        "object",
-        "array",
-        "integer",
-        "number",
-        "boolean",
-        "null",
-    ]
-)
-RENDERER = BoundedProcess(MEMORY)
+PLAIN_WORDS = {
+    "role", "content", "tool_calls", "id", "type", "function", "name", "arguments", "tool_call_id", "description",
+    "parameters", "properties", "required", "items", "enum", "default", "format", "title", "anyOf", "oneOf", "allOf",
+    "additionalProperties", "string", "object", "array", "integer", "number", "boolean", "null",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,6 +48,7 @@ class JinjaTemplate:
     encode_part: Callable[[str], list[int]]
     encode_first: Callable[[str], list[int]]
     encode_whole: Callable[[str], list[int]] | None = None
+    renderer: BoundedProcess = field(default_factory=lambda: BoundedProcess(MEMORY), repr=False, compare=False)
 
     def __call__(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
         """Ids of a conversation. Raises InputError where the template refuses it."""
@@ -126,7 +100,7 @@ class JinjaTemplate:
 
     def _text(self, template: str, variables: Mapping[str, Any]) -> str:
         try:
-            return str(RENDERER.ask("render", SECONDS, template=template, variables=variables))
+            return str(self.renderer.ask("render", SECONDS, template=template, variables=variables))
         except Failed as failure:
             reason = one_line(failure)
             if failure.refused:
@@ -147,11 +121,8 @@ class JinjaTemplate:
 
     def _cut(self, text: str) -> Iterator[str | SpecialToken]:
         """The control tokens of a text and what is between them, in order."""
-        if not self.specials:
-            yield text
-            return
         ends, spaces = 0, False
-        for match in re.finditer("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))), text):
+        for match in self._spellings.finditer(text):
             token, plain = self.specials[match[0]], text[ends : match.start()]
             plain = plain.lstrip() if spaces else plain
             plain = plain.rstrip() if token.lstrip else plain
@@ -175,22 +146,46 @@ class JinjaTemplate:
     def _broken(self, text: str, mark: str) -> str:
         if text in PLAIN_WORDS:
             return text
-        for spelled in self.specials:
-            if len(spelled) > 1:
-                whole = re.compile(re.escape(spelled), re.IGNORECASE)
-                text = whole.sub(lambda match: f"{match[0][:1]}{mark}{match[0][1:]}", text)
-        inner = text.strip().lower()
-        if inner and any(inner in spelled.lower() for spelled in self.specials):
-            return f"{text.rstrip()}{mark}{text[len(text.rstrip()) :]}"
-        return _edge(_edge(text, self.specials, mark)[::-1], [name[::-1] for name in self.specials], mark)[::-1]
+        while self._any_case.search(text):
+            text = self._any_case.sub(lambda match: f"{match[0][:1]}{mark}{match[0][1:]}", text)
+        bare = text.rstrip()
+        if bare.strip() and bare.strip().lower() in self._names:
+            return bare + mark + text[len(bare) :]
+        starts, ends = self._edges
+        return _edge(_edge(text, starts, mark)[::-1], ends, mark)[::-1]
+
+    @cached_property
+    def _spellings(self) -> re.Pattern[str]:
+        """Any control token, the longest first."""
+        return re.compile("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))) or "(?!)")
+
+    @cached_property
+    def _any_case(self) -> re.Pattern[str]:
+        """Any control token that can be broken, in upper and lower case: a template may change that."""
+        names = sorted((name for name in self.specials if len(name) > 1), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or "(?!)", re.IGNORECASE)
+
+    @cached_property
+    def _names(self) -> str:
+        """All control tokens in one text: what is a part of it may be a part of a control token."""
+        return "\0".join(self.specials).lower()
+
+    @cached_property
+    def _edges(self) -> tuple[frozenset[str], frozenset[str]]:
+        """What control tokens begin with, and, backwards, what they end with."""
+        names = [name[:LONGEST].lower() for name in self.specials]
+        backwards = [name[::-1][:LONGEST].lower() for name in self.specials]
+        return tuple(  # type: ignore[return-value]  # two of them
+            frozenset(name[:length] for name in each for length in range(1, len(name) + 1))
+            for each in (names, backwards)
+        )
 
 
-def _edge(text: str, names: Iterable[str], mark: str) -> str:
-    """A text with a mark at its end where the end may begin one of the names; spaces at the end do not count."""
-    folded = [name.lower() for name in names]
+def _edge(text: str, starts: Collection[str], mark: str) -> str:
+    """A text with a mark at its end where the end is one of the starts; spaces at the end do not count."""
     for bare in (text, text.rstrip()):
-        end = bare[-64:].lower()
-        if any(name[:length] == end[-length:] for name in folded for length in range(1, min(len(name), len(end) + 1))):
+        end = bare[-LONGEST:].lower()
+        if any(end[-length:] in starts for length in range(1, len(end) + 1)):
             return bare + mark + text[len(bare) :]
     return text
 

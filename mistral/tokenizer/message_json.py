@@ -77,9 +77,7 @@ def _part(part: object, number: int) -> str:
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
     if not isinstance(part, dict) or kind not in TEXT_PARTS:
-        raise ValueError(
-            f"has content that cannot be read: part {number} is {str(kind)[:40]!r}; only text parts can be"
-        )
+        raise ValueError(f"has content that cannot be read: part {number} is {str(kind)[:40]!r}, not a text")
     text = part.get("text")
     if not isinstance(text, str):
         raise ValueError(f'has content that cannot be read: part {number} has no "text"')

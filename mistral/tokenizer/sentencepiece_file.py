@@ -44,17 +44,17 @@ def load_sentencepiece(path: Path) -> Vocabulary:
     beyond = {token.id: token for token in added if token.id >= raw.n_words}
     encode: Callable[[str], list[int]] = guarded(path, lambda text: raw.encode(text, bos=False, eos=False))
     adds_space = raw.id_to_piece(raw.encode("a", bos=False, eos=False)[0]).startswith(SPACE)
-    encode_part = _encode_part(encode, adds_space, path.parent)
+    behind = _encode_part(encode, adds_space, path.parent)
+    words = [token for token in beyond.values() if not token.is_control]
     mistral = _mistral_tokenizer(raw)
     ours = speaks_mistral(path.parent, raw.n_words, added)
     size = max([raw.n_words - 1, *beyond]) + 1
     return Vocabulary(
         raw.version.value, size, raw.bos_id, raw.eos_id,
         Codec(
-            _with_words(encode, encode_part, [token for token in beyond.values() if not token.is_control]),
-            _piece(raw, beyond), adds_space=adds_space, mark_each_byte=True,
+            _with_words(encode, behind, words), _piece(raw, beyond), adds_space=adds_space, mark_each_byte=True,
         ),
-        _specials(raw, added), encode_part, missing_ids(path, size, beyond, raw.n_words),
+        _specials(raw, added), _with_words(behind, behind, words), missing_ids(path, size, beyond, raw.n_words),
         template=official_template(mistral, path) if ours else None, tool_tokens=tool_tokens(mistral),
         fim=official_fim(mistral, path),
     )  # fmt: skip
@@ -101,13 +101,15 @@ def _piece(raw: SentencePieceTokenizer, beyond: dict[int, AddedToken]) -> Callab
 
 
 def _specials(raw: SentencePieceTokenizer, added: Sequence[AddedToken]) -> dict[str, SpecialToken]:
-    """The control tokens of the model, and all that were added, by their spelling."""
+    """The control tokens of the model, and those that were added, by their spelling."""
     found = {
         raw.id_to_piece(token_id): SpecialToken(token_id)
         for token_id in range(raw.n_words)
         if raw.is_special(token_id) or token_id == raw.unk_id
     }
-    return found | {token.content: SpecialToken(token.id, token.lstrip, token.rstrip) for token in added}
+    return found | {
+        token.content: SpecialToken(token.id, token.lstrip, token.rstrip) for token in added if token.is_control
+    }
 
 
 def _with_words(

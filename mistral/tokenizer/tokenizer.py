@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mistral.errors import InputError, one_line, setting
+from mistral.places import find_checkpoint
 from mistral.text import check_text
 from mistral.tokenizer.chat_template import Template, ToolTokens
 from mistral.tokenizer.codec import Codec, Piece
@@ -77,9 +78,7 @@ class Tokenizer:
         `chat_template`: a file with a template to use in place of the folder's own. Raises InputError if there is no
         tokenizer, or it or the template is damaged.
         """
-        folder = as_path(folder)
-        if not folder.is_dir():
-            raise InputError(f"{folder}: not a folder; give the folder that holds the checkpoint")
+        folder = find_checkpoint(as_path(folder))
         found = tokenizer_files(folder)
         if not found:
             raise InputError(f"{folder}: no tokenizer here; add the model's {OFFICIAL_FILES}")

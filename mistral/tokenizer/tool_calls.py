@@ -76,7 +76,7 @@ def parse_reply(
     if tokens is None or tokens.calls not in ids:
         return Reply(tokenizer.decode(ids))
     ids = list(ids)
-    while ids[-1] == tokenizer.eos_id:
+    while ids[-1] in tokenizer.end_ids:
         ids.pop()
     begin = ids.index(tokens.calls)
     text = tokenizer.decode(ids[:begin])

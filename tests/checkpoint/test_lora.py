@@ -243,6 +243,8 @@ def test_settings_that_are_not_supported(tmp_path: Path, settings: dict[str, Any
         (None, "params.json: missing"),
         ({}, "lora.scaling must be a number"),
         ({"lora": {"scaling": True}}, "lora.scaling must be a number"),
+        ({"lora": {"scaling": 2.0, "rank": "\n\x1b[31m" * 900}}, "lora.rank is \\n\\x1b[31m\\n"),
+        ({"lora": {"scaling": 2.0, "rank": [10**90] * 900}}, "lora.rank is [1000000"),
         ({"lora": {"scaling": 2.0, "rank": 64}}, "lora.rank is 64, and 'layers.0.attention.wq' has rank 3"),
     ],
 )
@@ -284,6 +286,10 @@ CHANGES: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     "another name": (lambda t: t.update({"x" * 500: np.ones(2, np.float32)}), "is not .lora_A.weight"),
     "shape of A": (lambda t: t.update({f"{Q}.lora_A.weight": np.ones((3, 17), np.float32)}), "has shape (3, 17)"),
     "shape of B": (lambda t: t.update({f"{Q}.lora_B.weight": np.ones((24, 4), np.float32)}), "has shape (24, 4)"),
+    "ZeRO-3": (
+        lambda t: t.update({f"{Q}.lora_A.weight": np.ones(0, np.float32)}),
+        "it was saved under DeepSpeed ZeRO-3",
+    ),
     "no rank": (lambda t: t.update({f"{Q}.lora_A.weight": np.ones((0, 16), np.float32)}), "has shape (0, 16)"),
     "a vector": (lambda t: t.update({f"{Q}.lora_A.weight": np.ones((), np.float32)}), "has shape ()"),
     "integers": (lambda t: t.update({f"{Q}.lora_A.weight": np.ones((3, 16), np.int64)}), "has dtype int64"),
@@ -335,7 +341,10 @@ def test_folders_without_or_with_two_adapters(tmp_path: Path) -> None:
     assert "no such folder" in refusal(folder, tmp_path / "none")
     assert "no adapter in it" in refusal(folder, folder)
     lora = write_official(tmp_path / "lora", random_factors(DENSE))
-    assert "is a file; name the folder" in refusal(folder, lora / "lora.safetensors")
+    named = open_checkpoint(folder, lora / "lora.safetensors").adapter
+    assert named and named.file == lora / "lora.safetensors"
+    (tmp_path / "text").write_text("text")
+    assert "text: is a file of text; name the folder" in refusal(folder, tmp_path / "text")
     write_peft(lora, DENSE, random_factors(DENSE))
     assert "is an adapter too" in refusal(folder, lora)
     (lora / "lora.safetensors").unlink()

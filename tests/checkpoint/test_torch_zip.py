@@ -224,3 +224,64 @@ def test_a_storage_beyond_4_gib_is_found(tmp_path: Path) -> None:
     assert tensors["large"].array()[-1, -2:].tolist() == [0, 1.5]
     assert tensors["behind"].array().tolist() == [0, 0, 1.5]
     path.unlink()
+
+
+END = b"PK\5\6" + bytes(18)
+
+
+@pytest.mark.parametrize("data", [END, b"x" + END, END + b"x", b"x" * 40 + END, END * 2, END[:-1]])
+def test_an_archive_without_members_is_no_file_of_torch(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "consolidated.00.pth").write_bytes(data)
+    with pytest.raises(InputError, match=r"consolidated\.00\.pth: (no data\.pkl in it|not in the zip form)"):
+        read_torch_zip(tmp_path / "consolidated.00.pth")
+
+
+def test_an_archive_that_is_changed_anywhere_in_its_directory_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "consolidated.00.pth"
+    write_torch_file(path, {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 3), np.float16)})
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(random.integers(1, 4)):
+            at = len(data) - int(random.integers(1, 420))
+            way = random.integers(3)
+            if way == 0:
+                data[at] = random.integers(256)
+            elif way == 1:
+                del data[at : at + int(random.integers(1, 30))]
+            else:
+                data[at:at] = random.bytes(int(random.integers(1, 30)))
+        path.write_bytes(data)
+        try:
+            for tensor in read_torch_zip(path).values():
+                tensor.array().tobytes()
+        except InputError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 200
+
+
+def test_bytes_that_are_seen_as_two_types_are_refused(tmp_path: Path) -> None:
+    """torch.save writes no such file; the views of one would lie across each other's elements."""
+    records = [
+        Record("a", "FloatStorage", "0", 6, 0, (6,), (1,)),
+        Record("b", "ByteStorage", "0", 24, 1, (5,), (1,)),
+    ]
+    path = tmp_path / "consolidated.00.pth"
+    write_zip(path, [("archive/data.pkl", tensor_pickle(records)), ("archive/data/0", bytes(24))])
+    with pytest.raises(InputError, match="tensor 'b' sees another's bytes as another type; save the two apart"):
+        read_torch_zip(path)
+
+
+def test_a_tensor_at_an_odd_byte_is_copied(tmp_path: Path) -> None:
+    path = tmp_path / "consolidated.00.pth"
+    values = np.arange(7, dtype=np.float32)
+    with zipfile.ZipFile(path, "w") as archive:  # without padding
+        pickle = tensor_pickle([Record("a", "FloatStorage", "0", 7, 1, (3,), (2,))])
+        archive.writestr("a/data.pkl", pickle)
+        archive.writestr("a/data/0", values.tobytes())
+    tensor = read_torch_zip(path)["a"]
+    assert tensor.start % 4
+    assert tensor.array().tolist() == [1, 3, 5]

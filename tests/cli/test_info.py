@@ -111,7 +111,7 @@ def test_a_7b_before_it_is_loaded(run: CommandLine, tmp_path: Path, monkeypatch:
     found = record(run("info", folder, "--json", "--batch=2", "--context=8192"))
     assert found["bytes"] == 2 * found["parameters"] == 2 * 7_241_732_096
     assert found["tokenizer"] == {
-        "file": "tokenizer.model", "version": "v1", "vocab_size": 32000, "chat_template": True,
+        "file": "tokenizer.model", "version": "v1", "vocab_size": 32000, "chat_template": True, "template": "v1",
     }  # fmt: skip
     needs = {need["way"]: need for need in found["memory"]["needs"]}
     cache = 2 * 32 * 4096 * 2 * 8 * 128 * 2  # rows, layers, the window, keys and values, heads, width, bytes
@@ -246,7 +246,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, bool]] = {
                           True),
     "the end of an archive": ("consolidated.pth", lambda f: cut(f / "consolidated.00.pth"), "truncated or damaged",
                               True),
-    "params.json": ("consolidated.safetensors", lambda f: (f / "params.json").unlink(), "download params.json too",
+    "params.json": ("consolidated.safetensors", lambda f: (f / "params.json").unlink(), "params.json; download it too",
                     False),
     "sense": ("consolidated.safetensors", lambda f: (f / "params.json").write_text("{"), "not readable as JSON", False),
     "a file": ("consolidated.safetensors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import mistral.cli.chat.answer
 from mistral.cli.chat.typed_ahead import MARK
+from mistral.cli.console import ProgressLine
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
@@ -63,7 +65,9 @@ def test_each_line_is_answered_and_the_end_of_input_ends_it(run: CommandLine, mo
     assert [answer["prompt"] for answer in found] == ["one", "two"]
     assert all(len(answer["ids"]) == 4 and answer["finish_reason"] == "length" for answer in found)
     assert plain.out == "".join(answer["text"] + "\n" for answer in found)
-    assert MARK not in plain.out and plain.err.count("\n") == 1 and "decode 6 tokens" in plain.err
+    *cut, timings = plain.err.splitlines()
+    assert cut == ["note: cut at --max_tokens 4; /more goes on"] * 2 and "decode 6 tokens" in timings
+    assert MARK not in plain.out
 
 
 def test_a_prompt_is_answered_as_the_demo_completes_it(run: CommandLine, model: Path) -> None:
@@ -179,8 +183,34 @@ def test_a_tokenizer_without_a_chat_template_says_what_to_add(run: CommandLine, 
     raw.save(str(tmp_path / "source" / "tokenizer.json"))
     folder = write_model(tmp_path / "model", tokenizer=tmp_path / "source" / "tokenizer.json")
     error = run("interactive", folder, "--instruct", stdin=b"hi\n").error
-    assert str(folder / "tokenizer.json") in error and "tokenizer.model.v3 or tekken.json" in error
+    assert str(folder / "tokenizer.json") in error and error.endswith("or name one by --chat_template FILE")
     assert run("interactive", folder, "--max_tokens=1", stdin=b"hi\n").code == 0, "it can complete text"
+
+
+def test_an_instruct_model_holds_a_conversation_unless_told_otherwise(
+    run: CommandLine, model: Path, conversations: list[list[tuple[str, str]]], tmp_path: Path
+) -> None:
+    copy = write_model(tmp_path / "a-chat-model")
+    command = ("--max_tokens=2", "--temperature=0")
+    for options in ((model,), (copy, "--no_instruct"), (copy, "--instruct", "false"), (copy, "--instruct=false")):
+        assert run("interactive", *options, *command, stdin=b"one\n").code == 0
+        assert conversations == []
+    for options in ((copy,), (model, "--instruct"), (model, "--instruct", "true")):
+        run("interactive", *options, *command, stdin=b"one\n")
+        assert conversations.pop() == [("user", "one")]
+    assert run("interactive", copy, "--system=Be brief.", *command, stdin=b"one\n").code == 0
+    assert conversations.pop()[0] == ("system", "Be brief.")
+    assert "only a conversation has that" in run("interactive", copy, "--no-instruct", "--system=x").error
+
+
+def test_what_is_shown_beside_answers_can_be_asked_for_and_turned_off(run: CommandLine, model: Path) -> None:
+    command = ("interactive", model, "--max_tokens=4", "--max_context=50")
+    shown = run(*command, "--quiet=false", stdin=b"one\n").err.splitlines()
+    assert shown[0] == "model | no template: goes on with each text | context 50 tokens | /help lists commands"
+    assert shown[1] == "note: cut at --max_tokens 4; /more goes on"
+    assert re.fullmatch(r"4 tokens, \d+\.\d tokens/s \| \d+ % of the context of 50 tokens", shown[2])
+    assert shown[3].startswith("load ") and len(shown) == 4
+    assert run(*command, "--quiet", stdin=b"one\n").err == "note: cut at --max_tokens 4; /more goes on\n"
 
 
 # Commands and tools
@@ -203,10 +233,11 @@ def test_commands_are_no_prompts(run: CommandLine, model: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/nothing", "/nothing: no such command"), ("/", "/: no such command"), ("/undo", "nothing to take back"),
+        ("/nothing", "/nothing: no such command"), ("/stat", "did you mean /stats?"), ("/clea", "did you mean /clear?"),
+        ("/", "/: no such command"), ("/undo", "nothing to take back"),
         ("/retry", "/retry: nothing has been asked"), ("/more", "/more: nothing has been answered"),
         ("/result 5", "/result: no call is waiting"), ("/set seed x", "/set: --seed x: must be a whole number"),
-        ("/set seed -1", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
+        ("/set seed -2", "/set: seed must be"), ("/set ckpt x", "/set: ckpt: cannot be set"), ("/save", "name a file"),
         ("/set max_tokens -5", "/set: --max_tokens -5"), ("/system Be brief.", "start with --instruct"),
         ("/load \0", "/load: "), ("/load " + "x" * 5000, "File name too long"), ("/load /tmp", "is no file"),
         ("/save " + "x" * 5000, "File name too long"), ("/save ~none-such/x", "~none-such/x: cannot be written"),
@@ -218,6 +249,25 @@ def test_a_command_that_cannot_be_is_one_line(run: CommandLine, model: Path, lin
     error, timings = outcome.err.splitlines()
     assert (outcome.code, outcome.out) == (0, "") and error.startswith("error: ") and message in error
     assert timings.startswith("load ")
+
+
+def test_commands_say_what_they_did_and_have_other_names(run: CommandLine, model: Path) -> None:
+    stdin = b"one\n/undo\ntwo\n/set top_k 5\n/set stop []\n/system x\n/system\n/clear\n/?\n/bye\nnever\n"
+    outcome = run("interactive", model, "--instruct", "--max_tokens=4", "--json", stdin=stdin)
+    assert [answer["prompt"] for answer in answers(outcome.out)] == ["one", "two"]
+    assert outcome.err.splitlines()[:6] == [
+        "last question and its answer taken back; 0 messages left",
+        "top_k is 5 now",
+        "stop is [] now",
+        "system prompt of 1 characters, from the next question on",
+        "no system prompt",
+        "2 messages forgotten",
+    ]
+    assert "\n/reset " in outcome.err
+
+
+def test_a_word_that_leaves_at_a_terminal_is_a_text_in_a_pipe(run: CommandLine, model: Path) -> None:
+    assert len(answers(run("interactive", model, "--max_tokens=1", "--json", stdin=b"exit\nquit\n").out)) == 2
 
 
 def test_the_system_prompt_can_be_given_changed_and_taken_away(
@@ -309,6 +359,36 @@ def test_ctrl_c_before_an_answer_begins_costs_that_line_alone(
     outcome = run("interactive", model, "--instruct", "--max_tokens=1", "--json", stdin=b"one\nlong\ntwo\n")
     assert [answer["prompt"] for answer in answers(outcome.out)] == ["one", "two"]
     assert (outcome.code, outcome.err) == (0, "interrupted\n")
+
+
+def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with mistral.cli.chat.answer.Interruption.watching(lambda: pytest.fail("heard")) as interruption:
+            signal.raise_signal(signal.SIGINT)
+            assert not interruption.pressed
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_within_a_long_prompt_does_not_wait_for_its_last_layer(
+    run: CommandLine, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been read by half is not taken for read: the next answer is what it would have been."""
+    shares = list[float]()
+
+    def layer(self: ProgressLine, tokens: int, share: float) -> None:
+        shares.append(share)
+        if len(shares) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ProgressLine, "layer", layer)
+    command = ("interactive", model, "--max_tokens=3", "--temperature=0", "--json")
+    stopped, given = answers(run(*command, stdin=b"one two three\none two three\n").out)
+    assert (stopped["finish_reason"], stopped["ids"]) == ("interrupted", [])
+    assert shares == [0.5, 0.5, 1.0], "of two layers"
+    assert given["ids"] == answers(run(*command, stdin=b"one two three\n").out)[0]["ids"]
 
 
 @pytest.mark.parametrize("presses", [1, 2])

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 import mistral.cli.options
 from mistral.cli.chat.command import Interactive
+from mistral.cli.complete.command import Complete
 from mistral.cli.demo import Demo
+from mistral.cli.help_text import command_help, describe
+from mistral.cli.info.command import Info
 from mistral.cli.options import (
     checked_arguments,
     converted,
-    describe,
     fixed,
     operand,
     option,
@@ -26,6 +28,8 @@ from mistral.cli.options import (
     read_texts,
     text_option,
 )
+from mistral.cli.score import Score
+from mistral.cli.synonyms import INSTEAD, SAME
 from mistral.errors import InputError
 
 
@@ -64,13 +68,29 @@ def refused(*arguments: str) -> str:
 
 def test_arguments_come_out_in_the_one_form_that_cannot_be_misread() -> None:
     given_arguments = ["soup", "--minutes", "-3", "--salt=", "--spicy-hot", "--notes", "-"]
-    spelled = ["--dish=soup", "--minutes=-3", "--salt=", "--spicy_hot=true", "--notes=-"]
+    spelled = ["--minutes=-3", "--salt=", "--spicy_hot=true", "--notes=-", "--dish=soup"]
     assert checked_arguments(given_arguments, Cook) == spelled
     assert checked_arguments([], Cook) == []
 
 
 def test_a_switch_takes_no_word_that_follows_it() -> None:
     assert checked_arguments(["--spicy_hot", "soup"], Cook) == ["--spicy_hot=true", "--dish=soup"]
+
+
+@pytest.mark.parametrize(
+    "off",
+    [["--no_spicy_hot"], ["--no-spicy-hot"], ["--spicy_hot", "false"], ["--spicy-hot", "False"], ["--spicy_hot=false"]],
+)
+def test_a_switch_can_be_turned_off(off: list[str]) -> None:
+    (first, *rest) = checked_arguments([*off, "soup"], Cook)
+    assert first.lower() == "--spicy_hot=false" and rest == ["--dish=soup"]
+    assert checked_arguments(["--spicy_hot", "true", "soup"], Cook) == ["--spicy_hot=true", "--dish=soup"]
+    assert checked_arguments(["true"], Cook) == ["--dish=true"]
+
+
+def test_only_switches_can_be_turned_off() -> None:
+    assert refused("--no_minutes").startswith("--no_minutes: cook has no such option")
+    assert "given twice" in refused("--spicy_hot", "--no_spicy_hot")
 
 
 @pytest.mark.parametrize("word", ["-", "-5", "", "None", "a=b", "[1]", "@file"])
@@ -96,7 +116,7 @@ def test_a_near_miss_gets_a_hint() -> None:
 def test_a_repeated_flag_is_refused_however_it_is_written() -> None:
     assert "--minutes: given twice; leave one out" in refused("--minutes=1", "--minutes", "2")
     assert "--spicy-hot: given twice" in refused("--spicy_hot", "--spicy-hot")
-    assert "--dish: given twice" in refused("soup", "--dish=stew")
+    assert "'soup': one word too many" in refused("soup", "--dish=stew")
     assert "JSON list" in refused("--notes=a", "--notes=b")
 
 
@@ -244,6 +264,76 @@ def test_one_text_stays_a_text_and_may_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text('["a", "b"]\n')
     assert baked(f"--title=@{tmp_path / 'file'}").title == '["a", "b"]'
     assert baked('--title=["a"]').title == '["a"]' and baked("--title", "42").title == "42"
+
+
+def test_a_switch_can_be_turned_off_and_words_find_the_operands_that_are_free() -> None:
+    assert checked_arguments(["--spicy_hot", "false", "soup"], Cook) == ["--spicy_hot=false", "--dish=soup"]
+    assert checked_arguments(["--no-spicy-hot"], Cook) == checked_arguments(["--no_spicy_hot"], Cook)
+    assert checked_arguments(["--no_spicy_hot"], Cook) == ["--spicy_hot=false"]
+    assert "--no_minutes: cook has no such option" in refused("--no_minutes")
+    assert checked_arguments(["text"], Score) == ["--file=text"], "a single word is the text's"
+    for line in (["model", "text"], ["text", "-m", "model"], ["-m=model", "text"], ["--file", "text", "model"]):
+        assert sorted(checked_arguments(line, Score)) == ["--ckpt=model", "--file=text"]
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "meant"),
+    [
+        (Complete, ["-m", "folder", "-p", "hi", "-n", "5"], ["--ckpt=folder", "--prompt=hi", "--max_tokens=5"]),
+        (Complete, ["--n", "5", "-s", "1", "-t", "2"], ["--n=5", "--seed=1", "--threads=2"]),
+        (Complete, ["--temp", "1", "--max-new-tokens=3"], ["--temperature=1", "--max_tokens=3"]),
+        (Complete, ["-f", "file", "-c", "9"], ["--prompt=@file", "--max_context=9"]),
+        (Complete, ["-i", "in", "-o", "out", "-b", "8"], ["--input=in", "--out=out", "--batch_size=8"]),
+        (Complete, ["-sys", "be brief", "-cnv"], ["--system=be brief", "--instruct=true"]),
+        (Demo, ["--model", "x", "-p", "hi", "--repeat-penalty", "1.1"],
+         ["--ckpt=x", "--prompts=hi", "--repetition_penalty=1.1"]),
+        (Interactive, ["--system-prompt=a", "--ctx-size", "64"], ["--system=a", "--max_context=64"]),
+        (Info, ["--ctx-size", "64", "--batch", "2"], ["--context=64", "--batch=2"]),
+        (Score, ["-f", "text", "--num-ranks", "2"], ["--file=text", "--num_pipeline_ranks=2"]),
+    ],
+)  # fmt: skip
+def test_names_of_other_programs_mean_the_same_here(command: type, line: list[str], meant: list[str]) -> None:
+    assert checked_arguments(line, command) == meant
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "hint"),
+    [
+        (Demo, "--gpu-layers", "--device says which"),
+        (Demo, "-ngl", "--device says which"),
+        (Demo, "--quantization", "--bits 8 or --bits 4"),
+        (Demo, "--load-in-4bit", "write --bits 4"),
+        (Complete, "--stream", "always shown as it is written"),
+        (Complete, "--port", "there is no server"),
+        (Complete, "--max-length", "--max_context prompt and answer together"),
+        (Complete, "--temprature", "did you mean --temperature?"),
+        (Complete, "--max_new_token", "did you mean --max_tokens?"),
+        (Interactive, "-p", "complete and demo take it"),
+    ],
+)
+def test_what_is_not_here_gets_a_sentence_or_the_likest_name(command: type, flag: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        checked_arguments([flag, "1"], command)
+    assert str(caught.value).startswith(f"{flag}: {command.__name__.lower()} has no such option; ")
+    assert hint in str(caught.value)
+
+
+def test_every_name_of_another_program_leads_to_an_option() -> None:
+    names = {f.name for kind in (Complete, Demo, Info, Score) for f in fields(kind)}
+    assert all(option.removeprefix("@") in names | {"batches"} for options in SAME.values() for option in options)
+    assert not set(SAME) & (set(INSTEAD) - {"-p", "-f", "--prompt"})
+
+
+def test_help_is_in_groups_as_wide_as_asked_and_has_short_names_and_examples() -> None:
+    page = command_help("complete", "prog", Complete)
+    text = page.plain(60)
+    assert max(map(len, text.splitlines())) <= 60
+    titles = [title for title, _ in page.groups]
+    assert titles == ["What it works on", "How a token is chosen", "Where it runs", "Several processes",
+                      "What comes out"]  # fmt: skip
+    rows = dict(row for _, group in page.groups for row in group)
+    assert rows["--max_tokens TOKENS"].endswith("Also -n.") and rows["CKPT"].endswith("Also -m.")
+    assert "example: prog complete CKPT --input prompts.jsonl --out answers.jsonl" in page.plain()
 
 
 def test_an_inherited_option_that_is_not_taken_is_unknown_and_not_shown() -> None:

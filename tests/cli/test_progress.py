@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
 from mistral.cli.console import INTERVAL, PATIENCE, ProgressLine
+from tests.support.command_line import CommandLine, write_model
 
 
 class Terminal(io.StringIO):
@@ -27,6 +29,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setenv("TERM", "xterm")
     return Clock(monkeypatch)
 
 
@@ -37,6 +40,15 @@ def test_nothing_is_written_where_there_is_no_terminal(clock: Clock) -> None:
         clock.now += PATIENCE
         progress(step, 100)
     progress.clear()
+    assert out.getvalue() == ""
+
+
+def test_nothing_is_written_where_the_terminal_cannot_erase(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    progress = ProgressLine("reading:", "tokens", out=out)
+    clock.now = PATIENCE
+    progress(1, 2)
     assert out.getvalue() == ""
 
 
@@ -99,3 +111,43 @@ def test_it_goes_to_standard_error(clock: Clock, monkeypatch: pytest.MonkeyPatch
     clock.now = PATIENCE
     progress(1, 2)
     assert terminal.getvalue().startswith("\r\x1b[Kreading: 1 of 2")
+
+
+def test_layers_move_the_line_within_a_step(clock: Clock) -> None:
+    out = Terminal()
+    progress = ProgressLine("reading:", "tokens", out=out, total=3000)
+    clock.now = PATIENCE
+    progress.layer(2048, 0.25)
+    assert out.getvalue() == "\r\x1b[Kreading: 512 of 3000 tokens (17 %)"
+    progress(2048, 3000)
+    clock.now += INTERVAL
+    progress.layer(952, 0.5)
+    assert out.getvalue().endswith("reading: 2524 of 3000 tokens (84 %)")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_line_gives_way_to_an_answer_on_the_same_terminal(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", Terminal() if terminal else io.StringIO())
+    progress = ProgressLine("reading:", "tokens", out=out, total=10)
+    clock.now = PATIENCE
+    progress.layer(10, 0.5)
+    progress.give_way()
+    clock.now += PATIENCE
+    progress.layer(10, 0.6)
+    assert out.getvalue().count("reading") == (1 if terminal else 2)
+
+
+@pytest.mark.parametrize("command", ["demo", "complete", "interactive", "score"])
+def test_every_command_that_reads_prompts_tells_of_layers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    told = list[tuple[int, float]]()
+    monkeypatch.setattr(ProgressLine, "layer", lambda self, tokens, share: told.append((tokens, share)))
+    (tmp_path / "text").write_text("one two three")
+    run = CommandLine(capsys, monkeypatch)
+    more = {"score": [str(tmp_path / "text")], "complete": ["--prompt=one two three"]}
+    outcome = run(command, write_model(tmp_path / "model"), *more.get(command, []), stdin=b"one two three\n")
+    assert outcome.code == 0 and [share for _, share in told] == [0.5, 1.0] and told[0][0] > 1

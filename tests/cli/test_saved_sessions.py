@@ -84,7 +84,15 @@ def test_a_file_that_is_something_else_is_refused_before_the_model_is_loaded(
 
 
 def test_a_conversation_goes_on_in_another_process(model: Path, run: CommandLine, tmp_path: Path) -> None:
-    options = ("interactive", model, "--instruct", "--max_tokens=6", "--temperature=0.9", "--system=Be brief.")
+    options = (
+        "interactive",
+        model,
+        "--instruct",
+        "--max_tokens=6",
+        "--temperature=0.9",
+        "--system=Be brief.",
+        "--seed=0",
+    )
     file = tmp_path / "talk"
     whole = run(*options, "--json", stdin=b"one\n/set seed 5\ntwo\nthree\n/retry\n")
     first = run(*options, "--json", stdin=f"one\n/set seed 5\ntwo\n/save {file}\n".encode())

@@ -101,9 +101,9 @@ def lines_of(out: str) -> list[dict[str, Any]]:
 
 def test_the_shipped_checkpoint_scores_as_the_tools_evaluate_it(run: CommandLine, tmp_path: Path) -> None:
     stories = (document for document in corpus.documents(corpus.HELD_OUT_SEED) if document.parts)
-    text = " ".join(next(stories).parts) + "\n"
+    text = "\n".join(next(stories).parts)
     file = tmp_path / "text"
-    file.write_text(text, encoding="utf-8")
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode().replace(b"\n", b"\r\n") + b"\r\n")
     tokenizer, model = Tokenizer.from_folder(shipped_checkpoint()), Transformer.from_folder(shipped_checkpoint())
     ids = tokenizer.encode(text)
     outcome = run("score", file, "--json")
@@ -116,7 +116,7 @@ def test_the_shipped_checkpoint_scores_as_the_tools_evaluate_it(run: CommandLine
     assert found["logprob"] == pytest.approx(sum(token["logprob"] for token in tokens), abs=1e-3)
     assert (found["tokens"], found["bytes"], found["context"]) == (len(ids) - 1, len(text.encode()), None)
     assert found["bits_per_byte"] == pytest.approx(loss * (len(ids) - 1) / math.log(2) / len(text.encode()), rel=1e-4)
-    plain = run("score", shipped_checkpoint(), "-", stdin=text.encode()).out.splitlines()
+    plain = run("score", shipped_checkpoint(), "-", stdin=text.encode() + b"\n").out.splitlines()
     assert len(plain) == len(ids) and plain[-1].startswith(f"{len(ids) - 1} tokens | logprob {found['logprob']} | ")
     assert [float(line.split()[1]) for line in plain[:-1]] == pytest.approx([t["logprob"] for t in tokens], abs=1e-4)
 

@@ -169,7 +169,7 @@ def test_trap_10_without_prompt_logprobs_the_head_runs_on_sampled_rows_only(
 def test_timings_count_prompt_tokens_and_answer_tokens(model: Transformer) -> None:
     timings = Timings()
     list(generate_stream(Engine(model), [Request(PROMPTS[1], 4), Request(PROMPTS[3], 4)], 100, timings=timings))
-    assert (timings.prefill_tokens, timings.decode_tokens) == (27, 6)
+    assert (timings.prefill_tokens, timings.decode_tokens, timings.decode_steps) == (27, 8, 6)
     assert timings.prefill_seconds > 0
     assert timings.decode_seconds > 0
 

@@ -18,6 +18,7 @@ from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.engine.sampling import log_softmax
 from mistral.generate import generate
 from mistral.load import Transformer
+from mistral.model.rope import LinearScaling, Llama3Scaling
 from tests.support.checkpoint_forms import forms_of, write_checkpoint
 from tests.support.oracle import oracle_logprobs
 
@@ -43,6 +44,9 @@ def test_the_cases_cover_every_shape_of_model() -> None:
     assert len(set(args["interleaved"].sliding_windows)) == 2
     assert args["head_dim"].head_dim * args["head_dim"].n_heads != args["head_dim"].dim
     assert args["tied"].tied_embeddings
+    assert args["llama"].rope_scaling is None
+    assert args["llama_linear"].rope_scaling == LinearScaling(2.5)
+    assert args["llama3"].rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 32)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
+import numpy as np
 import pytest
 
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
+from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.load import Transformer
 from tests.support.generation import MAX_TOKENS, PROMPTS, Found, Spy, answers, close, ids_in, lettered
@@ -153,3 +158,40 @@ def test_two_streams_of_one_engine_may_take_turns(model: Transformer, expected: 
             if isinstance(event, Generated) and event.id is not None:
                 found.append(event.id)
     assert tokens == expected["windowed"][0][:2]
+
+
+# Several ids that end an answer, and ids that are never chosen
+
+
+def test_each_of_several_ids_ends_an_answer(models: dict[str, SmallModel], expected: dict[str, Found]) -> None:
+    plain, model = expected["windowed"][0], models["windowed"].transformer
+    ends = {plain[0][1], plain[1][2]}
+    wanted = [list(itertools.takewhile(lambda token: token not in ends, tokens)) for tokens in plain]
+    forms: tuple[Any, ...] = (
+        ends,
+        tuple(ends),
+        [*ends, 10**6, -1],
+        np.array(sorted(ends)),
+        {np.int32(e) for e in ends},
+    )
+    for given in forms:
+        assert generate(PROMPTS, model, MAX_TOKENS, eos_id=given)[0] == wanted
+    assert generate(PROMPTS, model, MAX_TOKENS, eos_id=())[0] == plain
+    assert generate(PROMPTS, model, MAX_TOKENS, eos_id=[-5, 1 << 70])[0] == plain
+
+
+@pytest.mark.parametrize("eos_id", ["2", b"2", True, 2.0, [True], ["</s>"], [None], [[2]], object()])
+def test_an_end_that_is_no_id_is_refused(model: Transformer, eos_id: Any) -> None:
+    with pytest.raises(InputError, match="eos_id must be an id, a list of ids or None, not"):
+        generate(PROMPTS, model, 1, eos_id=eos_id)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_excluded_ids_are_never_generated_and_logprobs_are_the_models(model: Transformer, temperature: float) -> None:
+    free = generate(PROMPTS, model, MAX_TOKENS, temperature)
+    common = max((token for row in free[0] for token in row), key=[t for row in free[0] for t in row].count)
+    excluded = (range(common, common + 1), range(0, 3))
+    tokens, logprobs = generate(PROMPTS, model, MAX_TOKENS, temperature, excluded=excluded)
+    assert not {token for row in tokens for token in row} & {common, 0, 1, 2}
+    again = generate([[*p, *t] for p, t in zip(PROMPTS, tokens, strict=True)], model, 0)[1]
+    close(again, logprobs, 1e-4)

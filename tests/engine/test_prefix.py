@@ -136,6 +136,15 @@ def test_a_step_that_is_interrupted_halfway_spoils_nothing(
     assert slot.reused == (len(before) if shape == "dense" else 0)
 
 
+def test_layers_are_told_of_while_a_prompt_is_read_and_change_nothing(models: dict[str, SmallModel]) -> None:
+    model = models["interleaved"].transformer
+    engine, told = Engine(model), list[tuple[int, float]]()
+    engine.on_layer = lambda tokens, share: told.append((tokens, share))
+    require_fresh(model, TEXT[:10], 5, answer(engine, Request(TEXT[:10], 5), chunk_size=6))
+    shares = [layer / 3 for layer in (1, 2, 3)]
+    assert told == [*((6, share) for share in shares), *((4, share) for share in shares)], "none while it is answered"
+
+
 def test_a_row_grows_with_its_conversation_and_not_before(models: dict[str, SmallModel]) -> None:
     engine = Engine(models["interleaved"].transformer)
     slot = PrefixSlot(engine)

@@ -625,3 +625,45 @@ def test_the_benchmark_measures_each_setting_with_and_without_logprobs(
     monkeypatch.setattr("sys.argv", ["sampling.py", "--repeats", "1"])
     benchmark.main()
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(records)
+
+
+# ---- ids that may not be chosen
+
+
+def test_an_excluded_id_is_never_chosen_and_log_probabilities_are_those_of_the_model() -> None:
+    logits = logits_of(PROBS)
+    greedy = SamplingRow(SamplingSettings(), [], (range(1),))
+    found = choose(logits, [greedy], [Wants(logprob=True, top=4)])[0]
+    assert found.id == 1
+    assert found.logprob == pytest.approx(math.log(0.3), abs=1e-6)
+    assert [token_id for token_id, _ in found.top] == [0, 1, 2, 3]
+    assert found.top[0][1] == pytest.approx(math.log(0.5), abs=1e-6)
+    assert np.array_equal(logits, logits_of(PROBS)), "the caller's logits stay as they are"
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.4}, {"min_p": 0.1}, {"repetition_penalty": 1.5}])
+def test_draws_share_out_the_ids_that_are_left(options: dict[str, Any]) -> None:
+    row = SamplingRow(SamplingSettings(**{"temperature": 1.0, **options}), [0], (range(1), range(2, 3)))
+    drawn = {number: draw for number, draw in ((n, use(row, n / 50) and choose_one(row)) for n in range(50))}
+    assert set(drawn.values()) <= {1, 3}
+    if not options:  # 0.3 and 0.05 are left, so 6 of 7 draws
+        assert sum(token_id == 1 for token_id in drawn.values()) == 43
+
+
+def choose_one(row: SamplingRow) -> int:
+    return choose(logits_of(PROBS), [row], [Wants()])[0].id
+
+
+@pytest.mark.parametrize("size", [4, FEW + 100])
+def test_no_id_of_a_large_or_a_small_vocabulary_is_drawn_where_excluded(size: int) -> None:
+    logits = np.random.default_rng(0).standard_normal((1, size)).astype(np.float32)
+    row = SamplingRow(SamplingSettings(temperature=2.0), [], (range(2), range(size - 1, size)))
+    assert {choose(logits, [row], [Wants()])[0].id for _ in range(200)} <= set(range(2, size - 1))
+
+
+def test_where_every_id_that_may_be_chosen_is_impossible_the_row_has_an_error() -> None:
+    logits = np.array([[0.0, -math.inf]], np.float32)
+    row = SamplingRow(SamplingSettings(), [], (range(1),))
+    assert choose(logits, [row], [Wants()])[0].error == (
+        "logits hold only -inf: the checkpoint's weights are damaged or overflow; check its files"
+    )

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mistral import LLM, AsyncLLM, Completion, InputError, Message, Tokenizer, Tool, Transformer, generate
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.engine import Engine
+from mistral.engine.work import Outcome, Work
 
 FOLDER = shipped_checkpoint()
 STORY = "Tom was a little boy. That day, Tom got a green bell. What colour was the bell?"
-ASKED = [{"role": "user", "content": STORY}]
+ASKED: list[dict[str, object]] = [{"role": "user", "content": STORY}]
 TEXTS = ["This is a test", "Tom had a red ball. The ball was", "Anna went to the lake."]
 
 
@@ -60,7 +64,7 @@ def test_n_answers_to_one_prompt_that_is_read_once(llm: LLM) -> None:
     read = llm._engine.submit
     tokens: list[int] = []
 
-    def counted(work):  # type: ignore[no-untyped-def]
+    def counted(work: Sequence[Work]) -> int:
         tokens.extend(len(piece.ids) for piece in work)
         return read(work)
 
@@ -69,7 +73,7 @@ def test_n_answers_to_one_prompt_that_is_read_once(llm: LLM) -> None:
     try:
         found = llm.generate(prompt, n=4, temperature=1.0, seed=7, max_tokens=6)
     finally:
-        del llm._engine.submit  # type: ignore[method-assign]
+        del llm._engine.submit
     assert isinstance(found, list) and len(set(found)) > 1
     length = len(llm.tokenizer.encode(prompt))
     assert [count for count in tokens if count > 1] == [length]
@@ -99,7 +103,7 @@ def test_a_conversation_is_answered(llm: LLM) -> None:
     assert isinstance(answer, Completion)
     assert (answer, answer.finish_reason) == ("The bell was green.", "stop")
     assert llm.chat([Message("user", STORY)], max_tokens=20) == answer
-    parts = [{"role": "user", "content": [{"type": "text", "text": STORY}]}]
+    parts: list[dict[str, object]] = [{"role": "user", "content": [{"type": "text", "text": STORY}]}]
     assert llm.chat(parts, max_tokens=20) == answer
     begun = [*ASKED, {"role": "assistant", "content": "The bell", "prefix": True}]
     assert llm.chat(begun, max_tokens=20) == " was green."
@@ -120,15 +124,13 @@ def test_tools_are_offered_and_calls_are_taken_out(llm: LLM, monkeypatch: pytest
     answers = iter([*written, llm.tokenizer.eos_id])
     choose = llm._engine.stage.samplers.choose
 
-    def scripted(work, logits):  # type: ignore[no-untyped-def]
-        from dataclasses import replace
+    def one(outcome: Outcome) -> Outcome:
+        if outcome.id is None:
+            return outcome
+        token = next(answers)
+        return replace(outcome, id=token, finished=token == llm.tokenizer.eos_id)
 
-        def one(outcome):  # type: ignore[no-untyped-def]
-            if outcome.id is None:
-                return outcome
-            token = next(answers)
-            return replace(outcome, id=token, finished=token == llm.tokenizer.eos_id)
-
+    def scripted(work: Sequence[Work], logits: Sequence[NDArray[np.float32]]) -> list[Outcome]:
         return [one(outcome) for outcome in choose(work, logits)]
 
     monkeypatch.setattr(llm._engine.stage.samplers, "choose", scripted)
@@ -144,8 +146,8 @@ def test_a_stream_is_the_same_text_in_pieces_and_may_be_left(llm: LLM) -> None:
     assert "".join(pieces) == llm.generate(TEXTS[1], max_tokens=12)
     assert "".join(llm.stream(ASKED, max_tokens=20)) == "The bell was green."
     left = llm.stream(TEXTS[1], max_tokens=10_000)
-    assert next(left)  # type: ignore[call-overload]
-    left.close()  # type: ignore[attr-defined]
+    assert next(left)
+    left.close()
     assert llm.generate(TEXTS[1], max_tokens=3)
     assert not llm._engine.cache.rows, "the row was given back"
 
@@ -224,7 +226,7 @@ def test_what_cannot_be_answered_is_refused_by_name(llm: LLM) -> None:
     with pytest.raises(InputError, match="prompt 1: the text is of type int; pass it as str"):
         llm.generate(["a", 1])  # type: ignore[list-item]
     with pytest.raises(InputError, match="n 2: a stream has one answer"):
-        next(llm.stream("a", n=2))  # type: ignore[call-overload]
+        next(llm.stream("a", n=2))
     with pytest.raises(InputError, match="message 1 needs a role"):
         llm.chat([{"content": "x"}])
     assert not llm._engine.cache.rows

@@ -13,10 +13,22 @@ from numpy.typing import NDArray
 
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.model.args import ModelArgs, MoeArgs
+from mistral.model.rope import LinearScaling, Llama3Scaling
 from tests.support import oracle
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-CASES = ["dense", "head_dim", "interleaved", "moe", "moe_windowed", "tied", "windowed"]
+CASES = [
+    "dense",
+    "head_dim",
+    "interleaved",
+    "llama",
+    "llama3",
+    "llama_linear",
+    "moe",
+    "moe_windowed",
+    "tied",
+    "windowed",
+]
 ARGS = ModelArgs(
     dim=4,
     n_layers=1,
@@ -68,6 +80,12 @@ def test_golden_figures_tell_wrong_architectures_apart() -> None:
         assert worst(case, sliding_windows=tuple(w and w - 1 for w in right)) > 0.1
     assert worst("interleaved", sliding_windows=(4, None, 4, 4)) > 0.1
     assert worst("dense", rope_theta=1e4) > 0.1
+    assert worst("llama3", rope_scaling=None) > 0.1
+    assert worst("llama3", rope_scaling=LinearScaling(8.0)) > 0.1
+    assert worst("llama3", rope_scaling=Llama3Scaling(8.0, 1.0, 3.0, 32)) > 0.01
+    assert worst("llama3", rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 40)) > 0.01
+    assert worst("llama_linear", rope_scaling=LinearScaling(2.0)) > 0.1
+    assert worst("llama", sliding_windows=(20,) * 3) > 0.1
     assert worst("dense", norm_eps=1e-2) > 0.01
     assert worst("moe", moe=MoeArgs(4, 1)) > 0.1
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mistral.model.rope import rope_angles
+from mistral.errors import InputError
+from mistral.model.rope import LinearScaling, Llama3Scaling, rope_angles, rope_frequencies
 
 
 @pytest.mark.parametrize("head_dim", [2, 6, 128])
@@ -41,3 +42,39 @@ def test_trap_7_no_table_of_fixed_length(position: int) -> None:
         angle = position * 1e6 ** (-(element // 2) / 2)
         assert cos[0, element] == pytest.approx(math.cos(angle), abs=1e-6)
         assert sin[0, element] == pytest.approx(math.sin(angle), abs=1e-6)
+
+
+def test_linear_scaling_divides_every_angle() -> None:
+    far = rope_angles(np.array([12]), 8, 1e4, LinearScaling(4.0))
+    near = rope_angles(np.array([3]), 8, 1e4)
+    np.testing.assert_allclose(far, near, atol=1e-7)
+
+
+def test_llama3_scaling_keeps_quick_pairs_and_slows_slow_ones() -> None:
+    """Turns within 64 positions: 64 / 2 pi = 10.2 of pair 0, then a fourth of the pair before."""
+    plain = rope_frequencies(8, 256.0)
+    scaled = rope_frequencies(8, 256.0, Llama3Scaling(8.0, 1.0, 4.0, 64))
+    assert plain.tolist() == [1, 1 / 4, 1 / 16, 1 / 64]
+    turns = 64 / (2 * math.pi) / 4  # 2.55, between 1 and 4
+    kept = (turns - 1) / 3
+    expected = [1, (kept + (1 - kept) / 8) / 4, 1 / 16 / 8, 1 / 64 / 8]
+    np.testing.assert_allclose(scaled, expected, rtol=1e-15)
+
+
+def test_a_factor_of_one_changes_nothing() -> None:
+    plain = rope_frequencies(16, 1e4)
+    for scaling in (LinearScaling(1.0), Llama3Scaling(1.0, 1.0, 4.0, 8192)):
+        np.testing.assert_allclose(rope_frequencies(16, 1e4, scaling), plain, rtol=1e-15)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0, -2.0, math.inf, math.nan])
+def test_a_factor_that_speeds_up_is_refused(factor: float) -> None:
+    for make in (LinearScaling, lambda f: Llama3Scaling(f, 1.0, 4.0, 8192)):
+        with pytest.raises(InputError, match="factor must be at least 1"):
+            make(factor)
+
+
+@pytest.mark.parametrize("high", [1.0, 0.5, math.nan])
+def test_llama3_bounds_in_the_wrong_order_are_refused(high: float) -> None:
+    with pytest.raises(InputError, match="must be below high_freq_factor"):
+        Llama3Scaling(8.0, 1.0, high, 8192)

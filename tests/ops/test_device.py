@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mistral.errors import InputError
-from mistral.ops.device import DEVICES, MAX_THREADS, check_device, start_device
+from mistral.ops.device import DEVICES, MAX_THREADS, check_device, check_surroundings, start_device
 from tests.support.command_line import ROOT
 
 STAND_IN = """
@@ -102,3 +103,29 @@ def test_the_device_can_be_started_from_any_thread() -> None:
     thread.start()
     thread.join(timeout=60)
     assert not failures and not thread.is_alive()
+
+
+def test_a_removed_working_folder_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from mistral.cli.main import main; sys.exit(main())"
+    line = f"cd {gone} && rmdir {gone} && exec {sys.executable} -c"
+    for arguments, message in (
+        ("demo", "the working folder was removed; change to one that is there (cd) and start again"),
+        ("info .", ".: is empty; download a model into it or name another folder"),
+        ("info there", "there: no such folder; name the folder of a downloaded model"),
+    ):
+        gone.mkdir(exist_ok=True)
+        command = ["bash", "-c", f"{line} {shlex.quote(code)} {arguments}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
+
+
+def test_without_a_temporary_folder_mindspore_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    check_surroundings()
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(InputError, match="no temporary folder can be written; set TMPDIR to"):
+        check_surroundings()

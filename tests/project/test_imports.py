@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "mistral"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # What lies directly in `mistral`, lowest first: a file imports from its own package and from lower levels.
 LEVELS = (
-    ("errors", "version"),
-    ("text", "memory", "atomic_files", "ops"),
+    ("errors", "version", "limits"),
+    ("text", "memory", "places", "atomic_files", "ops"),
     ("model", "tokenizer"),
     ("checkpoint",),
     ("engine",),
@@ -22,6 +22,7 @@ LEVELS = (
     ("generate",),
     ("llm",),
     ("", "cli", "server"),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Only these do arithmetic on tensors; all others must be of use where MindSpore is not.

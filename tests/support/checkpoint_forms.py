@@ -19,6 +19,7 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.parameters import parameters
+from mistral.model.rope import LinearScaling
 from tests.support.torch_file import write_torch_file
 
 Array = npt.NDArray[np.generic]
@@ -78,7 +79,15 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
         params["tied_embeddings"] = True
     if args.max_seq_len is not None:
         params["max_seq_len"] = args.max_seq_len
+    if args.rope_scaling:
+        params["rope_scaling"] = rope_of(args)
     return params
+
+
+def rope_of(args: ModelArgs) -> dict[str, Any]:
+    """The table of `rope_scaling`."""
+    kind = "linear" if isinstance(args.rope_scaling, LinearScaling) else "llama3"
+    return {"rope_type": kind, **vars(args.rope_scaling)}
 
 
 def write_params(folder: Path, params: Mapping[str, Any]) -> Path:
@@ -106,14 +115,15 @@ def config_of(args: ModelArgs) -> dict[str, Any]:
         "sliding_window": windows.pop() if windows else None,
         "tie_word_embeddings": args.tied_embeddings,
         "hidden_act": "silu",
+        "max_position_embeddings": args.max_seq_len,
     }
+    if args.rope_scaling:
+        config["rope_scaling"] = rope_of(args)
     if args.moe:
         config["num_local_experts"] = args.moe.num_experts
         config["num_experts_per_tok"] = args.moe.num_experts_per_tok
     if mixed:
         config["layer_types"] = [f"{'sliding' if window else 'full'}_attention" for window in args.sliding_windows]
-    if args.max_seq_len is not None:
-        config["max_position_embeddings"] = args.max_seq_len
     return config
 
 

@@ -1,8 +1,9 @@
 """The models written down a second time: NumPy, float64, one sequence, everything recomputed, no cache.
 
 From the papers alone: Mistral 7B (arXiv 2310.06825), Mixtral of Experts (arXiv 2401.04088), RoFormer (arXiv
-2104.09864), grouped-query attention (arXiv 2305.13245), RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202). Slow and
-plain on purpose: what the fast code is compared with. Tensors have the names and [out, in] shapes of Mistral's files.
+2104.09864), grouped-query attention (arXiv 2305.13245), RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), position
+interpolation (arXiv 2306.15595), and the scaling of Llama 3.1 as its code has it. Slow and plain on purpose: what the
+fast code is compared with. Tensors have the names and [out, in] shapes of Mistral's files.
 
 Letters: T positions, D dim, H heads, KV kv heads, d head_dim, V vocab, E experts.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import ModelArgs, MoeArgs
+from mistral.model.rope import LinearScaling, RopeScaling
 
 Matrix = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[Any]]
@@ -75,11 +77,28 @@ def log_softmax(scores: Matrix) -> Matrix:
     return np.subtract(shifted, math.log(np.exp(shifted).sum()))
 
 
-def rotated(head: Matrix, position: int, rope_theta: float) -> Matrix:
-    """One head's vector (d,): elements 2i and 2i + 1 turned as a point of the plane by position * theta^(-2i/d)."""
+def speed(pair: int, head_dim: int, rope_theta: float, scaling: RopeScaling | None) -> float:
+    """Radians by which a pair turns from one position to the next: theta^(-2i/d), or less for a longer context."""
+    plain = math.pow(rope_theta, -2 * pair / head_dim)
+    if scaling is None:
+        return plain
+    if isinstance(scaling, LinearScaling):
+        return plain / scaling.factor
+    wavelength = 2 * math.pi / plain
+    if wavelength < scaling.original_max_position_embeddings / scaling.high_freq_factor:
+        return plain
+    if wavelength > scaling.original_max_position_embeddings / scaling.low_freq_factor:
+        return plain / scaling.factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    smooth = (scaling.original_max_position_embeddings / wavelength - low) / (high - low)
+    return (1 - smooth) * plain / scaling.factor + smooth * plain
+
+
+def rotated(head: Matrix, position: int, rope_theta: float, scaling: RopeScaling | None = None) -> Matrix:
+    """One head's vector (d,): elements 2i and 2i + 1 turned as a point of the plane by position times their speed."""
     result = np.empty_like(head)
     for i in range(len(head) // 2):
-        angle = position * rope_theta ** (-2 * i / len(head))
+        angle = position * speed(i, len(head), rope_theta, scaling)
         a, b = head[2 * i], head[2 * i + 1]
         result[2 * i] = a * math.cos(angle) - b * math.sin(angle)
         result[2 * i + 1] = a * math.sin(angle) + b * math.cos(angle)
@@ -100,8 +119,8 @@ def attention(layer: Tensors, args: ModelArgs, x: Matrix, window: int | None) ->
     v = (x @ layer["attention.wv.weight"].T).reshape(length, args.n_kv_heads, d)
     mixed = np.zeros((length, args.n_heads, d))
     for h in range(args.n_heads):
-        queries = np.stack([rotated(q[t, h], t, args.rope_theta) for t in range(length)])
-        keys = np.stack([rotated(k[t, h // group], t, args.rope_theta) for t in range(length)])
+        queries = np.stack([rotated(q[t, h], t, args.rope_theta, args.rope_scaling) for t in range(length)])
+        keys = np.stack([rotated(k[t, h // group], t, args.rope_theta, args.rope_scaling) for t in range(length)])
         scores = queries @ keys.T / math.sqrt(d)  # (T, T)
         for i in range(length):
             row = np.array([scores[i, j] if visible(i, j, window) else -np.inf for j in range(length)])

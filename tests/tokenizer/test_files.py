@@ -201,7 +201,7 @@ def test_a_download_that_did_not_happen_is_told_from_damage(tmp_path: Path, case
 
 
 def test_a_path_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(InputError, match="missing: no such folder"):
         Tokenizer.from_folder(tmp_path / "missing")
     with pytest.raises(InputError, match=r"missing\.model: not readable \(No such file or directory\)"):
         Tokenizer.from_file(tmp_path / "missing.model")

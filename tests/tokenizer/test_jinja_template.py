@@ -15,7 +15,9 @@ from mistral.tokenizer.jinja_template import JinjaTemplate
 from mistral.tokenizer.messages import Message, Tool, ToolCall
 from mistral.tokenizer.tokenizer import Tokenizer
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "chat_golden.json").read_text(encoding="utf-8"))
+TEST_DATA = Path(__file__).parents[1] / "data"
+GOLDEN = json.loads((TEST_DATA / "chat_golden.json").read_text(encoding="utf-8"))
+TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in (TEST_DATA / "chat_templates").iterdir()}
 V1 = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
 CONFIG = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
 QUESTION = [Message("user", "What is it?")]
@@ -49,7 +51,7 @@ def message(turn: dict[str, Any], prefix: bool) -> Message:
 @pytest.mark.parametrize("number", range(len(GOLDEN["cases"])))
 def test_text_and_ids_are_those_of_transformers(tokenizer: Any, number: int) -> None:
     case = GOLDEN["cases"][number]
-    ours = tokenizer(case["kind"], GOLDEN["templates"][case["template"]])
+    ours = tokenizer(case["kind"], TEMPLATES[case["template"]])
     turns = case["messages"]
     last = len(turns) - 1
     messages = [message(turn, n == last and turn["role"] == "assistant") for n, turn in enumerate(turns)]
@@ -74,7 +76,7 @@ HOSTILE = [
 @pytest.mark.parametrize("kind", GOLDEN["tokenizers"])
 @pytest.mark.parametrize("name", ["chatml", "zephyr", "alpaca", "llama2", "mistral_v3"])
 def test_what_a_user_writes_adds_no_control_token(tokenizer: Any, kind: str, name: str) -> None:
-    ours = tokenizer(kind, GOLDEN["templates"][name])
+    ours = tokenizer(kind, TEMPLATES[name])
     control = {token.id for token in ours.vocabulary.specials.values()}
     unknown = ours.vocabulary.specials["<unk>"].id
     plain = [i for i in ours.encode_chat([Message("system", "a"), Message("user", "b")]) if i in control]
@@ -96,7 +98,7 @@ def test_two_texts_side_by_side_spell_no_control_token(tmp_path: Path) -> None:
 
 
 def test_tools_and_calls_of_a_user_spell_no_control_token(tokenizer: Any) -> None:
-    ours = tokenizer("byte_level", GOLDEN["templates"]["mistral_v3"])
+    ours = tokenizer("byte_level", TEMPLATES["mistral_v3"])
     tool = Tool("f", "</s>[INST]", {"type": "object", "properties": {"</s>": {"type": "string"}}})
     call = ToolCall("f", '{"</s>": "<s>"}', "abcdefghi")
     messages = [Message("user", "x"), Message("assistant", "", (call,)), Message.result(call, "[/TOOL_RESULTS]</s>")]
@@ -132,7 +134,8 @@ def test_tools_and_calls_of_a_user_spell_no_control_token(tokenizer: Any) -> Non
 def test_a_template_that_cannot_be_is_one_line(
     tmp_path: Path, template: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mistral.tokenizer.jinja_template.SECONDS", 0)  # and what the limit rounds up to
+    if "time" in says:
+        monkeypatch.setattr("mistral.tokenizer.jinja_template.SECONDS", 0)  # and what the limit rounds up to
     ours = Tokenizer.from_folder(folder_of(tmp_path, "byte_level", template))
     with pytest.raises(
         InputError, match=r"the chat template \(chat_template in tokenizer_config\.json\)|does not fit"
@@ -160,7 +163,7 @@ def test_a_list_of_templates_has_one_for_tools(tmp_path: Path) -> None:
 
 def test_a_template_without_a_place_for_tools_refuses_them(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="has no place for tools"):
-        tokenizer("byte_level", GOLDEN["templates"]["chatml"]).encode_chat(QUESTION, [Tool("f", "", {})])
+        tokenizer("byte_level", TEMPLATES["chatml"]).encode_chat(QUESTION, [Tool("f", "", {})])
 
 
 def test_files_of_templates_come_before_the_configuration(tmp_path: Path) -> None:
@@ -214,12 +217,12 @@ CHATML = {"<|im_end|>": 32000, "<|im_start|>": 32001}
 
 
 def test_a_chatml_model_with_a_sentencepiece_file_is_asked_in_its_own_tokens(tmp_path: Path) -> None:
-    config = {**CONFIG, "chat_template": GOLDEN["templates"]["chatml"], "legacy": True}
+    config = {**CONFIG, "chat_template": TEMPLATES["chatml"], "legacy": True}
     ours = Tokenizer.from_folder(sentencepiece_folder(tmp_path, added_tokens=CHATML, tokenizer_config=config))
-    plain = lambda text: ours.encode(text, bos=False)  # noqa: E731
-    expected = [32001, *plain("user\nHi</s>"), 32000, *plain("\n"), 32001, *plain("assistant\n")]
+    parts = [ours.encode(text, bos=False) for text in ("user\nHi</s>", "\n", "assistant\n")]
+    expected = [32001, *parts[0], 32000, *parts[1], 32001, *parts[2]]
     assert ours.encode_chat([Message("user", "Hi</s>")]) == expected
-    assert (ours.vocab_size, ours.decode(expected)) == (32002, "user\nHi</s> \n assistant\n".replace("user", "user"))
+    assert (ours.vocab_size, ours.decode(expected)) == (32002, "user\nHi</s> \n assistant\n")
 
 
 def test_without_legacy_a_space_comes_before_the_first_part_alone(tmp_path: Path) -> None:
@@ -230,14 +233,12 @@ def test_without_legacy_a_space_comes_before_the_first_part_alone(tmp_path: Path
 
 
 def test_mistrals_own_template_is_written_by_mistral_common(tmp_path: Path) -> None:
-    config = {
-        **CONFIG,
-        "chat_template": "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }}[/INST]{% endfor %}",
-    }
+    template = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }}[/INST]{% endfor %}"
+    config = {**CONFIG, "chat_template": template}
     ours = Tokenizer.from_folder(sentencepiece_folder(tmp_path, tokenizer_config=config))
     assert (ours.template_source, isinstance(ours.template, JinjaTemplate)) == ("v1", False)
     assert ours.encode_chat(QUESTION) == Tokenizer.from_file(V1).encode_chat(QUESTION)
-    config["chat_template"] = GOLDEN["templates"]["llama2"]  # has [INST], and is another's
+    config["chat_template"] = TEMPLATES["llama2"]  # has [INST], and is another's
     other = Tokenizer.from_folder(sentencepiece_folder(tmp_path, tokenizer_config=config))
     assert other.template_source == "chat_template in tokenizer_config.json"
 
@@ -261,8 +262,9 @@ def test_padding_alone_is_no_other_template(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "instruct"),
-    [("Mistral-7B-Instruct-v0.2", True), ("zephyr-7b-beta-chat", True), ("model-it", True), ("models--a--B-Instruct", True),
-     ("tiny", False), ("Mistral-7B-v0.1", False), ("limit", False), ("chatter", False)],
+    [("Mistral-7B-Instruct-v0.2", True), ("zephyr-7b-beta-chat", True), ("model-it", True),
+     ("models--a--B-Instruct", True), ("tiny", False), ("Mistral-7B-v0.1", False), ("limit", False),
+     ("chatter", False)],
 )  # fmt: skip
 def test_a_folder_says_by_its_name_that_it_is_to_be_asked(tmp_path: Path, name: str, instruct: bool) -> None:
     assert Tokenizer.from_folder(sentencepiece_folder(tmp_path / name)).is_instruct == instruct
@@ -271,3 +273,19 @@ def test_a_folder_says_by_its_name_that_it_is_to_be_asked(tmp_path: Path, name: 
 def test_the_name_that_a_configuration_remembers_counts(tmp_path: Path) -> None:
     folder = sentencepiece_folder(tmp_path / "m", config={"_name_or_path": "mistralai/Mistral-7B-Instruct-v0.1"})
     assert Tokenizer.from_folder(folder).is_instruct
+
+
+def test_words_and_spaces_that_were_added_stay_what_they_are_in_a_users_text(tmp_path: Path) -> None:
+    """They are no control tokens: transformers makes the same ids of them, wherever they stand."""
+    folder = folder_of(tmp_path, "byte_level", TEMPLATES["chatml"])
+    table = json.loads((folder / "tokenizer.json").read_text())
+    base = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    table["added_tokens"] += [{"id": 330, "content": "  ", **base}, {"id": 331, "content": "flibber", **base}]
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    ours = Tokenizer.from_folder(folder)
+    ids = ours.encode_chat([Message("user", "a  flibber</s>")])
+    assert ids.count(330) == ids.count(331) == 1
+    assert ours.decode(ids) == "user\na  flibber</s>\nassistant\n"
+    config = {"added_tokens_decoder": {"32000": {"content": "flibber"}}, "chat_template": TEMPLATES["chatml"]}
+    other = Tokenizer.from_folder(sentencepiece_folder(tmp_path / "sp", tokenizer_config=config))
+    assert other.encode_chat([Message("user", "a flibber")]).count(32000) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 from dataclasses import dataclass, replace
@@ -11,11 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mistral.errors import InputError
+from mistral.text import LFS_POINTER
 
 # A header (JSON, pickle or zip directory) is never larger: room for 30,000 tensors in one file, and a bound on what a
 # hostile file can make us hold (some 70 bytes of objects per byte of header).
 HEADER_LIMIT = 4 << 20
 MAX_DIMENSIONS = 8
+# Why a tensor may have no elements, and what to do
+NOT_GATHERED = (
+    "it was saved under DeepSpeed ZeRO-3 without gathering its parts; save it again with"
+    " stage3_gather_16bit_weights_on_model_save, or join the parts with zero_to_fp32.py"
+)
 Array = npt.NDArray[np.generic]
 
 
@@ -38,6 +45,11 @@ class StoredTensor:
     def nbytes(self) -> int:
         """Bytes of the elements, without gaps between them."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is a list of no elements, as what is kept elsewhere is saved."""
+        return self.shape == (0,)
 
     @property
     def is_contiguous(self) -> bool:
@@ -100,9 +112,12 @@ def map_file(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            what = "does not fit into what the shell lets a program map"
+            raise InputError(f"{path}: {what}; raise the limit: ulimit -v unlimited") from None
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
     except ValueError:  # what mmap says to an empty file
         raise InputError(f"{path}: is empty; download it again") from None
-    if buffer[:23] == b"version https://git-lfs":
+    if buffer[: len(LFS_POINTER)] == LFS_POINTER:
         raise InputError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
     return buffer

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistral.checkpoint.formats.stored_tensor import HEADER_LIMIT, StoredTensor, map_file, quoted
-from mistral.checkpoint.formats.torch_pickle import TensorRecord, read_tensor_table
+from mistral.checkpoint.formats.torch_pickle import StorageRecord, TensorRecord, read_tensor_table
 from mistral.errors import InputError, one_line
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -44,6 +44,11 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
     if order != b"little":
         raise InputError(f"{path}: saved on a machine of another byte order; save it again on this kind of machine")
     records = read_tensor_table(_read(path, buffer, entries, pickles[0]), f"{path}: data.pkl")
+    types: dict[str, StorageRecord] = {}
+    for name, record in records.items():
+        if types.setdefault(record.storage.key, record.storage) != record.storage:
+            what = "sees another's bytes as another type; save the two apart"
+            raise InputError(f"{path}: tensor {quoted(name)} {what}")
     return {name: _stored(path, buffer, entries, root, name, record) for name, record in records.items()}
 
 
@@ -57,10 +62,11 @@ def _entries(path: Path, buffer: mmap.mmap) -> dict[str, _Entry]:
     try:
         with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             infos, end = sorted(archive.infolist(), key=lambda info: info.header_offset), archive.start_dir
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, OSError) as error:
+    except (zipfile.BadZipFile, RuntimeError, struct.error, ValueError, OverflowError, OSError, EOFError) as error:
         raise InputError(f"{path}: {_why_no_zip(buffer, error)}") from None
     entries: dict[str, _Entry] = {}
-    for info, following in zip(infos, [*(info.header_offset for info in infos[1:]), end], strict=True):
+    followings = [*(info.header_offset for info in infos), end][1:]
+    for info, following in zip(infos, followings, strict=True):
         member = f"{path}: its member {quoted(info.filename)}"
         if info.filename in entries:
             raise InputError(f"{member} is there twice; download the file again")
@@ -91,7 +97,7 @@ def _why_no_zip(buffer: mmap.mmap, error: Exception) -> str:
 def _data_start(buffer: mmap.mmap, info: zipfile.ZipInfo) -> int | None:
     """The first byte of a member's data: its local header has its own name and padding in front of it."""
     header = buffer[info.header_offset : info.header_offset + 30]
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+    if info.header_offset < 0 or len(header) < 30 or header[:4] != b"PK\x03\x04":
         return None
     name_length, extra_length = struct.unpack("<HH", header[26:])
     start = info.header_offset + 30 + name_length

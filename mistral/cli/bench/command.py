@@ -12,13 +12,15 @@ from mistral.cli.bench.figure import table
 from mistral.cli.bench.measure import Measurement, MeasurementPlan
 from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
 from mistral.cli.console import result_line
-from mistral.cli.model_options import shipped_checkpoint
-from mistral.cli.options import operand, option
+from mistral.cli.model_options import BACKENDS, BITS, shipped_checkpoint
+from mistral.cli.options import MACHINE, OUTPUT, operand, option
+from mistral.cli.status_line import status
 from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING
 from mistral.ops import build
-from mistral.ops.device import check_device, set_threads, start_device, thread_count
+from mistral.ops.device import DEVICES, check_device, check_surroundings, set_threads, start_device, thread_count
+from mistral.ops.library_cache import user_folder
 
 MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
 
@@ -34,20 +36,24 @@ class Bench:
     weights of real dimensions can be random too.
     """
 
-    ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
+    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
     shape: str | None = option(None, "Instead: random weights of a model's dimensions, such as mistral-7b or tiny.")
     layers: int | None = option(None, "With --shape: so many layers instead of all.")
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
-    bits: int = option(16, "16: weights as in the file; 8 or 4: quantized, with --shape as a folder of its own.")
+    bits: int = option(
+        16, "16: weights as in the file; 8 or 4: quantized, with --shape as a folder of its own.", MACHINE, BITS
+    )
     prefill: str = option("128,512,2048", "Tokens of the prompts that are read.")
     batches: str = option("1,8", "Rows that are decoded at once; answers are generated for 1 and the most of these.")
     tokens: int = option(32, "Tokens that each row is decoded for.")
     repeats: int = option(3, "How often each figure is measured.")
-    backend: str = option("auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).")
-    device: str = option("auto", "auto, CPU or Ascend.")
-    threads: int | None = option(None, "Threads on a CPU; one for each core when left out.")
-    precise: bool = option(False, "Keep activations and cache in float32.")
-    json: bool = option(False, "Figures as JSON, one object a line.")
+    backend: str = option(
+        "auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).", MACHINE, BACKENDS
+    )
+    device: str = option("auto", "auto, CPU or Ascend.", MACHINE, DEVICES)
+    threads: int | None = option(None, "Threads on a CPU; one for each core when left out.", MACHINE)
+    precise: bool = option(False, "Keep activations and cache in float32.", MACHINE)
+    json: bool = option(False, "Figures as JSON, one object a line.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""
@@ -70,7 +76,9 @@ class Bench:
 
     def run(self) -> None:
         """Make the checkpoint where it is to be random, measure the model, and print the figures."""
+        check_surroundings()
         set_threads(self.threads)
+        status(f"measuring {self.shape or Path(self.ckpt or shipped_checkpoint()).name} ...")
         checkpoint = open_checkpoint(self.find_checkpoint())
         args = model_args(checkpoint, self.bits)
         for line in checkpoint.warnings:
@@ -96,11 +104,11 @@ class Bench:
         prompts, batches = numbers("prefill", self.prefill, MOST_TOKENS), numbers("batches", self.batches, MOST_ROWS)
         return MeasurementPlan(prompts, batches, tuple(sorted({1, max(batches)})), self.tokens, self.repeats)
 
-    def find_checkpoint(self) -> Path:
-        """The checkpoint folder to measure, made where it is to be random."""
+    def find_checkpoint(self) -> str | Path:
+        """The checkpoint to measure, made where it is to be random."""
         if self.shape is None:
-            return shipped_checkpoint() if self.ckpt is None else Path(self.ckpt)
-        folder = build.cache_folders()[0] / "bench" if self.folder is None else Path(self.folder)
+            return shipped_checkpoint() if self.ckpt is None else self.ckpt
+        folder = user_folder() / "bench" if self.folder is None else Path(self.folder)
         return random_checkpoint(folder, self.shape, self.layers, self.bits)
 
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from mistral.cli import console
 from mistral.cli.chat.answer import ChatAnswer, write_answer
+from mistral.cli.chat.answer_view import PlainView, TerminalView, View
+from mistral.cli.chat.autosave import Autosave, state_folder
 from mistral.cli.chat.conversation import Conversation, Proposal
 from mistral.cli.chat.line_editor import typed_lines
-from mistral.cli.chat.slash_commands import HELP, EndOfChat, SlashCommands
+from mistral.cli.chat.slash_commands import ALIASES, HELP, EndOfChat, SlashCommands, say
 from mistral.cli.chat.typed_ahead import TypedAhead
 from mistral.cli.model_options import Options
-from mistral.cli.options import option, text_option
+from mistral.cli.options import CHOICE, OUTPUT, option, text_option
 from mistral.cli.session import open_files, running
+from mistral.cli.status_line import dim, is_capable
 from mistral.errors import InputError
+from mistral.tokenizer.messages import Tool
+from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_file import load_tools
 
+LEAVING = ("exit", "quit")  # understood where a person types
 NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 
 
@@ -25,36 +33,107 @@ NOT_UTF8 = "error: standard input: a line is not UTF-8 text; it is left out"
 class Interactive(Options):
     """Read prompts, one a line, and answer each until the input ends.
 
-    A line such as /help is a command. Without --instruct each prompt is a text
-    of its own that the model goes on with. Ctrl-C stops an answer; at an empty
-    prompt it leaves, as Ctrl-D does. Under mpirun, Ctrl-C ends the whole job,
-    and an empty line or /stop stops an answer.
+    With an instruct model, or --instruct, this is a conversation; without,
+    each prompt is a text of its own that the model goes on with. A line such as
+    /help is a command. Ctrl-C stops an answer; at an empty prompt it leaves
+    when it is pressed twice, as Ctrl-D does. Under mpirun, Ctrl-C ends the
+    whole job, and an empty line or /stop stops an answer.
     """
 
-    max_tokens: int = option(256, "New tokens for each answer, at most.")
-    temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.")
-    instruct: bool = option(False, "Hold a conversation in the checkpoint's own chat template.")
-    chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
-    system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
-    tools: str | None = option(None, "A JSON file of functions that the model may call; with --instruct.")
+    max_tokens: int = option(256, "New tokens for each answer, at most.", CHOICE)
+    temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.", CHOICE)
+    instruct: bool | None = option(
+        None, "Hold a conversation in the checkpoint's own chat template; as the checkpoint was made for, if left out."
+    )
+    chat_template: str | None = option(
+        None, "A file with the chat template to use in place of the checkpoint's own.", file=True
+    )
+    system: str | None = text_option("In a conversation: what the model is told before, or @FILE.")
+    tools: str | None = option(None, "A JSON file of functions that the model may call in a conversation.", file=True)
+    resume: bool = option(False, "Go on with the last conversation that was held with this checkpoint.")
+    autosave: bool | None = option(None, "Keep the conversation for --resume; at a terminal only, if left out.")
+    quiet: bool | None = option(
+        None, "No lines about model, tokens and speed; they are shown at a terminal only, if left out.", OUTPUT
+    )
+    plain: bool = option(False, "On a terminal: no Markdown, colour or line breaks between words.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""
         super().check()
+        if self.instruct is False:
+            self.check_conversation(False)
+
+    def check_conversation(self, instruct: bool) -> None:
+        """Raise InputError for an option that only a conversation has, where this is none."""
         for name in ("system", "tools"):
-            if getattr(self, name) and not self.instruct:
+            if getattr(self, name) and not instruct:
                 raise InputError(f"--{name}: only a conversation has that; add --instruct")
 
     def run(self) -> None:
         """Load the model, then answer each line until the input ends. Raises InputError for what cannot be loaded."""
-        tools = load_tools(self.tools) if self.tools else ()
-        opened = open_files(self, self.instruct, self.chat_template)
+        opened = open_files(self, bool(self.instruct), self.chat_template)
+        instruct, kept, last = False, None, None
+        tools: Sequence[Tool] = ()
         with opened.before_loading() as first:
-            if first and tools:
+            if first:
+                kept = Autosave(opened.checkpoint, sys.stdin.isatty() if self.autosave is None else self.autosave)
+                last = kept.last() if self.resume else None
+                instruct = self.is_conversation(opened.tokenizer, kept, last)
+                self.check_conversation(instruct)
+            if first and self.tools:
+                tools = load_tools(self.tools)
                 opened.tokenizer.check_tools()
         with running(opened) as session:
-            if session:
-                converse(Conversation(session, self.instruct, self.system or "", tools))
+            if session and kept:
+                conversation = Conversation(session, instruct, self.system or "", tools)
+                if self.about:
+                    say(dim(introduction(conversation)))
+                if self.resume:
+                    go_on(conversation, kept, last)
+                converse(conversation, kept)
+
+    def is_conversation(self, tokenizer: Tokenizer, kept: Autosave, last: Path | None) -> bool:
+        """Whether a conversation is held: as asked for, as the last one was that is to go on, or as the model is."""
+        if self.instruct is not None:
+            return self.instruct
+        if last:
+            with suppress(InputError):  # of a file that `go_on` tells of
+                return kept.was_instruct(last) and tokenizer.can_chat
+        return tokenizer.is_instruct
+
+    @property
+    def about(self) -> bool:
+        """Whether to say what a person may want to know beside the answers."""
+        if self.quiet is None:
+            return sys.stdin.isatty() and sys.stderr.isatty() and not self.json
+        return not self.quiet
+
+
+def introduction(conversation: Conversation) -> str:
+    """Model, template, context, and where to find help, in a line."""
+    session = conversation.session
+    template = f"template {session.tokenizer.template_source or session.tokenizer.version}"
+    limit = session.engine.context_limit
+    return " | ".join(
+        [
+            session.checkpoint.folder.resolve().name,
+            template if conversation.instruct else "no template: goes on with each text",
+            "context without limit" if limit is None else f"context {limit} tokens",
+            "/help lists commands",
+        ]
+    )
+
+
+def go_on(conversation: Conversation, kept: Autosave, last: Path | None) -> None:
+    """Take up the conversation in the file `last`; where that cannot be, say so."""
+    try:
+        if last is None:
+            print("note: there is no conversation with this checkpoint to resume; this is a new one", file=sys.stderr)
+        else:
+            say(dim(kept.resume(conversation, last)))
+    except (InputError, OSError) as error:
+        reason = error.with_flags() if isinstance(error, InputError) else error
+        print(f"note: {reason}; this is a new conversation", file=sys.stderr)
 
 
 def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
@@ -62,8 +141,10 @@ def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
     if typed:
         lines = decoded_lines(typed.lines())
     else:
-        commands = [usage.split()[0] for usage in HELP]
-        lines = typed_lines(commands) if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
+        commands = [usage.split()[0] for usage in HELP] + [f"/{alias}" for alias in ALIASES if alias.isalpha()]
+        lines = (
+            typed_lines(commands, state_folder() / "history") if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
+        )
     return (line for line in lines if line.strip())
 
 
@@ -76,25 +157,29 @@ def decoded_lines(lines: Iterable[bytes]) -> Iterator[str]:
             print(NOT_UTF8, file=sys.stderr)
 
 
-def converse(conversation: Conversation) -> None:
+def converse(conversation: Conversation, kept: Autosave) -> None:
     """Do what each line asks for, until they end."""
     session, commands = conversation.session, SlashCommands(conversation)
-    typed = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None
+    typed, leaving = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None, LEAVING * sys.stdin.isatty()
     try:
         for line in read_prompts(typed):
+            if line.strip() in leaving:
+                break
             try:
                 proposal = commands(line)
                 if proposal:
                     answer(conversation, proposal, typed)
                 if conversation.pending:
                     print(f"note: the next line is the result of {conversation.pending[0].name}", file=sys.stderr)
+                kept.save(conversation)
             except InputError as error:
                 print(f"error: {error.with_flags()}", file=sys.stderr)
             except KeyboardInterrupt:  # before an answer began, or while a file was written or read
                 print("interrupted", file=sys.stderr)
     except EndOfChat:
         pass
-    session.report()
+    if session.options.json or not getattr(session.options, "quiet", None):
+        session.report()
 
 
 def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | None) -> None:
@@ -104,13 +189,35 @@ def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | N
     if proposal.dropped:
         print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
     stop, replies = typed.stop if typed else lambda: False, conversation.replies()
-    given = write_answer(session, conversation.request(proposal), replies, stop)
+    given = write_answer(session, conversation.request(proposal), replies, view_for(conversation), stop)
     conversation.accept(proposal, given, cached)
     show_end(given, proposal.messages[-1].content if proposal.messages else "", session.options.json)
     if given.reply.warning:
         print(f"warning: {given.reply.warning}", file=sys.stderr)
-    if given.finish_reason == "length" and len(given.ids) < session.options.max_tokens:
+    tell_end(conversation, given)
+
+
+def view_for(conversation: Conversation) -> View:
+    """Where answers are shown."""
+    options = conversation.session.options
+    plain = isinstance(options, Interactive) and options.plain
+    if options.json or plain or not is_capable(sys.stdout):
+        return PlainView(shown=not options.json)
+    return TerminalView(markdown=conversation.instruct)
+
+
+def tell_end(conversation: Conversation, given: ChatAnswer) -> None:
+    """Say that an answer was cut, and why; then, where that is wanted, what it took."""
+    session, limit = conversation.session, conversation.session.engine.context_limit
+    options, held = session.options, len(conversation.slot.cached_ids())
+    if given.finish_reason == "length" and len(given.ids) < options.max_tokens:
         print(f"note: the answer ends at the context limit of {limit} tokens", file=sys.stderr)
+    elif given.finish_reason == "length" and not options.json:
+        print(f"note: cut at --max_tokens {options.max_tokens}; /more goes on", file=sys.stderr)
+    if isinstance(options, Interactive) and options.about:
+        share = f"{held} tokens held" if limit is None else f"{100 * held // limit} % of the context of {limit} tokens"
+        speed = "" if given.speed is None else f", {given.speed:.1f} tokens/s"
+        say(dim(f"{len(given.ids)} token{'' if len(given.ids) == 1 else 's'}{speed} | {share}"))
 
 
 def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
@@ -118,10 +225,8 @@ def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
     text, calls = given.reply.text, given.reply.calls
     if as_json:
         record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
-        print(
-            console.result_line(record | ({"tool_calls": [call.record() for call in calls]} if calls else {})),
-            flush=True,
-        )
+        record |= {"tool_calls": [call.record() for call in calls]} if calls else {}
+        print(console.result_line(record), flush=True)
         return
     stopped = given.finish_reason == "interrupted"
     if text or not calls or stopped:

@@ -12,21 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mistral.cli.status_line import dim
+
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 MARK, MORE = "> ", ". "
+HINT = "press Ctrl-C again or Ctrl-D to leave"
 
 
-def history_file() -> Path:
-    """Where what has been typed is kept, for this user alone."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state) / "mistral-mindspore" / "history"
-
-
-def typed_lines(commands: Sequence[str]) -> Iterator[str]:
-    """What a person types, until Ctrl-D; Tab completes `commands`. Ctrl-C at an empty line is a KeyboardInterrupt.
+def typed_lines(commands: Sequence[str], history: Path) -> Iterator[str]:
+    """What a person types, until Ctrl-D; Tab completes `commands`. Ctrl-C twice at an empty line is KeyboardInterrupt.
 
     The mark in front, and all else that is not an answer, goes to standard error where answers go to a file.
     """
@@ -34,26 +31,52 @@ def typed_lines(commands: Sequence[str]) -> Iterator[str]:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.output import create_output
 
+    leave = Leave()
+
+    def changed(_: object) -> None:
+        leave.hinted = False  # something has been typed since
+
     session: PromptSession[str] = PromptSession(
         MARK,
-        history=_history(history_file()),
+        history=_history(history),
         multiline=True,
         prompt_continuation=MORE,
-        key_bindings=_keys(),
+        key_bindings=_keys(leave),
         completer=WordCompleter(list(commands), sentence=True),
         complete_while_typing=False,
         output=None if sys.stdout.isatty() else create_output(sys.stderr),
     )
+    session.default_buffer.on_text_changed += changed
     while True:
         try:
-            yield session.prompt()
+            line = session.prompt()
         except EOFError:
             print(file=sys.stderr)
             return
+        except KeyboardInterrupt:
+            if leave.asked:
+                raise
+            leave.hint()  # was pressed before the prompt was there, such as for an answer that has just ended
+            continue
+        leave.hinted = False
+        yield line
 
 
-def _keys() -> KeyBindings:
-    """Enter ends a prompt, Alt-Enter or a backslash before Enter does not; Ctrl-C empties it or leaves."""
+class Leave:
+    """Whether Ctrl-C at an empty line has been answered by a hint, and whether it was pressed again after that."""
+
+    def __init__(self) -> None:
+        self.hinted = self.asked = False
+
+    def hint(self) -> None:
+        """Say how to leave."""
+        self.hinted = True
+        print(dim(HINT), file=sys.stderr, flush=True)
+
+
+def _keys(leave: Leave) -> KeyBindings:
+    """Enter ends a prompt, Alt-Enter or a backslash before Enter does not. Ctrl-C empties it, hints, and leaves."""
+    from prompt_toolkit.application import run_in_terminal
     from prompt_toolkit.key_binding import KeyBindings
 
     keys = KeyBindings()
@@ -72,11 +95,16 @@ def _keys() -> KeyBindings:
         event.current_buffer.insert_text("\n")
 
     @keys.add("c-c")
+    @keys.add("<sigint>")
     def _stop(event: KeyPressEvent) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()
-        else:
+            leave.hinted = False
+        elif leave.hinted:
+            leave.asked = True
             event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+        else:
+            run_in_terminal(leave.hint)
 
     return keys
 

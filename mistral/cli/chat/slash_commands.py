@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,13 @@ from mistral.cli.chat.conversation import Conversation, Proposal
 from mistral.cli.chat.conversation_file import SETTINGS, load, save
 from mistral.cli.model_options import Options
 from mistral.cli.options import converted, read_text
+from mistral.cli.status_line import dim
 from mistral.errors import InputError
 
 HELP = {
-    "/help": "this list",
+    "/help": "this list, as /?",
     "/system TEXT": "what the model is told before everything else, or @FILE; without TEXT, nothing",
-    "/reset": "forget all that has been said",
+    "/reset": "forget all that has been said, as /clear",
     "/undo": "forget the last question and its answer",
     "/retry": "answer the last question again, with another draw",
     "/more": "go on with the last answer",
@@ -27,11 +29,12 @@ HELP = {
     "/save FILE": "write conversation, settings and cache into a file",
     "/load FILE": "go on from such a file",
     "/stats": "what each answer took, and how much of its prompt was computed already",
-    "/exit": "leave, as /quit and Ctrl-D do",
+    "/exit": "leave, as /bye, /quit and Ctrl-D",
 }
+ALIASES = {"?": "help", "h": "help", "clear": "reset", "new": "reset", "bye": "exit", "quit": "exit", "q": "exit"}
 HINTS = (
     "A first // stands for one slash. At a terminal, Alt-Enter begins a new line of the same prompt, as Enter",
-    "does after a \\. Ctrl-C stops an answer; at the prompt it empties the line, and leaves where it is empty.",
+    "does after a \\. Ctrl-C stops an answer; at the prompt it empties the line; twice at an empty line, it leaves.",
 )
 
 
@@ -52,10 +55,12 @@ class SlashCommands:
             return self.conversation.give_result(text) if self.conversation.pending else self.conversation.ask(text)
         name, *rest = line[1:].split(maxsplit=1) or [""]
         text = rest[0].strip() if rest else ""
-        known = {usage.split()[0][1:] for usage in HELP} | {"quit"}
-        if name not in known:
-            raise InputError(f"/{name[:40]}: no such command; /help lists them, and // begins a text with a slash")
-        command: Callable[[str], Proposal | None] = getattr(self, f"_{name}")
+        commands = [usage.split()[0][1:] for usage in HELP]
+        if name not in (*commands, *ALIASES):
+            close = difflib.get_close_matches(name[:40], (*commands, *ALIASES), n=1)
+            hint = f"did you mean /{close[0]}? /help lists them" if close else "/help lists them"
+            raise InputError(f"/{name[:40]}: no such command; {hint}, and // begins a text with a slash")
+        command: Callable[[str], Proposal | None] = getattr(self, f"_{ALIASES.get(name, name)}")
         try:
             return command(text)
         except InputError as error:
@@ -69,12 +74,17 @@ class SlashCommands:
         if not self.conversation.instruct:
             raise InputError("only a conversation has a system prompt; start with --instruct")
         self.conversation.system = read_text("system", text)
+        count = len(self.conversation.system)
+        say(dim(f"system prompt of {count} characters, from the next question on" if count else "no system prompt"))
 
     def _reset(self, _: str) -> None:
+        count = len(self.conversation.messages)
         self.conversation.reset()
+        say(dim(f"{counted(count)} forgotten"))
 
     def _undo(self, _: str) -> None:
         self.conversation.undo()
+        say(dim(f"last question and its answer taken back; {counted(len(self.conversation.messages))} left"))
 
     def _retry(self, _: str) -> Proposal:
         proposal = self.conversation.ask_again()
@@ -98,7 +108,8 @@ class SlashCommands:
             changed: Any = {name: () if typed == {"stop": "[]"} else getattr(converted(Options(**typed)), name)}
             options = replace(session.options, **changed)
             options.check()
-            session.options = options
+            session.options = options.with_seed()
+            say(dim(f"{name} is {shown_value(getattr(session.options, name))} now"))
         else:
             say(*(f"{each} {getattr(session.options, each)}" for each in SETTINGS if name in ("", each)))
 
@@ -125,13 +136,21 @@ class SlashCommands:
     def _exit(self, _: str) -> None:
         raise EndOfChat
 
-    _quit = _exit
-
 
 def say(*lines: str) -> None:
     """Lines for a person, beside the answers."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def counted(messages: int) -> str:
+    """A number of messages in words."""
+    return f"{messages} message{'' if messages == 1 else 's'}"
+
+
+def shown_value(value: object) -> str:
+    """The value of a setting, such as [] for no stop."""
+    return repr(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _file(text: str) -> Path:

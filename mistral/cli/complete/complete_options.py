@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mistral.cli.complete.prompt_file import Prompt, read_prompt, read_prompts
 from mistral.cli.model_options import Options
-from mistral.cli.options import option, text_option
+from mistral.cli.options import CHOICE, MACHINE, OUTPUT, option, text_option
 from mistral.engine.scheduler import MAX_ROWS
 from mistral.errors import InputError
 from mistral.tokenizer.messages import Message
@@ -19,26 +19,30 @@ class CompleteOptions(Options):
     """What a completion takes; a line of a JSONL file may have values of its own for some of it."""
 
     max_tokens: int | None = option(  # type: ignore[assignment]  # None: to the end
-        None, "New tokens for each prompt, at most; up to the end of the answer or of the context when left out."
+        None,
+        "New tokens for each prompt, at most; up to the end of the answer or of the context when left out.",
+        CHOICE,
     )
     prompt: str | None = text_option("The text to continue, or @FILE; standard input when left out.")
     fim: tuple[str, str] | None = option(
         None, "Fill in between a prefix and a suffix, each a text or @FILE; for models made for it, such as Codestral."
     )
-    input: str | None = option(None, "Prompts from this JSONL file, or from standard input for -.")
-    out: str | None = option(None, "Write results to this JSONL file, and go on where it ends.")
+    input: str | None = option(None, "Prompts from this JSONL file, or from standard input for -.", file=True)
+    out: str | None = option(None, "Write results to this JSONL file, and go on where it ends.", OUTPUT, file=True)
     instruct: bool = option(False, "Each prompt is a question, put in the checkpoint's own chat template.")
     chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
     system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
-    n: int = option(1, "Samples for each prompt.")
+    n: int = option(1, "Samples for each prompt.", OUTPUT)
     logprobs: int | None = option(
-        None, "With each token its logprob, and those of so many of the likeliest ones in its place."
+        None, "With each token its logprob, and those of so many of the likeliest ones in its place.", OUTPUT
     )
     prompt_cache: str | None = option(
-        None, "A file that keeps what was computed of the first prompt; what prompts share with it is not read again."
+        None,
+        "A file that keeps what was computed of the first prompt; what prompts share with it is not read again.",
+        file=True,
     )
     batch_size: int = option(
-        MAX_ROWS, "Prompts under way at once; the next one takes the place of one that is finished."
+        MAX_ROWS, "Prompts under way at once; the next one takes the place of one that is finished.", MACHINE
     )
 
     def check(self) -> None:

@@ -94,8 +94,11 @@ def complete_items(session: Session, job: Job) -> list[InputError]:
     """Complete the items and show or write their results -> the errors of those that could not be completed."""
     options, answers, errors = job.options, dict[int, PartialAnswer](), list[InputError]()
     show = shower(len(job.items)) if options.shows_text else None
-    reading, finishing = ProgressLine("reading prompts:", "tokens"), ProgressLine("completing:", "results")
     total, cut = sum(len(item.request.prompt) for item in job.items), 0
+    reading = ProgressLine("reading prompts:", "tokens", total=total)
+    finishing = ProgressLine("completing:", "results")
+    if len(job.items) <= options.batch_size:
+        session.engine.on_layer = reading.layer
     requests = requests_of(job.items, session.engine)
     stream = job.cache.stream if job.cache else generate_stream
     for event in stream(session.engine, requests, options.chunk_size, options.batch_size, session.timings):
@@ -103,7 +106,7 @@ def complete_items(session: Session, job: Job) -> list[InputError]:
             if len(job.items) <= options.batch_size:
                 reading(session.timings.prefill_tokens, total)
             continue
-        reading.clear()
+        reading.give_way()
         item, answer = job.items[event.index], answers.setdefault(event.index, PartialAnswer())
         answer.add(event)
         if event.error:

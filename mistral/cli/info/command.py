@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mistral.checkpoint.args_file import params_of
@@ -14,8 +13,9 @@ from mistral.cli.info.memory_estimate import memory_estimates
 from mistral.cli.info.summary import Summary, active_parameters, summarize
 from mistral.cli.info.verify import Verification, verify
 from mistral.cli.model_options import shipped_checkpoint
-from mistral.cli.options import operand, option
+from mistral.cli.options import OUTPUT, operand, option
 from mistral.errors import InputError
+from mistral.limits import cpu_limit, memory_limit
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import PARTS, parameters
@@ -31,13 +31,13 @@ class Info:
     Only headers are read; a folder that is not whole is described as far as it goes. --verify reads everything.
     """
 
-    ckpt: str | None = operand("The checkpoint folder; the small one that ships with the project when left out.")
+    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
     batch: int = option(1, "Rows that are answered at once.")
     context: int | None = option(None, f"Tokens of each row, prompt and answer; {CONTEXT} or the checkpoint's limit.")
     ranks: int = option(1, "Processes that share the layers.")
-    lora: str | None = option(None, "A folder with a LoRA adapter that is to be merged into the weights.")
+    lora: str | None = option(None, "A folder with a LoRA adapter that is to be merged into the weights.", file=True)
     verify: bool = option(False, "Read all files: compare checksums that came with them, look for NaN and infinity.")
-    json: bool = option(False, "One JSON object.")
+    json: bool = option(False, "One JSON object.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is read."""
@@ -48,7 +48,7 @@ class Info:
 
     def run(self) -> None:
         """Print what is found, verified where that is asked for. Raises InputError for an unusable checkpoint."""
-        summary = summarize(shipped_checkpoint() if self.ckpt is None else Path(self.ckpt), self.lora)
+        summary = summarize(shipped_checkpoint() if self.ckpt is None else self.ckpt, self.lora)
         record = self.record(summary)
         verification = None
         if self.verify:
@@ -99,7 +99,9 @@ class Info:
         context = self.context or min(CONTEXT, limit or CONTEXT)
         free, estimates = available_memory(), memory_estimates(summary, args, self.ranks, self.batch, context)
         needs = [asdict(each) | {"total": each.total, "fits": each.fits(free)} for each in estimates]
-        return {"batch": self.batch, "context": context, "available": free, "needs": needs}
+        container = memory_limit()
+        limits = {"container_limit": container and container.limit, "container_cpus": cpu_limit()}
+        return {"batch": self.batch, "context": context, "available": free, **limits, "needs": needs}
 
 
 def model_record(summary: Summary, args: ModelArgs) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
     free = gigabytes(memory["available"])
     ranks = 1 + max(need["rank"] for need in memory["needs"])
     each = f" on each of {ranks} ranks" if ranks > 1 else ""
-    yield f"memory for {rows} of {memory['context']} tokens{each}; {free} are free here"
+    yield f"memory for {rows} of {memory['context']} tokens{each}; {free} are free here{container_words(memory)}"
     header = f"  {'':34}" if ranks > 1 else f"  {'':20}"
     yield f"{header}{'weights':>9}{'cache':>10}{'other':>10}{'in all':>10}  fits here"
     for need in memory["needs"]:
@@ -177,6 +179,14 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
             name += f"{'rank ' + str(need['rank']):8}{need['first']:>3}-{need['last']:<3}"
         sizes = "".join(f"{gigabytes(need[key]):>10}" for key in ("weights", "cache", "other", "total"))
         yield f"  {name}{sizes[1:]}  {need['fits']}"
+
+
+def container_words(memory: Mapping[str, Any]) -> str:
+    """What a container limits, as the end of a line; nothing where it limits nothing."""
+    limit, cpus = memory["container_limit"], memory["container_cpus"]
+    words = [gigabytes(limit)] if limit is not None else []
+    words += [f"{cpus:g} processor{'' if cpus == 1 else 's'}"] if cpus is not None else []
+    return f" (the container is limited to {' and '.join(words)})" if words else ""
 
 
 def verified_lines(verification: Verification, known: Sequence[str]) -> Iterator[str]:

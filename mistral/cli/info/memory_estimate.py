@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mistral.checkpoint.quantization import quantized_args
@@ -10,7 +11,7 @@ from mistral.cli.info.summary import Summary, stored_nbytes
 from mistral.memory import BASE_MEMORY
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import cache_nbytes
-from mistral.model.parameters import owns, parameters
+from mistral.model.parameters import Parameter, owns, parameters
 from mistral.pipeline.split import auto_split
 
 NATIVE, PORTABLE = "native", "portable"
@@ -78,14 +79,27 @@ def memory_estimates(summary: Summary, args: ModelArgs, ranks: int, batch: int, 
     for way, used in ways:
         backend = way.partition(",")[0]
         sizes, copied = weights_of(summary, used, backend)
+        weights, copies = shares(sizes, used, split), shares(copied, used, split)
         for rank, layers in enumerate(split):
-            mine = [name for name, parameter in parameters(used).items() if owns(layers, parameter, used)]
             estimate = MemoryEstimate(
-                way, rank, layers.start, layers.stop - 1,
-                weights=sum(sizes[name] for name in mine),
-                copied=sum(copied[name] for name in mine),
+                way, rank, layers.start, layers.stop - 1, weights[rank], copies[rank],
                 cache=batch * cache_nbytes(args, layers, context, CACHE_ITEMSIZE[backend]),
                 other=BASE_MEMORY,
             )  # fmt: skip
             estimates.append(estimate)
     return estimates
+
+
+def shares(sizes: Mapping[str, int], args: ModelArgs, split: Sequence[range]) -> list[int]:
+    """Bytes of each stage's weights, of their `sizes` by name; each weight is looked at once."""
+    by_layer, outside = [0] * args.n_layers, list[Parameter]()
+    for name, parameter in parameters(args).items():
+        if parameter.layer is None:
+            outside.append(parameter)
+        else:
+            by_layer[parameter.layer] += sizes[name]
+    return [
+        sum(by_layer[layers.start : layers.stop])
+        + sum(sizes[each.name] for each in outside if owns(layers, each, args))
+        for layers in split
+    ]

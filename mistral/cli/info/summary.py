@@ -16,6 +16,7 @@ from mistral.checkpoint.quantization import quantized_nbytes
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
+from mistral.places import find_checkpoint
 from mistral.tokenizer.coverage import check_rows, coverage_note, uncovered_runs
 from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
 
@@ -70,8 +71,9 @@ def active_parameters(args: ModelArgs) -> int:
     return sum(parameter.size for parameter in model) - experts + experts * share[0] // share[1]
 
 
-def summarize(folder: Path, lora: str | None = None) -> Summary:
+def summarize(place: str | Path, lora: str | None = None) -> Summary:
     """What is in a folder, and in the one of an adapter. Raises InputError only where nothing of a model is there."""
+    folder = find_checkpoint(place)
     problems, dtypes = list[str](), Counter[str]()
     checkpoint: Checkpoint | None = None
     try:

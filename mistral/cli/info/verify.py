@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from mistral.ops.quantized import MOST_SHIFT
 BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
 EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
 SHOWN = 20  # tensors or files named one by one
+Owner = TypeVar("Owner")
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class Segment:
 
 @dataclass
 class Values:
-    """What has been seen of one tensor's values: how many are bad, and whether all bytes are zero."""
+    """What has been seen of one tensor's values: how many are bad, and whether bytes were seen and all are zero."""
 
     bad: int = 0
-    zero: bool = True
+    zero: bool | None = None
 
 
 def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int | None) -> int:
@@ -74,18 +76,33 @@ def segments(
 ) -> list[Segment]:
     """A file of `size` bytes cut where tensors and members begin and end.
 
-    Bytes that belong to no tensor and no member are among the segments only if the file is to be read `whole`.
+    Bytes that several tensors share are one of theirs. Bytes that belong to no tensor and no member are among the
+    segments only if the file is to be read `whole`.
     """
-    spans = {name: (tensor.start, tensor.start + span_of(tensor)) for name, tensor in tensors.items() if tensor.nbytes}
-    cuts = sorted({0, size, *(cut for span in spans.values() for cut in span), *(m for s in members for m in s[:2])})
-
-    def within(first: int, last: int) -> list[int]:
-        return cuts[bisect_left(cuts, first) : bisect_left(cuts, last)]
-
-    tensor_at = {cut: name for name, span in spans.items() for cut in within(*span)}
-    member_at = {cut: number for number, (first, last, _) in enumerate(members) for cut in within(first, last)}
+    spans = [(each.start, each.start + span_of(each), name) for name, each in tensors.items() if each.nbytes]
+    archive = [(first, last, number) for number, (first, last, _) in enumerate(members) if first < last]
+    cuts = sorted({0, size, *(cut for span in (*spans, *archive) for cut in span[:2])})
+    tensor_at, member_at = owners(cuts, spans), owners(cuts, archive)
     found = [Segment(a, b, tensor_at.get(a), member_at.get(a)) for a, b in pairwise(cuts)]
     return [s for s in found if whole or s.tensor is not None or s.member is not None]
+
+
+def owners(cuts: Sequence[int], spans: Sequence[tuple[int, int, Owner]]) -> dict[int, Owner]:
+    """Of each cut that lies in a span, from its first byte to before its end: whose span it is.
+
+    Of several the one that reaches farthest; each span is looked at once.
+    """
+    waiting = sorted(spans, key=lambda span: span[0], reverse=True)
+    found: dict[int, Owner] = {}
+    reach, owner = 0, None
+    for cut in cuts:
+        while waiting and waiting[-1][0] <= cut:
+            _, last, name = waiting.pop()
+            if last > reach:
+                reach, owner = last, name
+        if owner is not None and cut < reach:
+            found[cut] = owner
+    return found
 
 
 def span_of(tensor: StoredTensor) -> int:
@@ -98,8 +115,9 @@ def verify(folder: Path, files: Sequence[Path], args: ModelArgs | None, progress
     """Read the weight `files`, and every other file of the folder that there is a checksum of."""
     sums, absent = find_checksums(folder)
     reading = Reading(args, progress, sum(file.stat().st_size for file in {*files, *sums} if file.is_file()))
+    weights = set(files)
     for file in dict.fromkeys([*files, *sums]):
-        reading.read(file, sums.get(file, []), file in files)
+        reading.read(file, sums.get(file, []), file in weights)
     progress.clear()
     notes = list(reading.notes)
     if absent:
@@ -169,7 +187,7 @@ class Reading:
     def look(self, block: NDArray[np.uint8], name: str, tensor: StoredTensor, values: Values) -> None:
         """Count the bad values of one block of a tensor."""
         values.bad += bad_values(block, tensor.dtype, MOST_SHIFT if self.has_shifts(name) else None)
-        values.zero = values.zero and not block.any()
+        values.zero = values.zero is not False and not block.any()
 
     def has_shifts(self, name: str) -> bool:
         """Whether a file's tensor has the scales of a matrix of 8 bits."""
@@ -201,10 +219,12 @@ class Reading:
         crcs: Sequence[int],
     ) -> None:
         """Add a problem for each member of an archive whose CRC-32 is not the archive's own."""
+        names = sorted((tensor.start, name) for name, tensor in tensors.items())
         for (first, last, expected), crc in zip(members, crcs, strict=True):
             if crc != expected:
-                inside = [name for name, tensor in tensors.items() if first <= tensor.start < last]
-                what = f"tensor {quoted(inside[0])}" if inside else "a part of the archive"
+                at = bisect_left(names, (first, ""))
+                inside = at < len(names) and names[at][0] < last
+                what = f"tensor {quoted(names[at][1])}" if inside else "a part of the archive"
                 self.problems.append(f"{file}: {what} does not have the archive's checksum; download the file again")
         if members:
             self.checked.append(f"{file.name}: CRC-32 of {len(members)} members")

@@ -1,0 +1,179 @@
+"""Where a model lies: the folder behind what a user names, which may be a path, a file, or org/name.
+
+Hugging Face's client keeps a model in a cache entry, `models--org--name`, with `refs/main`, which holds the name of a
+commit, and `snapshots/COMMIT`, whose files are links. Nothing here asks the network.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mistral.errors import InputError
+
+# The files of a checkpoint or adapter: whoever names one of them means its folder.
+WEIGHTS = re.compile(r"(consolidated|model|pytorch_model)\b.*\.(safetensors|pth|pt|bin)")
+ADAPTERS = ("lora.safetensors", "adapter_model.safetensors", "adapter_model.bin")
+SETTINGS = re.compile(
+    r"params\.json|(config|generation_config|adapter_config|tokenizer_config|tokenizer)\.json|tekken.*\.json"
+    r"|tokenizer\.model.*|(model|pytorch_model)\..*index\.json"
+)
+TRAINING = re.compile(r"(optimizer|scheduler|scaler|trainer_state|training_args|rng_state.*|random_states.*)\.\w+")
+REPOSITORY = re.compile(
+    r"(https?://huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)(@[\w./-]+|/tree/[\w.-]+/?|/)?", re.ASCII
+)
+ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".xz", ".zst", ".7z")
+SHOWN = 5  # models of a cache that a message names
+
+
+def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
+    """The folder that `place` names: itself, the folder of a weight file, or a model in the local Hugging Face cache.
+
+    `~` is expanded. `place` may be the root of a cache entry, which stands for its snapshot, or org/name, with
+    @revision if need be, where no folder has that name. `option`: the option that messages are about. Raises InputError
+    that says what lies there instead, or how to download what does not.
+    """
+    try:
+        path = Path(place).expanduser()
+        if not str(place):
+            raise refusal("''", "is no name; name the folder of a downloaded model", option)
+        if path.is_dir():
+            return snapshot_in(path, option) or path
+        if path.exists():
+            return folder_of(path, option)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise refusal(str(place)[:200], f"cannot be looked at ({reason}); name another folder", option) from None
+    except RuntimeError:
+        raise refusal(place, "no user of that name; write the whole path", option) from None
+    return cached(str(place), option)
+
+
+def refusal(place: str | Path, message: str, option: str | None) -> InputError:
+    """The error about a place, which is the value of `option` where that is named."""
+    return InputError(f"{place}: {message}") if option is None else InputError(message, option=option, value=place)
+
+
+def snapshot_in(folder: Path, option: str | None = None) -> Path | None:
+    """The snapshot that a cache entry, or its folder `snapshots`, stands for; None for any other folder.
+
+    Raises InputError for an entry without a snapshot or with several of which none is main, and for a whole cache.
+    """
+    if folder.name == "snapshots" and (folder.parent / "refs").is_dir():
+        return snapshot_of(folder.parent, None, option)
+    if (folder / "snapshots").is_dir() and (repository_of(folder / "snapshots" / "x") or (folder / "refs").is_dir()):
+        return snapshot_of(folder, None, option)
+    hub = folder / "hub" if (folder / "hub").is_dir() else folder
+    models = sorted(entry.name for entry in hub.glob("models--*--*") if entry.is_dir())
+    if not models or any((folder / name).exists() for name in ("config.json", "params.json")):
+        return None
+    names = [name.removeprefix("models--").replace("--", "/", 1) for name in models]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    raise refusal(folder, f"is a cache of models; name one of them: {', '.join(names[:SHOWN])}{more}", option)
+
+
+def snapshot_of(entry: Path, revision: str | None, option: str | None = None) -> Path:
+    """The folder of a revision of a cache entry: None is main or, where that is not known, the only one there is."""
+    found = {path.name: path for path in (entry / "snapshots").iterdir() if path.is_dir()}
+    ref = entry / "refs" / (revision or "main")
+    commit = ref.read_bytes()[:100].decode("ascii", "replace").strip() if ref.is_file() else revision
+    matches = [name for name in found if name == commit or (commit and len(commit) >= 7 and name.startswith(commit))]
+    if len(matches) == 1:
+        return found[matches[0]]
+    if revision is None and len(found) == 1:
+        return next(iter(found.values()))
+    what = f"revision {revision} is not there" if revision else "which of several snapshots it is, is not said"
+    what = what if found else "has no snapshot"
+    repository = repository_of(entry / "snapshots" / "x")
+    command = f"download it: {download_command(repository)}" if repository else "name a folder in its snapshots"
+    raise refusal(entry, f"{what}; {command}", option)
+
+
+def repository_of(snapshot: Path) -> str | None:
+    """The org/name that a snapshot in a cache is of; None for any other folder."""
+    entry = snapshot.absolute().parent.parent.name
+    if snapshot.absolute().parent.name != "snapshots" or not entry.startswith("models--"):
+        return None
+    return entry.removeprefix("models--").replace("--", "/", 1)
+
+
+def download_command(repository: str, folder: str | None = None) -> str:
+    """The command that downloads a model, into the cache or into a folder."""
+    return f"hf download {repository}{f' --local-dir {folder}' if folder else ''}"
+
+
+def how_to_get(folder: Path, what: str = "") -> str:
+    """How a file that a folder lacks is had: the whole command where the folder is a snapshot in a cache."""
+    repository = repository_of(folder)
+    return f"download it: {download_command(repository)}{f' {what}' if what else ''}" if repository else "download it"
+
+
+def cached(place: str, option: str | None) -> Path:
+    """The snapshot of org/name in the local cache. Raises InputError that says how to download it."""
+    match = REPOSITORY.fullmatch(place)
+    if match is None or ".." in place:
+        what = f"no such folder; name {'the right one' if option else 'the folder of a downloaded model'}"
+        if any(letter.isspace() for letter in place) and "/" not in place:
+            what = "no such folder; the checkpoint's folder comes first, and text goes into an option of its own"
+        raise refusal(place[:200], what, option)
+    from huggingface_hub import constants
+
+    repository, given = match[2], (match[3] or "").rstrip("/")
+    revision = given.removeprefix("@").removeprefix("/tree/") or None
+    entry = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    if (entry / "snapshots").is_dir():
+        return snapshot_of(entry, revision, option)
+    name = repository.partition("/")[2]
+    command = download_command(f"{repository} --revision {revision}" if revision else repository, name)
+    what = f"no such folder, and no such model in the cache {entry.parent}; download it: {command}"
+    raise refusal(repository, what, option)
+
+
+def folder_of(path: Path, option: str | None) -> Path:
+    """The folder of a checkpoint's or adapter's file. Raises InputError that says what any other file is."""
+    name = path.name
+    if path.is_file() and (WEIGHTS.fullmatch(name) or SETTINGS.fullmatch(name) or name in ADAPTERS):
+        return path.parent
+    raise refusal(path, kind_of(path), option)
+
+
+def kind_of(path: Path) -> str:
+    """What a file is that is no checkpoint's, and what to name instead."""
+    if not path.is_file():  # a device or a pipe, which is not read
+        return "is no folder; name the folder of a downloaded model"
+    name, start = path.name, b""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(b"GGUF"):
+        return "is a GGUF file, which is not read; name the folder of the original weights"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer; run `git lfs pull` in its folder, and name that"
+    if name.endswith(ARCHIVES) or start[257:262] == b"ustar":
+        return "is an archive; unpack it, and name the folder that it makes"
+    if TRAINING.fullmatch(name):
+        return "is what a training run keeps beside its weights; name the folder of the weights"
+    if name.endswith((".safetensors", ".pth", ".pt", ".bin")):
+        return "is no weight file by its name (consolidated.*, model.*); name the folder of a downloaded model"
+    if start and b"\0" not in start:
+        return "is a file of text; name the folder of a downloaded model"
+    return "is a file; name the folder that holds a model"
+
+
+def contents_of(folder: Path, names: set[str]) -> str | None:
+    """What a folder holds instead of a model, and what to do; None where nothing is known of it."""
+    for name in sorted(names):
+        if name.endswith(".gguf"):
+            return f"holds {name}, a GGUF file, which is not read; name the folder of the original weights"
+        if name.endswith(ARCHIVES):
+            return f"holds the archive {name}; unpack it, and name the folder that it makes"
+    if "zero_to_fp32.py" in names:
+        return "holds a training run's state in parts; join them with its zero_to_fp32.py, and name the folder of that"
+    inside = [
+        name
+        for name in sorted(names)
+        if any((folder / name / file).is_file() for file in ("params.json", "config.json"))
+    ]
+    if inside:
+        more = f" or one of {len(inside) - 1} more" if len(inside) > 1 else ""
+        return f"holds no model itself; name {folder / inside[0]}{more}"
+    return None
