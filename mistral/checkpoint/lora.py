@@ -88,8 +88,8 @@ class LoraDelta:
                 raise InputError(f"{tensor.path}: tensor {quoted(name)} has values that are NaN or infinite")
         return a, b if self.heads is None else neighbouring_pairs(b, self.heads).astype(np.float32, copy=False)
 
-    def added_to(self, weight: Array) -> Array:
-        """A copy of weight + scale * B A, computed in float32 and rounded once to the weight's own dtype.
+    def added_to(self, weight: Array, dtype: np.dtype[np.generic] | None = None) -> Array:
+        """A copy of weight + scale * B A, computed in float32 and rounded once to `dtype`, or to the weight's own.
 
         Raises InputError for factors that are not finite, and for a sum that is not where the weight was.
         """
@@ -97,7 +97,8 @@ class LoraDelta:
         with np.errstate(over="ignore"):
             b *= np.float32(self.scale)
         source = weight if self.base is None else self.base.array()
-        merged, most = np.empty(weight.shape, weight.dtype), float(ml_dtypes.finfo(weight.dtype).max)
+        dtype = dtype or weight.dtype
+        merged, most = np.empty(weight.shape, dtype), float(ml_dtypes.finfo(dtype).max)
         step = max(1, AT_ONCE // weight.shape[1])
         for first in range(0, len(weight), step):
             rows = slice(first, first + step)
@@ -108,10 +109,10 @@ class LoraDelta:
                 largest = max(after.max(), -after.min())
             if not largest <= most and np.isfinite(before).all():  # no comparison holds for NaN
                 raise InputError(
-                    f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {weight.dtype}; it is"
+                    f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {dtype}; it is"
                     " the adapter of another model, or damaged"
                 )
-            merged[rows] = narrowed(after, weight.dtype)
+            merged[rows] = narrowed(after, dtype)
         merged.flags.writeable = False
         return merged
 

@@ -37,6 +37,19 @@ class Weight:
         return str(self.data.dtype).lower()
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """How the queries and keys of a step's T tokens are turned: by the rotary embedding at their positions.
+
+    cos, sin (T, d): each value twice, for the two elements of a pair. query_factors (T,): what queries are multiplied
+    by after that; None: nothing.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    query_factors: Tensor | None = None
+
+
 class AttentionView(Protocol):
     """One layer's past and plan during one step of B rows, as attention sees them.
 
@@ -66,10 +79,10 @@ class FusedOps(Protocol):
 
     def attention_block(
         self, norm: Weight, eps: float, projections: Sequence[Weight]
-    ) -> Callable[[Tensor, Tensor, Tensor, AttentionView], Tensor]:
+    ) -> Callable[[Tensor, Rotation, AttentionView], Tensor]:
         """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo.
 
-        The operator takes x (T, D), cosines and sines (T, d) and the view; it returns (T, D).
+        The operator takes x (T, D), the rotation and the view; it returns (T, D).
         """
 
     def feed_forward_block(self, norm: Weight, eps: float, weights: Sequence[Weight]) -> Callable[[Tensor], Tensor]:
@@ -107,8 +120,11 @@ class Ops(Protocol):
     def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
         """x (T, D) over its root mean square, times weight (D,)."""
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d).
+
+        `view` is written.
+        """
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""

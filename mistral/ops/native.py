@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mistral.ops import build, portable
 from mistral.ops.device import device_lock
 from mistral.ops.float8 import Float8
-from mistral.ops.interface import AttentionView, FusedOps, Weight
+from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 from mistral.ops.quantized import Quantized
 
 NO_WINDOW = 1 << 40  # positions, more than there are
@@ -92,9 +92,12 @@ class Native:
         """x (T, D) over its root mean square, times weight (D,)."""
         return self.library.rms_norm(x, weight.data.handle, eps)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
-        return self.library.attention(q, k, v, cos, sin, *cache_arguments(view))
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d).
+
+        `view` is written.
+        """
+        return self.library.attention(q, k, v, angles(rotation), *cache_arguments(view))
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d): float32, or the bits of bfloat16 as a dtype whose slices MindSpore can copy."""
@@ -147,13 +150,13 @@ class FusedKernels:
 
     def attention_block(
         self, norm: Weight, eps: float, projections: Sequence[Weight]
-    ) -> Callable[[Tensor, Tensor, Tensor, AttentionView], Tensor]:
+    ) -> Callable[[Tensor, Rotation, AttentionView], Tensor]:
         """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo."""
         norm_handle, projection_handles = norm.data.handle, handles(projections)
 
-        def attention_block(x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+        def attention_block(x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
             return self.library.attention_block(
-                x, norm_handle, eps, projection_handles, cos, sin, *cache_arguments(view)
+                x, norm_handle, eps, projection_handles, angles(rotation), *cache_arguments(view)
             )
 
         return attention_block
@@ -175,6 +178,12 @@ class FusedKernels:
 def handles(weights: Sequence[Weight]) -> list[Any]:
     """The kernels' handles of weights."""
     return [weight.data.handle for weight in weights]
+
+
+def angles(rotation: Rotation) -> list[Tensor]:
+    """What the kernels want of a rotation: cosines and sines, and the factors of queries where there are any."""
+    factors = rotation.query_factors
+    return [rotation.cos, rotation.sin] if factors is None else [rotation.cos, rotation.sin, factors]
 
 
 def cache_arguments(view: AttentionView) -> tuple[list[Tensor], list[int], int]:

@@ -16,7 +16,7 @@ from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
 from mistral.ops.float8 import Float8
-from mistral.ops.interface import AttentionView, FusedOps, Weight
+from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 from mistral.ops.quantized import Quantized
 
 name = "portable"
@@ -98,13 +98,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return out.transpose(2, 0, 1, 3).reshape(tokens, heads, head_dim)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
     """Attention of a step: each row's queries over its own past and new keys, which `view` stores and hands out.
 
-    q (T, H * d), k and v (T, KV * d), before the rotary embedding; cos and sin (T, d). Returns (T, H * d).
+    q (T, H * d), k and v (T, KV * d), before the rotary embedding. Returns (T, H * d).
     """
+    cos, sin = rotation.cos, rotation.sin
     tokens, head_dim = cos.shape
     q = rope(q.reshape(tokens, -1, head_dim), cos, sin)
+    if rotation.query_factors is not None:
+        q = q * ops.tile(rotation.query_factors.reshape(tokens, 1, 1), (1, *q.shape[1:]))
     k = rope(k.reshape(tokens, -1, head_dim), cos, sin).transpose(1, 0, 2)  # (KV, T, d)
     v = v.reshape(tokens, -1, head_dim).transpose(1, 0, 2)
     parts = []

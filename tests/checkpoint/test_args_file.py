@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mistral.checkpoint.args_file import HARMLESS_PARAMS, args_from_params, read_args
 from mistral.checkpoint.config_file import HARMLESS_CONFIG, args_from_config
-from mistral.checkpoint.keys import MAX_LAYERS, SMALL, UNSUPPORTED
+from mistral.checkpoint.keys import MAX_LAYERS, SMALL
+from mistral.checkpoint.unsupported import UNSUPPORTED
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -98,7 +98,7 @@ def test_a_weight_that_is_no_number_shows(native: Ops, tokens: int) -> None:
 
 def test_feed_forward_mixes_types_of_weights(native: Ops) -> None:
     x = random(5, 70)
-    weights = [weight(48, 70), random(70, 48, seed=1).astype(ml_dtypes.bfloat16), weight(48, 70, 0.02)]
+    weights: list[Any] = [weight(48, 70), random(70, 48, seed=1).astype(ml_dtypes.bfloat16), weight(48, 70, 0.02)]
     found = native.feed_forward(native.tensor(x), *map(native.weight, weights)).asnumpy()
     expected = portable.feed_forward(portable.tensor(x), *map(portable.weight, weights)).asnumpy()
     assert_close(found, expected, 2e-2)

@@ -19,7 +19,8 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.parameters import parameters
-from mistral.model.rope import LinearScaling
+from mistral.model.rope import LinearScaling, YarnScaling, yarn_sharpness
+from mistral.ops.float8 import FLOAT8
 from tests.support.torch_file import write_torch_file
 
 Array = npt.NDArray[np.generic]
@@ -41,6 +42,7 @@ SAFETENSORS_DTYPES = {
     np.dtype(np.float16): "F16",
     np.dtype(np.float32): "F32",
     np.dtype(np.int64): "I64",
+    FLOAT8: "F8_E4M3",
 }
 HF_NAMES = (
     (r"^tok_embeddings", "model.embed_tokens"),
@@ -79,15 +81,32 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
         params["tied_embeddings"] = True
     if args.max_seq_len is not None:
         params["max_seq_len"] = args.max_seq_len
-    if args.rope_scaling:
+    if isinstance(args.rope_scaling, YarnScaling):
+        params["yarn"] = yarn_of(args.rope_scaling)
+    elif args.rope_scaling:
         params["rope_scaling"] = rope_of(args)
+    if args.llama_4_scaling:
+        params["llama_4_scaling"] = vars(args.llama_4_scaling)
     return params
+
+
+def yarn_of(scaling: YarnScaling) -> dict[str, Any]:
+    """The table `yarn` of official files, which says of the attention factor only whether there is one."""
+    plain = yarn_sharpness(scaling.factor)
+    assert scaling.attention_factor in (1.0, plain) and scaling.truncate
+    return {
+        "factor": scaling.factor, "original_max_position_embeddings": scaling.original_max_position_embeddings,
+        "beta": scaling.beta_fast, "alpha": scaling.beta_slow, "apply_scale": scaling.attention_factor != 1,
+    }  # fmt: skip
 
 
 def rope_of(args: ModelArgs) -> dict[str, Any]:
     """The table of `rope_scaling`."""
-    kind = "linear" if isinstance(args.rope_scaling, LinearScaling) else "llama3"
-    return {"rope_type": kind, **vars(args.rope_scaling)}
+    kinds = {LinearScaling: "linear", YarnScaling: "yarn"}
+    table = {"rope_type": kinds.get(type(args.rope_scaling), "llama3"), **vars(args.rope_scaling)}
+    if args.llama_4_scaling:
+        table["llama_4_scaling_beta"] = args.llama_4_scaling.beta
+    return table
 
 
 def write_params(folder: Path, params: Mapping[str, Any]) -> Path:

@@ -36,6 +36,11 @@ struct Heads {
   int64_t window;                     // key j is visible to query i iff 0 <= i - j < window; very large: no window
 };
 
+struct Rotation {                // of the queries and keys of a step, by the rotary embedding
+  const float *cos, *sin;        // (T, d), each value twice, for the two elements of a pair
+  const float *query_factors;    // (T,): queries are multiplied by these after that; null: by nothing
+};
+
 struct Norm {
   Matrix weight;
   float eps;
@@ -57,17 +62,17 @@ struct Kernels {
   void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);  // table (V, D), ids (T,) -> y (T, D)
   void (*rms_norm)(const float *x, Norm norm, float *y, int64_t tokens);      // x (T, D) -> y (T, D)
   void (*linear)(const float *x, Matrix weight, float *y, int64_t tokens, bool precise);  // x (T, in) -> y (T, out)
-  // q (T, H, d), k and v (T, KV, d), before RoPE; cos and sin (T, d); out (T, H, d). Writes the sequences' caches.
-  void (*attention)(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
-                    Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  // q (T, H, d), k and v (T, KV, d), before RoPE; out (T, H, d). Writes the sequences' caches.
+  void (*attention)(const float *q, const float *k, const float *v, Rotation rotation, float *out, Heads heads,
+                    const Sequence *sequences, int64_t n_sequences, bool precise);
   // y = w2 (silu(w1 x) * (w3 x)), x and y (T, D)
   void (*feed_forward)(const float *x, FeedForwardWeights weights, float *y, int64_t tokens, bool precise);
   // Mixture of gate.out experts, of which each token uses `chosen`; gate (E, D), x and y (T, D)
   void (*mixture)(const float *x, Matrix gate, const FeedForwardWeights *experts, int64_t chosen, float *y,
                   int64_t tokens, bool precise);
   // Each is half of a transformer block with its normalisation and residual: y = x + f(norm(x)), x and y (T, D)
-  void (*attention_block)(const float *x, const AttentionWeights &weights, const float *cos, const float *sin, float *y,
-                          Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  void (*attention_block)(const float *x, const AttentionWeights &weights, Rotation rotation, float *y, Heads heads,
+                          const Sequence *sequences, int64_t n_sequences, bool precise);
   void (*feed_forward_block)(const float *x, Norm norm, FeedForwardWeights weights, float *y, int64_t tokens,
                              bool precise);
   void (*mixture_block)(const float *x, Norm norm, Matrix gate, const FeedForwardWeights *experts, int64_t chosen,
