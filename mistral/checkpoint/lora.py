@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.checkpoint.foreign_names import hugging_face_name, neighbouring_pairs
+from mistral.checkpoint.foreign_names import hugging_face_name, neighbouring_pairs, wrapped_names
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
 from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, Array, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
@@ -157,7 +157,7 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
         scale, called = official_scale(folder / "params.json"), {each.name: each for each in matrices}
     else:
         scale = read_scales(folder / "adapter_config.json")
-        called = {PREFIX + hugging_face_name(each): each for each in matrices}
+        called = {PREFIX + name: each for each in matrices for name in wrapped_names(hugging_face_name(each))}
     modules = pairs(file, tensors, called)
     if not modules:
         raise InputError(f"{file}: holds no adapter; name another folder with {setting('lora')}")
@@ -217,6 +217,7 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
     tensor in the file that belongs to none of them.
     """
     found: dict[str, Parameter] = {}
+    modules: dict[str, str] = {}  # by the parameters' names
     for name in tensors:
         if name.endswith(BASE) and name.removesuffix(BASE) + PARTS[0] in tensors:
             continue
@@ -230,6 +231,8 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
         parameter = called.get(module + ".weight")
         if parameter is None:
             raise InputError(f"{file}: tensor {quoted(name)} belongs to no matrix of this model; name its own adapter")
+        if modules.setdefault(parameter.name, module) != module:
+            raise InputError(f"{file}: tensor {quoted(name)} is there under another name too; keep one of them")
         found[module] = parameter
     return found
 
