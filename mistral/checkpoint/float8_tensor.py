@@ -64,17 +64,13 @@ class Float8Tensor:
 
     def array(self) -> Float8:
         """The matrix, its values a view of the mapped file. Raises InputError for a scale that is none."""
-        scale = self.number()
+        scale = self.scale.number()
         if not scale > 0:
             raise InputError(
                 f"{self.scale.path}: tensor {quoted(self.name)} is {scale:g} and must be above 0; a part of the file"
                 " may not be downloaded: download it again"
             )
         return Float8(self.values.array(), np.float32(scale))
-
-    def number(self) -> float:
-        """The scale as it is in the file; see `require_scale` for what it may be."""
-        return float(self.scale.array().reshape(-1)[0])
 
 
 def scale_name(weight: str, hugging_face: bool) -> str:
@@ -113,7 +109,7 @@ def take_float8(
         raise InputError(f"{where} has dtype {scale.dtype} and must be float32, bfloat16 or float16; download it again")
     found = Float8Tensor(values, scale, name)
     if scale.buffer is not None:
-        number = found.number()
+        number = scale.number()
         if not 0 <= number < math.inf:
             raise InputError(f"{where} is {number:g} and must be a positive number; download the weights again")
     return found
