@@ -24,6 +24,7 @@ from mistral.model.kv_cache import CacheMetadata, RollingCache
 from mistral.model.parameters import owns, parameters
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
 from mistral.ops.device import check_device, device_lock, start_device
+from mistral.ops.float8 import Float8
 from mistral.ops.interface import Ops, Weight
 from mistral.ops.mapped_files import MappedFiles
 from mistral.ops.quantize import quantize_array
@@ -218,7 +219,7 @@ def note_adapter(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
     assert checkpoint.adapter is not None
     changed = [parameters(args)[name] for name in checkpoint.adapter.deltas]
     merged = {each.name for each in changed for layers in stages if owns(layers, each, args)}
-    size = gigabytes(sum(map(checkpoint.nbytes, merged)))
+    size = gigabytes(sum(map(checkpoint.loaded_nbytes, merged)))
     extra = f"; merged copies take {size}" if backend == "native" and not args.quantization else ""
     print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
 
@@ -254,17 +255,14 @@ def build(
     return Transformer(args, get, ops, layers, world, files)
 
 
-def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | Quantized:
+def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | Quantized | Float8:
     """A tensor of a checkpoint as a backend gets it: in the `bits` that it is to have, or as it is (None).
 
     What is not used where it lies in the file need not stay in memory once it is read.
     """
-    stored = checkpoint.quantized(name)
-    if stored is not None:
-        return stored
+    if checkpoint.args.quantization or (bits is None and not checkpoint.is_merged(name)):
+        return checkpoint.packed(name)
     array = checkpoint.get(name)
-    if bits is None and not checkpoint.is_merged(name):
-        return array
     made = array if bits is None else quantize_array(array, bits, f"{checkpoint.file_of(name)}: tensor {name}")
     checkpoint.release(name)
     return made

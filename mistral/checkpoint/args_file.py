@@ -7,22 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from mistral.checkpoint.config_file import args_from_config
-from mistral.checkpoint.keys import MAX_LAYERS, UNSUPPORTED, Keys
+from mistral.checkpoint.keys import MAX_LAYERS, Keys
+from mistral.checkpoint.rotary_keys import official_rotary, table_at
+from mistral.checkpoint.unsupported import (
+    UNSUPPORTED,
+    check_official_quantization,
+    check_quantization_config,
+    refuse_kind,
+    refuse_sound,
+)
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs, Quantization
-from mistral.model.rope import LinearScaling
+from mistral.model.rope import LinearScaling, RopeScaling, YarnScaling
 from mistral.text import read_json
 
 # Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
 # `lora` says how the weights were trained: those of an adapter have names of their own, and are refused by these.
 HARMLESS_PARAMS = frozenset({"model_type", "max_batch_size", "max_seq_len", "use_biases", "causal", "lora"})
+# Keys that describe what reads images or audio beside the decoder, which is not loaded
+TOWERS = {"vision_encoder": "images", "audio": "audio", "audio_encoder": "audio", "multimodal": "images"}
 QUANTIZATION_FORM = ("mistral-mindspore", 1)  # what this program writes, and its version
 
 
 def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> ModelArgs:
     """The architecture in a table of the official form. Raises InputError naming `source` and the key."""
     keys = Keys(params, source)
+    refuse_kind("model_type", keys.take("model_type"), source)
     keys.refuse(UNSUPPORTED)
+    towers = towers_of(keys)
+    check_quantization_config(keys.take("quantization_config"), source)
+    rope_scaling, llama_4_scaling = official_rotary(keys)
     n_layers = keys.integer("n_layers", limit=MAX_LAYERS)
     n_heads = keys.integer("n_heads")
     dim = keys.integer("dim")
@@ -33,6 +47,7 @@ def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> 
         if not isinstance(table, Mapping):
             raise InputError(f"{source}: moe must be a table with num_experts and num_experts_per_tok")
         inner = Keys(table, f"{source}: moe")
+        inner.refuse(UNSUPPORTED)
         moe = MoeArgs(inner.integer("num_experts"), inner.integer("num_experts_per_tok"))
         inner.refuse_unknown()
     if keys.take("use_biases"):
@@ -53,9 +68,11 @@ def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> 
         sliding_windows=tuple(window[i % len(window)] for i in range(n_layers)),
         moe=moe,
         tied_embeddings=keys.boolean("tied_embeddings"),
-        max_seq_len=keys.integer("max_seq_len", default=0) or None,
+        max_seq_len=keys.integer("max_position_embeddings", default=keys.integer("max_seq_len", default=0)) or None,
         quantization=quantization_of(keys),
-        rope_scaling=keys.rope_scaling("rope_scaling"),
+        rope_scaling=rope_scaling,
+        llama_4_scaling=llama_4_scaling,
+        towers=towers,
         harmless=HARMLESS_PARAMS,
     )
 
@@ -81,15 +98,42 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
         form, version = QUANTIZATION_FORM
         table["quantization"] = {"format": form, "version": version, **vars(args.quantization)}
     if args.rope_scaling:  # no official file has this key
-        kind = "linear" if isinstance(args.rope_scaling, LinearScaling) else "llama3"
-        table["rope_scaling"] = {"rope_type": kind, **vars(args.rope_scaling)}
+        table["rope_scaling"] = {"rope_type": kind_of(args.rope_scaling), **vars(args.rope_scaling)}
+    if args.llama_4_scaling:
+        table["llama_4_scaling"] = vars(args.llama_4_scaling)
     return {key: value for key, value in table.items() if value is not None}
 
 
+def kind_of(scaling: RopeScaling) -> str:
+    """What `rope_type` calls a scaling."""
+    kinds = {LinearScaling: "linear", YarnScaling: "yarn"}
+    return kinds.get(type(scaling), "llama3")
+
+
+def towers_of(keys: Keys) -> tuple[str, ...]:
+    """What the model reads beside text, by the tables of params.json that describe its towers, each once."""
+    found = dict[str, None]()
+    for key, tower in TOWERS.items():
+        inner = table_at(keys, key)
+        if inner is None:
+            continue
+        if key == "multimodal":
+            refuse_sound(inner.table, keys.source)
+            tower = "audio" if "whisper_model_args" in inner.table else tower
+        found[tower] = None
+    return tuple(found)
+
+
 def quantization_of(keys: Keys) -> Quantization | None:
-    """The table `quantization` as this program writes it; None where it is absent."""
+    """The table `quantization` as this program writes it.
+
+    None where it is absent or that of official FP8 weights, whose tensors say which they are.
+    """
     table = keys.take("quantization")
     if table is None:
+        return None
+    if isinstance(table, Mapping) and "qformat_weight" in table:
+        check_official_quantization(table, keys.source)
         return None
     if not isinstance(table, Mapping) or (table.get("format"), table.get("version")) != QUANTIZATION_FORM:
         form = f"{QUANTIZATION_FORM[0]}, version {QUANTIZATION_FORM[1]}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from mistral.checkpoint.args_file import read_args
@@ -14,10 +15,10 @@ from mistral.checkpoint.file_sets import find_form
 from mistral.checkpoint.foreign_names import neighbouring_pairs
 from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
 from mistral.checkpoint.lora import Adapter, open_adapter
-from mistral.checkpoint.matching import match_names, read_files
-from mistral.checkpoint.quantized_tensor import QuantizedTensor
+from mistral.checkpoint.matching import Found, match_names, read_files
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
+from mistral.ops.float8 import FLOAT8, Float8
 from mistral.ops.quantized import Quantized
 from mistral.places import find_checkpoint
 
@@ -27,7 +28,8 @@ class Checkpoint:
     """A model's tensors by the names of Mistral's own files, whatever form the files have.
 
     `shapes` has exactly the tensors of a model of these `args`. Files stay mapped for as long as the checkpoint or an
-    array out of it lives. `warnings` are lines that a user may want to see.
+    array out of it lives. `towers`: bytes of what the files hold beside the decoder and is not loaded, by what it
+    reads. `warnings` are lines that a user may want to see.
     """
 
     folder: Path
@@ -36,33 +38,52 @@ class Checkpoint:
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    tensors: Mapping[str, StoredTensor | QuantizedTensor] = field(repr=False)
+    tensors: Mapping[str, Found] = field(repr=False)
     rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
     adapter: Adapter | None = None
+    towers: Mapping[str, int] = field(default_factory=dict)
 
     def get(self, name: str) -> Array:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
         A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
-        what an adapter changes is a copy, and a matrix of 8 or 4 bits is widened to float32.
+        what an adapter changes is a copy, and a matrix of 8 or 4 bits or of 8-bit floats is widened to float32. Of
+        8-bit floats, what an adapter changes is rounded to bfloat16.
         """
-        array = self.tensors[name].array()
-        if isinstance(array, Quantized):
-            return array.dense()
-        heads = parameters(self.args)[name].heads if self.rotary_halves else None
-        if heads is not None:
-            array = neighbouring_pairs(array, heads)
-            array.flags.writeable = False
-        return self.adapter.deltas[name].added_to(array) if self.adapter and self.is_merged(name) else array
+        found = self.packed(name)
+        if isinstance(found, Quantized):
+            return found.dense()
+        array = found.dense() if isinstance(found, Float8) else found
+        if not self.adapter or not self.is_merged(name):
+            return array
+        return self.adapter.deltas[name].added_to(array, self.loaded_dtype(name))
 
     def is_merged(self, name: str) -> bool:
         """Whether an adapter changes the tensor."""
         return self.adapter is not None and name in self.adapter.deltas
 
-    def quantized(self, name: str) -> Quantized | None:
-        """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
-        array = self.tensors[name].array()
-        return array if isinstance(array, Quantized) else None
+    def packed(self, name: str) -> Array | Quantized | Float8:
+        """One tensor as it lies in the file, without an adapter: `Quantized` and `Float8` are not widened.
+
+        Views of the mapped file, but for wq and wk of a Hugging Face file, which are copied into Mistral's order.
+        """
+        found = self.tensors[name].array()
+        heads = parameters(self.args)[name].heads if self.rotary_halves else None
+        if heads is None or isinstance(found, Quantized):
+            return found
+        values = neighbouring_pairs(found.values if isinstance(found, Float8) else found, heads)
+        values.flags.writeable = False
+        return Float8(values, found.scale) if isinstance(found, Float8) else values
+
+    def loaded_dtype(self, name: str) -> np.dtype[np.generic]:
+        """The dtype in which a tensor is used as it lies or, where an adapter changes it, as a copy."""
+        dtype = self.dtype(name)
+        return np.dtype(ml_dtypes.bfloat16) if dtype == FLOAT8 and self.is_merged(name) else dtype
+
+    def loaded_nbytes(self, name: str) -> int:
+        """Bytes that the tensor takes as `loaded_dtype`."""
+        tensor, dtype = self.tensors[name], self.loaded_dtype(name)
+        return tensor.nbytes if dtype == tensor.dtype else int(np.prod(tensor.shape)) * dtype.itemsize
 
     def missing(self, name: str) -> Path | None:
         """The file that holds the tensor, where that file is on another rank only; None where it is here."""
@@ -120,8 +141,10 @@ def open_checkpoint(
     elsewhere = elsewhere or {}
     form = find_form(folder, elsewhere)
     args = read_args(form.args_file)
-    stored, warnings = read_files(form, elsewhere)
-    tensors = match_names(form, args, stored)
+    contents = read_files(form, elsewhere)
+    tensors, warnings = match_names(form, args, contents.tensors), contents.warnings
+    unread = dict.fromkeys((*args.towers, *contents.towers))
+    warnings = (*(f"{what} {'is' if what == 'audio' else 'are'} not read; text only" for what in unread), *warnings)
     adapter = None if lora is None else open_adapter(lora, args)
     if args.ignored_keys:
         keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
@@ -136,4 +159,5 @@ def open_checkpoint(
         tensors=tensors,
         rotary_halves=form.hugging_face,
         adapter=adapter,
+        towers=contents.towers,
     )

@@ -21,8 +21,9 @@ def fingerprint(checkpoint: Checkpoint, args: ModelArgs) -> str:
         tensor = checkpoint.tensors[name]
         digest.update(repr((name, tensor.shape, tensor.dtype.name)).encode())
         for part in tensor.parts:
-            middle = part.start + part.nbytes // 2
-            digest.update(part.buffer[middle : middle + SAMPLE] if part.buffer else b"")
+            first = part.start + (part.nbytes // 2 if part.nbytes > SAMPLE else 0)
+            last = min(first + SAMPLE, part.start + part.nbytes)  # what lies behind it may be no part of the model
+            digest.update(part.buffer[first:last] if part.buffer else b"")
     if checkpoint.adapter:  # merged into the weights, it makes another model
         digest.update(checkpoint.adapter.identity().encode())
     return digest.hexdigest()

@@ -1,8 +1,9 @@
 """What a model's parameters are called in files of other forms than Mistral's own, and how their rows lie there.
 
-Hugging Face names are those of transformers' Mistral and Mixtral classes. Its rotary embedding turns the halves of a
-head, Mistral's turns neighbours, so the rows of its q and k projections lie in another order. The first Mixtral release
-stacked a layer's experts in one tensor.
+Hugging Face names are those of transformers' Mistral and Mixtral classes; a model that reads images or audio too has
+its decoder's names behind a prefix, in one of two spellings, and its towers under names of their own. Its
+rotary embedding turns the halves of a head, Mistral's turns neighbours, so the rows of its q and k projections lie in
+another order. The first Mixtral release stacked a layer's experts in one tensor.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ _IN_A_LAYER = {
     "w3": "mlp.up_proj",
     "gate": "block_sparse_moe.gate",
 }
+_TOWERS = {
+    "vision_encoder.": "images", "vision_language_adapter.": "images", "patch_merger.": "images",
+    "pre_mm_projector_norm.": "images", "vision_tower.": "images", "multi_modal_projector.": "images",
+    "mm_whisper_embeddings.": "audio", "audio_tower.": "audio",
+}  # fmt: skip
 _ROTARY_TABLES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
@@ -36,6 +42,20 @@ def hugging_face_name(parameter: Parameter) -> str:
     if parameter.expert is None:
         return f"{layer}.{_IN_A_LAYER[parameter.weight]}.weight"
     return f"{layer}.block_sparse_moe.experts.{parameter.expert}.{parameter.weight}.weight"
+
+
+def wrapped_names(name: str) -> tuple[str, ...]:
+    """What a file may call a parameter that transformers calls `name` in a decoder alone: that, or as part of a model.
+
+    An outer class has its decoder as `language_model`, and an inner one as `model.language_model`.
+    """
+    return name, f"language_model.{name}", f"model.language_model.{name.removeprefix('model.')}"
+
+
+def tower_of(name: str) -> str | None:
+    """What the tower reads that a file's tensor is part of, by its name: "images" or "audio"; None for any other."""
+    name = name.removeprefix("model.")
+    return next((reads for prefix, reads in _TOWERS.items() if name.startswith(prefix)), None)
 
 
 def first_mixtral_name(parameter: Parameter) -> str:

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.checkpoint.foreign_names import hugging_face_name, neighbouring_pairs
+from mistral.checkpoint.foreign_names import hugging_face_name, neighbouring_pairs, wrapped_names
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
 from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, Array, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
@@ -88,8 +88,8 @@ class LoraDelta:
                 raise InputError(f"{tensor.path}: tensor {quoted(name)} has values that are NaN or infinite")
         return a, b if self.heads is None else neighbouring_pairs(b, self.heads).astype(np.float32, copy=False)
 
-    def added_to(self, weight: Array) -> Array:
-        """A copy of weight + scale * B A, computed in float32 and rounded once to the weight's own dtype.
+    def added_to(self, weight: Array, dtype: np.dtype[np.generic] | None = None) -> Array:
+        """A copy of weight + scale * B A, computed in float32 and rounded once to `dtype`, or to the weight's own.
 
         Raises InputError for factors that are not finite, and for a sum that is not where the weight was.
         """
@@ -97,7 +97,8 @@ class LoraDelta:
         with np.errstate(over="ignore"):
             b *= np.float32(self.scale)
         source = weight if self.base is None else self.base.array()
-        merged, most = np.empty(weight.shape, weight.dtype), float(ml_dtypes.finfo(weight.dtype).max)
+        dtype = dtype or weight.dtype
+        merged, most = np.empty(weight.shape, dtype), float(ml_dtypes.finfo(dtype).max)
         step = max(1, AT_ONCE // weight.shape[1])
         for first in range(0, len(weight), step):
             rows = slice(first, first + step)
@@ -108,10 +109,10 @@ class LoraDelta:
                 largest = max(after.max(), -after.min())
             if not largest <= most and np.isfinite(before).all():  # no comparison holds for NaN
                 raise InputError(
-                    f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {weight.dtype}; it is"
+                    f"{self.b.path}: tensor {quoted(self.names[1])} makes weights too large for {dtype}; it is"
                     " the adapter of another model, or damaged"
                 )
-            merged[rows] = narrowed(after, weight.dtype)
+            merged[rows] = narrowed(after, dtype)
         merged.flags.writeable = False
         return merged
 
@@ -156,7 +157,7 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
         scale, called = official_scale(folder / "params.json"), {each.name: each for each in matrices}
     else:
         scale = read_scales(folder / "adapter_config.json")
-        called = {PREFIX + hugging_face_name(each): each for each in matrices}
+        called = {PREFIX + name: each for each in matrices for name in wrapped_names(hugging_face_name(each))}
     modules = pairs(file, tensors, called)
     if not modules:
         raise InputError(f"{file}: holds no adapter; name another folder with {setting('lora')}")
@@ -216,6 +217,7 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
     tensor in the file that belongs to none of them.
     """
     found: dict[str, Parameter] = {}
+    modules: dict[str, str] = {}  # by the parameters' names
     for name in tensors:
         if name.endswith(BASE) and name.removesuffix(BASE) + PARTS[0] in tensors:
             continue
@@ -229,6 +231,8 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
         parameter = called.get(module + ".weight")
         if parameter is None:
             raise InputError(f"{file}: tensor {quoted(name)} belongs to no matrix of this model; name its own adapter")
+        if modules.setdefault(parameter.name, module) != module:
+            raise InputError(f"{file}: tensor {quoted(name)} is there under another name too; keep one of them")
         found[module] = parameter
     return found
 

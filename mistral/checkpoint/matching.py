@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from mistral.checkpoint.file_sets import Form, missing_file
-from mistral.checkpoint.foreign_names import first_mixtral_name, hugging_face_name, is_ignored, is_in_a_layer
+from mistral.checkpoint.float8_tensor import Float8Tensor, is_activation_scale, take_float8
+from mistral.checkpoint.foreign_names import (
+    first_mixtral_name,
+    hugging_face_name,
+    is_ignored,
+    is_in_a_layer,
+    tower_of,
+    wrapped_names,
+)
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
 from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
@@ -18,12 +27,27 @@ from mistral.checkpoint.quantized_tensor import QuantizedTensor, part_names, tak
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import EMBEDDING, HEAD, Parameter, parameters
+from mistral.ops.float8 import FLOAT8
 
 _WEIGHT_DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
 _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
 HEAD_IN_FILE = "lm_head.weight"  # what Hugging Face files call the output matrix
 Tensors = Mapping[str, StoredTensor]
+Found = StoredTensor | QuantizedTensor | Float8Tensor
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What files hold: tensors that may be the model's, by their names there, and bytes of its towers.
+
+    `towers`: by what they read, "images" or "audio"; nothing of them is read. `warnings` are about tensors that no
+    model needs.
+    """
+
+    tensors: dict[str, StoredTensor]
+    towers: Mapping[str, int]
+    warnings: tuple[str, ...]
 
 
 def read_file(path: Path) -> dict[str, StoredTensor]:
@@ -31,8 +55,8 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
-def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The tensors of all files by their names in the files, and warnings about those that no model needs.
+def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> Contents:
+    """The tensors of all files by their names in the files.
 
     `elsewhere`: the tensors in files that only other ranks have, by file name. Raises InputError if a name is there
     twice (tensor-parallel parts are not joined), unless an index says which is meant, or it belongs to no layer and the
@@ -40,12 +64,18 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
     """
     tensors: dict[str, StoredTensor] = {}
     ignored: list[str] = []
+    towers = Counter[str]()
     weight_map = form.weight_map or {}
     for file in form.files:
         known = elsewhere.get(file.name)
         for name, tensor in (read_file(file) if known is None else known).items():
             if is_ignored(name):
                 ignored.append(name)
+                continue
+            if tower := tower_of(name):
+                towers[tower] += tensor.nbytes
+                continue
+            if is_activation_scale(name, tensor):
                 continue
             before = tensors.setdefault(name, tensor)
             if before is tensor or weight_map.get(name) == before.path.name:
@@ -58,7 +88,8 @@ def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> tuple[dict[str, 
                 other = before.path.name
                 raise InputError(f"{file}: tensor {quoted(name)} is in {other} too; keep files of one model only")
     more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
-    return tensors, (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
+    warnings = (f"tensors ignored: {quoted(ignored[0])}{more}",) if ignored else ()
+    return Contents(tensors, towers, warnings)
 
 
 def require_countable(args: ModelArgs, args_file: Path) -> None:
@@ -68,7 +99,7 @@ def require_countable(args: ModelArgs, args_file: Path) -> None:
         raise InputError(f"{args_file}: asks for more than {_MAX_TENSORS} tensors; download it again")
 
 
-def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, StoredTensor | QuantizedTensor]:
+def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Found]:
     """Every tensor of the model by its name in Mistral's files, its rows still as the file has them.
 
     Raises InputError for one that is missing, not expected, of the wrong shape or dtype, or elsewhere than an index
@@ -76,7 +107,7 @@ def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Stor
     """
     require_countable(args, form.args_file)
     left = dict(tensors)
-    found: dict[str, StoredTensor | QuantizedTensor] = {}
+    found: dict[str, Found] = {}
     for name, parameter in parameters(args).items():
         if parameter.bits is not None:
             found[name] = take_quantized(parameter, tensors, _files(form))
@@ -91,8 +122,11 @@ def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Stor
             raise InputError(
                 f"{tensor.path}: tensor {quoted(in_file)} is not here by the index; download the index again"
             )
-        found[name] = _take(in_file, tensor, parameter, expert, form, args)
+        found[name] = taken = _take(in_file, tensor, parameter, expert, form, args)
         left.pop(in_file, None)
+        if tensor.dtype == FLOAT8:
+            found[name] = scaled = take_float8(in_file, taken, form.hugging_face, tensors)
+            left.pop(scaled.name, None)
     if args.tied_embeddings:
         embeddings = found[EMBEDDING]
         assert isinstance(embeddings, StoredTensor)
@@ -132,13 +166,22 @@ def _name_in_file(parameter: Parameter, form: Form, args: ModelArgs, tensors: Te
     Of two tied matrices a file may have either.
     """
     if form.hugging_face:
-        name = hugging_face_name(parameter)
-        is_tied = parameter.name == EMBEDDING and args.tied_embeddings and name not in tensors
-        return (HEAD_IN_FILE if is_tied and HEAD_IN_FILE in tensors else name), None
+        names = wrapped_names(hugging_face_name(parameter))
+        if parameter.name == EMBEDDING and args.tied_embeddings:
+            names += wrapped_names(HEAD_IN_FILE)
+        return next((name for name in names if name in tensors), _spelt(names, tensors)), None
     old_name = first_mixtral_name(parameter)
     if parameter.name in tensors or old_name not in tensors:
         return parameter.name, None
     return old_name, parameter.expert
+
+
+def _spelt(names: Sequence[str], tensors: Tensors) -> str:
+    """Of the names that a missing tensor might have, that in the spelling of the files."""
+    _, outer, inner = names[:3]
+    if any(name.startswith("model.language_model.") for name in tensors):
+        return inner if outer.startswith("language_model.model.") else names[0]
+    return outer if any(name.startswith("language_model.") for name in tensors) else names[0]
 
 
 def _take(
@@ -146,7 +189,7 @@ def _take(
 ) -> StoredTensor:
     """The parameter that a file's tensor is, or that is the given `expert` of a stack; its shape and dtype checked."""
     if expert is None:
-        _check_tensor(name, tensor, parameter.shape, form)
+        _check_tensor(name, tensor, parameter.shape, form, _may_be_float8(parameter))
         return tensor
     assert args.moe
     _check_tensor(name, tensor, (args.moe.num_experts * args.hidden_dim, args.dim), form)
@@ -154,7 +197,12 @@ def _take(
     return rows.transposed() if parameter.weight == "w2" else rows
 
 
-def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form: Form) -> None:
+def _may_be_float8(parameter: Parameter) -> bool:
+    """Whether a parameter is one that 8-bit floats are read for: a matrix of a layer, or the head."""
+    return parameter.is_matrix and parameter.part not in ("embedding", "router")
+
+
+def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form: Form, float8: bool = False) -> None:
     if tensor.is_empty:
         raise InputError(f"{tensor.path}: tensor {quoted(name)} is empty: {NOT_GATHERED}")
     if tensor.shape != shape:
@@ -162,7 +210,7 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...], form:
             f"{tensor.path}: tensor {quoted(name)} has shape {tensor.shape} and {form.args_file.name} asks for {shape};"
             " download both again from one place"
         )
-    if tensor.dtype not in _WEIGHT_DTYPES:
+    if tensor.dtype not in _WEIGHT_DTYPES and not (float8 and tensor.dtype == FLOAT8):
         raise InputError(
             f"{tensor.path}: tensor {quoted(name)} has dtype {tensor.dtype};"
             " use weights in bfloat16, float16 or float32"

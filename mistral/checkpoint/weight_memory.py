@@ -26,7 +26,7 @@ def copied_of(parameter: Parameter, checkpoint: Checkpoint, backend: str) -> int
     if backend == "native":
         if bits is not None and checkpoint.args.quantization is None:
             return quantized_nbytes(bits, parameter.shape)
-        return 0 if checkpoint.in_place(source) else checkpoint.nbytes(source)
+        return 0 if checkpoint.in_place(source) else checkpoint.loaded_nbytes(source)
     stays = bits is None and checkpoint.dtype(source) == np.float32 and checkpoint.in_place(source)
     return 0 if stays else 4 * parameter.size
 
@@ -48,7 +48,7 @@ def used_nbytes(checkpoint: Checkpoint, args: ModelArgs, backend: str) -> dict[s
     if backend != "native":
         return {name: 4 * parameter.size for name, parameter in parameters(args).items()}
     return {
-        name: checkpoint.nbytes(source_of(name, checkpoint))
+        name: checkpoint.loaded_nbytes(source_of(name, checkpoint))
         if parameter.bits is None
         else quantized_nbytes(parameter.bits, parameter.shape)
         for name, parameter in parameters(args).items()

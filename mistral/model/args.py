@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mistral.errors import InputError
-from mistral.model.rope import RopeScaling
+from mistral.model.rope import Llama4Scaling, RopeScaling, YarnScaling
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class ModelArgs:
 
     `sliding_windows` holds one entry per *global* layer: the number of positions a query sees, itself included, or None
     for all of them. `max_seq_len` is None where the file does not limit the context. `rope_scaling` says how the rotary
-    embedding was slowed for a longer context. `ignored_keys` are those of the file that are not known. Raises
-    InputError for numbers that do not go together.
+    embedding was slowed for a longer context, `llama_4_scaling` how queries grow with their position. `towers` are what
+    else the whole model reads ("images", "audio"), of which this is the text decoder. `ignored_keys` are those of the
+    file that are not known. Raises InputError for numbers that do not go together.
     """
 
     dim: int
@@ -49,6 +50,8 @@ class ModelArgs:
     max_seq_len: int | None = None
     quantization: Quantization | None = None
     rope_scaling: RopeScaling | None = None
+    llama_4_scaling: Llama4Scaling | None = None
+    towers: tuple[str, ...] = field(default=(), compare=False, repr=False)
     ignored_keys: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class ModelArgs:
             raise InputError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.head_dim % 2:
             raise InputError(f"head_dim {self.head_dim} is odd: rotary embeddings turn pairs")
+        if isinstance(self.rope_scaling, YarnScaling):
+            self.rope_scaling.ramp(self.head_dim, self.rope_theta)
         if len(self.sliding_windows) != self.n_layers:
             raise InputError(f"{len(self.sliding_windows)} sliding windows for {self.n_layers} layers")
         if self.moe and not 1 <= self.moe.num_experts_per_tok <= self.moe.num_experts:

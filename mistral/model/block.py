@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mistral.model.args import ModelArgs
 from mistral.model.layers import Attention, FeedForward, RMSNorm
 from mistral.model.moe import MoeLayer
-from mistral.ops.interface import AttentionView, Ops, Weight
+from mistral.ops.interface import AttentionView, Ops, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -30,9 +30,9 @@ class TransformerBlock:
         self.attention, self.feed_forward, self.ops = attention, feed_forward, ops
         self.attention_norm, self.ffn_norm = attention_norm, ffn_norm
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """x (T, D), all rows end to end; cos, sin (T, d) -> (T, D)."""
-        x = self.ops.add(x, self.attention(self.attention_norm(x), cos, sin, view))
+    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """x (T, D), all rows end to end -> (T, D)."""
+        x = self.ops.add(x, self.attention(self.attention_norm(x), rotation, view))
         return self.ops.add(x, self.feed_forward(self.ffn_norm(x)))
 
 

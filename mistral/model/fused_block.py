@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mistral.model.block import TransformerBlock
 from mistral.model.layers import FeedForward
 from mistral.model.moe import MoeLayer
-from mistral.ops.interface import AttentionView, FusedOps, Weight
+from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -29,9 +29,9 @@ class FusedBlock:
         else:
             self.feed_forward = fused.feed_forward_block(*second, _matrices(layer))
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """x (T, D), all rows end to end; cos, sin (T, d) -> (T, D)."""
-        return self.feed_forward(self.attention(x, cos, sin, view))
+    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """x (T, D), all rows end to end -> (T, D)."""
+        return self.feed_forward(self.attention(x, rotation, view))
 
 
 def _matrices(layer: FeedForward) -> tuple[Weight, Weight, Weight]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mistral.ops.interface import AttentionView, Ops, Weight
+from mistral.ops.interface import AttentionView, Ops, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -41,10 +41,10 @@ class Attention:
     def __init__(self, wq: Weight, wk: Weight, wv: Weight, wo: Weight, ops: Ops) -> None:
         self.wq, self.wk, self.wv, self.wo, self.ops = wq, wk, wv, wo, ops
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """x (T, D), all rows end to end; cos, sin (T, d) -> (T, D).
+    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """x (T, D), all rows end to end -> (T, D).
 
         Each row attends to its own past alone, which `view` holds and to which the step's keys and values are added.
         """
         q, k, v = (self.ops.linear(x, weight) for weight in (self.wq, self.wk, self.wv))
-        return self.ops.linear(self.ops.attention(q, k, v, cos, sin, view), self.wo)
+        return self.ops.linear(self.ops.attention(q, k, v, rotation, view), self.wo)

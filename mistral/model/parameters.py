@@ -14,6 +14,7 @@ from mistral.model.args import ModelArgs
 Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "router", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
 EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"  # names; a model with tied embeddings has no HEAD
+FIRST_MATRIX = "layers.0.attention.wq.weight"
 _CACHED = 8  # models, such as one and its quantized forms, whose parameters are kept
 
 

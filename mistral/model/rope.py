@@ -1,6 +1,7 @@
 """Angles of the rotary position embedding (RoFormer, arXiv:2104.09864), for the positions at hand: no table.
 
-A model whose context was lengthened turns its pairs more slowly: a scaling says how much.
+A model whose context was lengthened turns its pairs more slowly: a scaling says how much. It may also scale what is
+turned: all of it, so that attention stays as sharp over more keys (YaRN), or queries by how far they are (Llama 4).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class LinearScaling:
     def __post_init__(self) -> None:
         require_factor(self.factor)
 
-    def applied(self, frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
         """The frequencies (d / 2,), in radians for each position, as they are used."""
         return frequencies / self.factor
 
@@ -49,11 +50,10 @@ class Llama3Scaling:
         require_factor(self.factor)
         if not self.low_freq_factor < self.high_freq_factor:
             raise InputError(
-                f"rope_scaling: low_freq_factor {self.low_freq_factor:g} must be below high_freq_factor"
-                f" {self.high_freq_factor:g}"
+                f"low_freq_factor {self.low_freq_factor:g} must be below high_freq_factor {self.high_freq_factor:g}"
             )
 
-    def applied(self, frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
         """The frequencies (d / 2,), in radians for each position, as they are used."""
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
         kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
@@ -62,13 +62,80 @@ class Llama3Scaling:
         return scaled
 
 
-RopeScaling = LinearScaling | Llama3Scaling
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN (arXiv:2309.00071): pairs that turn quickly stay, slow ones turn `factor` times as slowly.
+
+    A pair makes r turns within `original_max_position_embeddings` positions where its number is corr(r); pairs up to
+    corr(`beta_fast`) stay, those from corr(`beta_slow`) on are slowed, and between the two both frequencies are mixed
+    in proportion to the pair's number. `truncate`: these two numbers are rounded outwards. What is turned, queries and
+    keys, is multiplied by `attention_factor`. All that holds at every position. Raises InputError for numbers that do
+    not go together.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        require_factor(self.factor)
+        if not self.beta_slow < self.beta_fast:
+            raise InputError(f"beta_slow (alpha) {self.beta_slow:g} must be below beta_fast (beta) {self.beta_fast:g}")
+
+    def ramp(self, head_dim: int, rope_theta: float) -> tuple[float, float]:
+        """The numbers of the pairs between which frequencies are mixed. Raises InputError for a base of at most 1."""
+        if not rope_theta > 1:
+            raise InputError(f"rope_theta {rope_theta:g} must be above 1 for YaRN")
+        origin, each = self.original_max_position_embeddings, head_dim / (2 * math.log(rope_theta))
+        quick, slow = (each * math.log(origin / (2 * math.pi * turns)) for turns in (self.beta_fast, self.beta_slow))
+        if self.truncate:
+            quick, slow = math.floor(quick), math.ceil(slow)
+        return max(quick, 0), min(slow, head_dim - 1)
+
+    def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
+        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        low, high = self.ramp(2 * len(frequencies), rope_theta)
+        slowed = np.clip((np.arange(len(frequencies)) - low) / max(high - low, 0.001), 0.0, 1.0)
+        scaled: NDArray[np.float64] = (1 - slowed) * frequencies + slowed * frequencies / self.factor
+        return scaled
+
+
+def yarn_sharpness(factor: float, weight: float = 1.0) -> float:
+    """What YaRN multiplies queries and keys by for a context `factor` times as long (arXiv:2309.00071, equation 22)."""
+    return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Llama4Scaling:
+    """Queries grow with their position, step by step: keys and their cache do not know of it.
+
+    After the rotation a query at position p is multiplied by 1 + beta ln(1 + floor(p / origin)), which is 1 up to the
+    origin, `original_max_position_embeddings`. Raises InputError for a beta that is negative or no number.
+    """
+
+    original_max_position_embeddings: int
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < math.inf:
+            raise InputError(f"beta must not be negative, and is {self.beta:g}")
+
+    def factors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the queries at positions (T,) are multiplied by: (T,)."""
+        steps = positions // self.original_max_position_embeddings
+        return (1 + self.beta * np.log1p(steps.astype(np.float64))).astype(np.float32)
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
 
 
 def require_factor(factor: float) -> None:
     """Raise InputError for a factor of a scaling that is below 1 or no number."""
     if not 1 <= factor < math.inf:
-        raise InputError(f"rope_scaling: factor must be at least 1, not {factor:g}")
+        raise InputError(f"factor must be at least 1, not {factor:g}")
 
 
 def rope_frequencies(head_dim: int, rope_theta: float, scaling: RopeScaling | None = None) -> NDArray[np.float64]:
@@ -77,7 +144,7 @@ def rope_frequencies(head_dim: int, rope_theta: float, scaling: RopeScaling | No
     Without a scaling, pair i turns by rope_theta ** (-2i / head_dim).
     """
     frequencies = rope_theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    return frequencies if scaling is None else scaling.applied(frequencies)
+    return frequencies if scaling is None else scaling.applied(frequencies, rope_theta)
 
 
 def rope_angles(
@@ -86,11 +153,13 @@ def rope_angles(
     """Cosines and sines of the angles by which each pair of a head is rotated.
 
     Pair i of a head is its elements 2i and 2i + 1 (interleaved, as in the official checkpoints); at position p it is
-    rotated by p times its frequency. The angle is formed in float64, so that it is right at any position.
+    rotated by p times its frequency. The angle is formed in float64, so that it is right at any position. Where YaRN
+    scales what is turned, cosines and sines are scaled instead.
 
     positions: (T,) absolute positions. Returns two (T, head_dim) float32 arrays in which each value stands twice, for
     the two elements of a pair.
     """
     frequencies = rope_frequencies(head_dim, rope_theta, scaling)
     angles = np.repeat(np.outer(positions.astype(np.float64), frequencies), 2, axis=1)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    sharpness = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
+    return (sharpness * np.cos(angles)).astype(np.float32), (sharpness * np.sin(angles)).astype(np.float32)

@@ -19,7 +19,7 @@ from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncac
 from mistral.model.layers import RMSNorm
 from mistral.model.rope import rope_angles
 from mistral.ops.device import device_lock
-from mistral.ops.interface import Ops, Weight
+from mistral.ops.interface import Ops, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -121,12 +121,15 @@ class Transformer:
     ) -> Tensor:
         """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each."""
         args = self.args
+        angles: tuple[NDArray[np.float32], ...]
         angles = rope_angles(metadata.positions, args.head_dim, args.rope_theta, args.rope_scaling)
+        if args.llama_4_scaling:
+            angles = (*angles, args.llama_4_scaling.factors(metadata.positions))
         with device_lock:
-            cos, sin = map(self.ops.tensor, angles)  # (T, d)
+            rotation = Rotation(*map(self.ops.tensor, angles))
             for layer, block in self.blocks.items():
                 view = CacheView(metadata, cache, layer, args.sliding_windows[layer])
-                x = block(x, cos, sin, view)
+                x = block(x, rotation, view)
                 if after_layer:
                     after_layer()
         return x

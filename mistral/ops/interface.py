@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mistral.ops.float8 import Float8
 from mistral.ops.quantized import Quantized
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ class Weight:
     def dtype(self) -> str:
         """As the backend holds it: "float32", "float16", "bfloat16", "8-bit" or "4-bit"."""
         return str(self.data.dtype).lower()
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the queries and keys of a step's T tokens are turned: by the rotary embedding at their positions.
+
+    cos, sin (T, d): each value twice, for the two elements of a pair. query_factors (T,): what queries are multiplied
+    by after that; None: nothing.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    query_factors: Tensor | None = None
 
 
 class AttentionView(Protocol):
@@ -65,10 +79,10 @@ class FusedOps(Protocol):
 
     def attention_block(
         self, norm: Weight, eps: float, projections: Sequence[Weight]
-    ) -> Callable[[Tensor, Tensor, Tensor, AttentionView], Tensor]:
+    ) -> Callable[[Tensor, Rotation, AttentionView], Tensor]:
         """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo.
 
-        The operator takes x (T, D), cosines and sines (T, d) and the view; it returns (T, D).
+        The operator takes x (T, D), the rotation and the view; it returns (T, D).
         """
 
     def feed_forward_block(self, norm: Weight, eps: float, weights: Sequence[Weight]) -> Callable[[Tensor], Tensor]:
@@ -91,8 +105,8 @@ class Ops(Protocol):
     SLOT_BYTES: int  # of each element in a cache
     fused: FusedOps | None  # for a backend that has a block in two operators
 
-    def weight(self, array: NDArray[Any] | Quantized) -> Weight:
-        """A weight as this backend wants it, from an array of float32, float16 or bfloat16, or of 8 or 4 bits."""
+    def weight(self, array: NDArray[Any] | Quantized | Float8) -> Weight:
+        """A weight as this backend wants it, of float32, float16, bfloat16, 8-bit floats, or 8 or 4 bits."""
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """A host array on the device."""
@@ -106,8 +120,11 @@ class Ops(Protocol):
     def rms_norm(self, x: Tensor, weight: Weight, eps: float) -> Tensor:
         """x (T, D) over its root mean square, times weight (D,)."""
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d).
+
+        `view` is written.
+        """
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""

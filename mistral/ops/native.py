@@ -1,9 +1,9 @@
 """CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
-Weights stay as they lie in the file. Weights of bfloat16 multiply activations rounded to bfloat16. So do weights of 8
-or 4 bits where the processor has tiles of bfloat16 (AMX); elsewhere these multiply activations rounded to 14 bits of
-the largest among 2048 (1024 with AVX2). float32 and float16 weights multiply float32 activations; with `precise` all
-weights do, and the cache is float32.
+Weights stay as they lie in the file. Weights of bfloat16 and of 8-bit floats multiply activations rounded to bfloat16.
+So do weights of 8 or 4 bits where the processor has tiles of bfloat16 (AMX); elsewhere these multiply activations
+rounded to 14 bits of the largest among 2048 (1024 with AVX2). float32 and float16 weights multiply float32 activations;
+with `precise` all weights do, and the cache is float32.
 
 Keys and values are rounded as the cache holds them before they are used, and every sum is formed in one order, so that
 a result is the same bit for bit in any batch and any chunks.
@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 
 from mistral.ops import build, portable
 from mistral.ops.device import device_lock
-from mistral.ops.interface import AttentionView, FusedOps, Weight
+from mistral.ops.float8 import Float8
+from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 from mistral.ops.quantized import Quantized
 
 NO_WINDOW = 1 << 40  # positions, more than there are
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # as kernels.h numbers them
 TYPE_OF_BITS = {8: 3, 4: 4}
+TYPE_OF_FLOAT8 = 5
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,14 @@ class Native:
         self.instructions: str = self.library.instructions
         self.SLOT_BYTES = 4 if precise else 2
 
-    def weight(self, array: NDArray[Any] | Quantized) -> Weight:
+    def weight(self, array: NDArray[Any] | Quantized | Float8) -> Weight:
         """A weight of the array's own type, in place where its rows lie end to end (a memory map stays one)."""
         if isinstance(array, Quantized):
             parts: list[NDArray[Any]] = [array.values, array.scales, array.exponents]
             dtype, kind = f"{array.bits}-bit", TYPE_OF_BITS[array.bits]
+        elif isinstance(array, Float8):
+            parts = [array.values.view(np.uint8), np.array([array.scale], np.float32)]
+            dtype, kind = "float8", TYPE_OF_FLOAT8
         else:
             parts, dtype, kind = [array], array.dtype.name, TYPES[array.dtype.name]
         arrays = tuple(np.require(part, requirements=("C", "A")) for part in parts)
@@ -87,9 +92,12 @@ class Native:
         """x (T, D) over its root mean square, times weight (D,)."""
         return self.library.rms_norm(x, weight.data.handle, eps)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), angles (T, d) -> (T, H * d); `view` is written."""
-        return self.library.attention(q, k, v, cos, sin, *cache_arguments(view))
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d).
+
+        `view` is written.
+        """
+        return self.library.attention(q, k, v, angles(rotation), *cache_arguments(view))
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d): float32, or the bits of bfloat16 as a dtype whose slices MindSpore can copy."""
@@ -142,13 +150,13 @@ class FusedKernels:
 
     def attention_block(
         self, norm: Weight, eps: float, projections: Sequence[Weight]
-    ) -> Callable[[Tensor, Tensor, Tensor, AttentionView], Tensor]:
+    ) -> Callable[[Tensor, Rotation, AttentionView], Tensor]:
         """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo."""
         norm_handle, projection_handles = norm.data.handle, handles(projections)
 
-        def attention_block(x: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+        def attention_block(x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
             return self.library.attention_block(
-                x, norm_handle, eps, projection_handles, cos, sin, *cache_arguments(view)
+                x, norm_handle, eps, projection_handles, angles(rotation), *cache_arguments(view)
             )
 
         return attention_block
@@ -170,6 +178,12 @@ class FusedKernels:
 def handles(weights: Sequence[Weight]) -> list[Any]:
     """The kernels' handles of weights."""
     return [weight.data.handle for weight in weights]
+
+
+def angles(rotation: Rotation) -> list[Tensor]:
+    """What the kernels want of a rotation: cosines and sines, and the factors of queries where there are any."""
+    factors = rotation.query_factors
+    return [rotation.cos, rotation.sin] if factors is None else [rotation.cos, rotation.sin, factors]
 
 
 def cache_arguments(view: AttentionView) -> tuple[list[Tensor], list[int], int]:

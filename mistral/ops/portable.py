@@ -15,7 +15,8 @@ import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
-from mistral.ops.interface import AttentionView, FusedOps, Weight
+from mistral.ops.float8 import Float8
+from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 from mistral.ops.quantized import Quantized
 
 name = "portable"
@@ -27,9 +28,9 @@ _batch_matmul = ops.BatchMatMul()
 _batch_matmul_transposed = ops.BatchMatMul(transpose_b=True)
 
 
-def weight(array: NDArray[Any] | Quantized) -> Weight:
+def weight(array: NDArray[Any] | Quantized | Float8) -> Weight:
     """A float32 weight. float32 input is used in place (a memory map stays one); all other is widened."""
-    if isinstance(array, Quantized):
+    if isinstance(array, Quantized | Float8):
         array = array.dense()
     if array.dtype.name == "bfloat16":  # bfloat16 is the upper half of a float32
         wide = np.ascontiguousarray(array).view(np.uint16).astype(np.uint32)
@@ -97,13 +98,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return out.transpose(2, 0, 1, 3).reshape(tokens, heads, head_dim)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, view: AttentionView) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
     """Attention of a step: each row's queries over its own past and new keys, which `view` stores and hands out.
 
-    q (T, H * d), k and v (T, KV * d), before the rotary embedding; cos and sin (T, d). Returns (T, H * d).
+    q (T, H * d), k and v (T, KV * d), before the rotary embedding. Returns (T, H * d).
     """
+    cos, sin = rotation.cos, rotation.sin
     tokens, head_dim = cos.shape
     q = rope(q.reshape(tokens, -1, head_dim), cos, sin)
+    if rotation.query_factors is not None:
+        q = q * ops.tile(rotation.query_factors.reshape(tokens, 1, 1), (1, *q.shape[1:]))
     k = rope(k.reshape(tokens, -1, head_dim), cos, sin).transpose(1, 0, 2)  # (KV, T, d)
     v = v.reshape(tokens, -1, head_dim).transpose(1, 0, 2)
     parts = []

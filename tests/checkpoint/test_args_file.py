@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mistral.checkpoint.args_file import HARMLESS_PARAMS, args_from_params, read_args
 from mistral.checkpoint.config_file import HARMLESS_CONFIG, args_from_config
-from mistral.checkpoint.keys import MAX_LAYERS, SMALL, UNSUPPORTED
+from mistral.checkpoint.keys import MAX_LAYERS, SMALL
+from mistral.checkpoint.unsupported import UNSUPPORTED
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
 
@@ -113,7 +114,7 @@ def test_a_key_that_changes_the_maths_is_refused_by_name_unless_it_is_off(key: s
     assert params(**{key: None}) == params(**{key: False}) == params()
 
 
-@pytest.mark.parametrize("key", ["quantization_config", "vision_config", "text_config"])
+@pytest.mark.parametrize("key", ["quantization", "vision_config", "text_config", "yarn", "vision_encoder"])
 def test_what_only_a_hugging_face_config_has_is_refused_by_name(key: str) -> None:
     assert f"config.json: {key} " in refused(config, **{key: {"bits": 4}})
 
@@ -223,7 +224,7 @@ def test_rope_parameters_win_and_must_be_plain() -> None:
     assert config(rope_parameters=rope).rope_theta == config(rope_parameters=rope, rope_theta=1e4).rope_theta == 5e5
     assert config(rope_theta="1000000.0").rope_theta == 1e6
     assert config(rope_scaling=None, rope_parameters=None).rope_theta == 1e4
-    assert "'yarn'" in refused(config, rope_parameters={"rope_type": "yarn", "rope_theta": 1e6})
+    assert "'longrope'" in refused(config, rope_parameters={"rope_type": "longrope", "rope_theta": 1e6})
     assert "by layer type" in refused(config, rope_parameters={"full_attention": rope, "sliding_attention": rope})
     assert "must be a table" in refused(config, rope_scaling="linear")
     assert "rope_theta" in refused(config, rope_parameters={"rope_theta": -1})

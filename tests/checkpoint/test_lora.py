@@ -21,6 +21,7 @@ from mistral.load import Transformer, build, load_model
 from mistral.model.args import ModelArgs
 from mistral.ops.interface import Ops
 from mistral.ops.quantize import quantize_array
+from mistral.ops.quantized import Quantized
 from mistral.pipeline.shared_checkpoint import identity
 from tests.support.adapters import Factors, peft_tensors, random_factors, write_official, write_peft
 from tests.support.checkpoint_forms import DENSE, SPARSE, Array, random_tensors, write_checkpoint, write_safetensors
@@ -122,7 +123,7 @@ def test_a_stage_merges_its_own_layers_only(tmp_path: Path, ops: Ops, monkeypatc
     checkpoint = open_checkpoint(folder, write_official(tmp_path / "lora", random_factors(DENSE)))
     asked: list[str] = []
 
-    def spy(delta: LoraDelta, weight: Array) -> Array:
+    def spy(delta: LoraDelta, weight: Array, dtype: object) -> Array:
         asked.append(delta.names[0])
         return weight
 
@@ -149,8 +150,9 @@ def test_adapters_are_merged_before_weights_are_quantized(run: CommandLine, tmp_
     assert run("quantize", folder, tmp_path / "out", "--lora", lora).code == 0
     merged, quantized = open_checkpoint(folder, lora), open_checkpoint(tmp_path / "out")
     for name in ("layers.0.attention.wq.weight", "layers.1.feed_forward.w2.weight"):
-        found = quantized.quantized(name)
-        assert found and np.array_equal(found.dense(), quantize_array(merged.get(name), 8).dense())
+        found = quantized.packed(name)
+        assert isinstance(found, Quantized)
+        assert np.array_equal(found.dense(), quantize_array(merged.get(name), 8).dense())
     models = [
         load_model(tmp_path / "out", device="CPU", backend="portable"),
         load_model(folder, device="CPU", backend="portable", bits=8, lora=lora),

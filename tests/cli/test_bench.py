@@ -158,7 +158,8 @@ def test_the_threads_are_those_asked_for_or_the_cores(
 
 PUBLISHED = {  # billions of parameters
     "mistral-7b": 7.24, "ministral-8b": 8.02, "nemo-12b": 12.25, "codestral-22b": 22.25, "large-2": 122.6,
-    "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6,
+    "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6, "mistral-small-24b": 23.57, "ministral-3-8b": 8.49,
+    "ministral-3-8b-fp8": 8.49,
 }  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def test_a_random_checkpoint_has_the_dimensions_and_the_distribution_promised(ti
 def test_a_random_checkpoint_is_made_once(
     tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(args: object, folder: Path) -> int:
+    def fail(args: object, folder: Path, float8: bool) -> int:
         raise AssertionError("made again")
 
     monkeypatch.setattr(mistral.cli.bench.random_checkpoint, "write_random", fail)
@@ -199,6 +200,20 @@ def test_a_random_checkpoint_is_made_once(
     assert capsys.readouterr().err == f"note: random weights, 34.7 MB, are kept in {tiny}\n"
     with pytest.raises(AssertionError):
         random_checkpoint(folder, "tiny", 2)
+
+
+def test_a_random_checkpoint_of_8_bit_floats(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = SHAPES["tiny"] | {"quantization": SHAPES["ministral-3-8b-fp8"]["quantization"]}
+    monkeypatch.setitem(SHAPES, "tiny-fp8", tiny)
+    checkpoint = open_checkpoint(random_checkpoint(folder, "tiny-fp8", 1))
+    for name, each in parameters(checkpoint.args).items():
+        packed = each.is_matrix and each.layer is not None
+        assert checkpoint.dtype(name).name == ("float8_e4m3fn" if packed else "bfloat16") and checkpoint.in_place(name)
+        if packed:
+            values = checkpoint.get(name)
+            assert np.isfinite(values).all() and values.std() == pytest.approx(0.02, rel=0.02)
+    found = open_checkpoint(random_checkpoint(folder, "tiny-fp8", 1, bits=8))
+    assert found.args.quantization
 
 
 def test_a_quantized_one_lies_beside_it_and_does_without_it(tiny: Path, folder: Path) -> None:
@@ -213,7 +228,7 @@ def test_a_quantized_one_lies_beside_it_and_does_without_it(tiny: Path, folder: 
 
 
 def test_what_is_not_finished_has_not_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(parameter: Parameter, seed: int) -> Sequence[np.ndarray[Any, Any]]:
+    def interrupt(parameter: Parameter, seed: int, float8: bool) -> Sequence[np.ndarray[Any, Any]]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -20,6 +21,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mistral.checkpoint.args_file import args_from_params
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.quantization import model_args
 from mistral.checkpoint.weight_memory import copied_nbytes, used_nbytes
@@ -38,6 +40,7 @@ from tests.support.checkpoint_forms import (
     DENSE,
     SPARSE,
     Array,
+    float8_tensors,
     forms_of,
     params_of,
     random_tensors,
@@ -122,6 +125,76 @@ def test_a_7b_before_it_is_loaded(run: CommandLine, tmp_path: Path, monkeypatch:
     assert list(fits.values()) == ["slowly, from disk", "yes", "yes", "no"]
     text = run("info", folder).out
     assert "7,241,732,096" in text and "window 4096" in text and "12.0 GB are free here" in text
+
+
+def write_sparse_model(folder: Path, name: str) -> Path:
+    """The folder of one of the published models since October 2024: its settings, and files of its size full of holes.
+
+    Matrices of layers are 8-bit floats where the settings say so; a vision tower of 100 MB lies beside them.
+    """
+    table = json.loads((ROOT / "tests/data/published_models.json").read_text())["read"][name]["table"]
+    args = args_from_params(table)
+    forms: dict[str, tuple[str, list[int]]] = {}
+    if args.towers:
+        forms["vision_encoder.x"] = ("BF16", [1000, 50_000])
+    for each in parameters(args).values():
+        packed = "quantization" in table and each.is_matrix and each.layer is not None
+        forms[each.name] = ("F8_E4M3" if packed else "BF16", list(each.shape))
+        if packed:
+            forms[each.name.replace(".weight", ".qscale_weight")] = ("F32", [])
+    header, at = dict[str, Any](), 0
+    for tensor, (dtype, shape) in forms.items():
+        end = at + math.prod(shape) * {"F8_E4M3": 1, "BF16": 2, "F32": 4}[dtype]
+        header[tensor] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with (write_params(folder, table) / "consolidated.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.truncate(8 + len(raw) + at)
+    shutil.copy(TOKENIZERS / "tekken_240911.json", folder / "tekken.json")
+    return folder
+
+
+# By name: parameters, layers, bytes of the file's weights, and with 64 GB free and 262144 tokens whether each way fits
+LATER_MODELS = {
+    "Ministral 3 3B Base, Reasoning": (3_429_006_336, 26, 2, ["yes", "yes", "yes", "no"]),
+    "Ministral 3 8B Base, Reasoning": (8_489_553_920, 34, 2, ["yes", "yes", "yes", "no"]),
+    "Ministral 3 8B Instruct": (8_489_553_920, 34, 1, ["yes", "yes", "yes", "no"]),
+    "Ministral 3 14B Instruct": (13_506_073_600, 40, 1, ["yes", "yes", "yes", "no"]),
+    "Mistral Small 3.1, 3.2, Magistral 2509": (23_572_403_200, 40, 2, ["slowly, from disk", "yes", "yes", "no"]),
+    "Devstral Small 2": (23_572_403_200, 40, 1, ["slowly, from disk", "no", "yes", "no"]),
+    "Devstral 2 123B": (125_025_988_608, 88, 1, ["no", "no", "no", "no"]),
+    "Mistral Medium 3.5": (125_025_988_608, 88, 1, ["no", "no", "no", "no"]),
+}
+
+
+@pytest.mark.parametrize("name", LATER_MODELS)
+def test_a_later_model_before_it_is_loaded(
+    run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    size, layers, width, fits = LATER_MODELS[name]
+    monkeypatch.setattr("mistral.cli.info.command.available_memory", lambda: 64 * 10**9)
+    folder = write_sparse_model(tmp_path, name)
+    limit = open_checkpoint(folder).args.max_seq_len
+    found = record(run("info", folder, "--json", f"--context={limit}"))
+    assert found["parameters"] == size and found["problems"] == []
+    outside = sum(p["parameters"] for part, p in found["parts"].items() if part in ("embedding", "head", "norms"))
+    scales = 4 * 7 * layers
+    assert found["bytes"] == (2 * size if width == 2 else size + outside + scales)
+    assert found["towers"] == ({"images": 10**8} if name != "Devstral 2 123B" else {})
+    assert ("images are not read; text only" in found["notes"]) == bool(found["towers"])
+    needs = {need["way"]: need for need in found["memory"]["needs"]}
+    stored = "bfloat16" if width == 2 else "float8"
+    assert [*needs] == [f"native, {stored}", "native, 8 bits", "native, 4 bits", "portable, float32"]
+    assert needs[f"native, {stored}"]["weights"] == found["bytes"] and needs[f"native, {stored}"]["copied"] == 0
+    assert {need["cache"] for need in needs.values()} == {
+        layers * limit * 2 * 8 * 128 * 2, layers * limit * 2 * 8 * 128 * 4
+    }  # fmt: skip
+    assert [need["fits"] for need in needs.values()] == fits
+    text = run("info", folder).out
+    assert f"context       {limit} tokens; window none" in text
+    assert ("not loaded    0.1 GB of tensors for images\n" in text) == bool(found["towers"])
 
 
 def test_ranks_share_a_mixture_of_many_files(run: CommandLine, tmp_path: Path) -> None:
@@ -334,6 +407,19 @@ def test_nan_and_infinity_are_found_in_any_dtype(run: CommandLine, tmp_path: Pat
         f"{folder / 'consolidated.safetensors'}: tensor {name!r}: 3 of its 320 values are NaN or infinite; download it"
         " again"
     ]
+
+
+def test_8_bit_floats_that_are_no_numbers_are_found(run: CommandLine, tmp_path: Path) -> None:
+    tensors = random_tensors(DENSE, dtype=ml_dtypes.bfloat16)
+    folder = write_checkpoint(tmp_path / "model", DENSE, tensors, "consolidated.safetensors", float8_tensors)
+    assert "nothing is wrong" in run("info", folder, "--verify").out
+    data = bytearray((folder / "consolidated.safetensors").read_bytes())
+    start = open_checkpoint(folder).tensors["layers.1.feed_forward.w2.weight"].parts[0].start
+    data[start : start + 3] = b"\x7f\xff\x7e"
+    (folder / "consolidated.safetensors").write_bytes(data)
+    found = record(run("info", folder, "--verify", "--json"), code=2)
+    (problem,) = found["verified"]["problems"]
+    assert "'layers.1.feed_forward.w2.weight': 2 of its 320 values are NaN" in problem
 
 
 def test_scales_that_are_none_are_found(run: CommandLine, tmp_path: Path) -> None:

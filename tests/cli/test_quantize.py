@@ -55,7 +55,7 @@ def test_a_quantized_folder_loads_like_any_other(run: CommandLine, tmp_path: Pat
     for name in ("tok_embeddings.weight", "norm.weight", "layers.1.feed_forward.gate.weight"):
         assert np.array_equal(found.get(name), original.get(name))
     for name, expected in (("layers.0.attention.wq.weight", bits), ("output.weight", 8)):
-        weight = found.quantized(name)
+        weight = found.packed(name)
         assert np.array_equal(found.get(name), dense(weight))
         assert found.in_place(name) and np.array_equal(
             dense(weight), dense(quantize_array(original.get(name), expected))
@@ -77,7 +77,7 @@ def test_a_tied_head_gets_its_own_copy(run: CommandLine, tmp_path: Path, ops: Op
     found = open_checkpoint(tmp_path / "out")
     assert not found.args.tied_embeddings
     embeddings = found.get("tok_embeddings.weight")
-    assert np.array_equal(dense(found.quantized("output.weight")), dense(quantize_array(embeddings, 4)))
+    assert np.array_equal(dense(found.packed("output.weight")), dense(quantize_array(embeddings, 4)))
     while_loading = load_model(tied, device="CPU", backend="portable", bits=8)
     assert np.isfinite(while_loading.forward(IDS, [len(IDS)]).asnumpy()).all()
 
@@ -105,7 +105,7 @@ def test_several_files(run: CommandLine, tmp_path: Path, monkeypatch: pytest.Mon
     whole = open_checkpoint(tmp_path / "out")
     name = "layers.3.feed_forward.experts.2.w2.weight"
     expected = quantize_array(open_checkpoint(shipped_checkpoint()).get(name), 8)
-    assert np.array_equal(dense(whole.quantized(name)), expected.dense())
+    assert np.array_equal(dense(whole.packed(name)), expected.dense())
 
 
 @pytest.mark.parametrize("bits", [16, 3])

@@ -103,13 +103,13 @@ def test_loading_reads_each_of_its_names_once_and_reports_progress_up_to_the_tot
     args = SHAPES["moe"]
     tensors = random_tensors(args, dtype=np.float16)
     folder = write_checkpoint(tmp_path / "model", args, tensors, "consolidated-sharded")
-    get, read = Checkpoint.get, list[str]()
+    packed, read = Checkpoint.packed, list[str]()
 
-    def recorded(self: Checkpoint, name: str) -> npt.NDArray[np.generic]:
+    def recorded(self: Checkpoint, name: str) -> object:
         read.append(name)
-        return get(self, name)
+        return packed(self, name)
 
-    monkeypatch.setattr(Checkpoint, "get", recorded)
+    monkeypatch.setattr(Checkpoint, "packed", recorded)
     seen: list[tuple[int, int]] = []
     load_model(open_checkpoint(folder), device="CPU", progress=lambda done, total: seen.append((done, total)))
     assert sorted(read) == sorted(parameters(args))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.rope import LinearScaling, Llama3Scaling
+from mistral.model.rope import LinearScaling, Llama3Scaling, Llama4Scaling, YarnScaling
 from tests.support import oracle
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -24,6 +24,11 @@ CASES = [
     "llama",
     "llama3",
     "llama_linear",
+    "ministral3",
+    "ministral3_float8",
+    "ministral3_scaled",
+    "ministral3_tied",
+    "mistral3",
     "moe",
     "moe_windowed",
     "tied",
@@ -84,6 +89,14 @@ def test_golden_figures_tell_wrong_architectures_apart() -> None:
     assert worst("llama3", rope_scaling=LinearScaling(8.0)) > 0.1
     assert worst("llama3", rope_scaling=Llama3Scaling(8.0, 1.0, 3.0, 32)) > 0.01
     assert worst("llama3", rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 40)) > 0.01
+    yarn = YarnScaling(4.0, 12, 1.5, 0.7, 1.0)
+    assert worst("ministral3") < 1e-4
+    assert worst("ministral3", rope_scaling=None) > 0.1
+    assert worst("ministral3", rope_scaling=replace(yarn, beta_fast=1.2)) > 0.01
+    assert worst("ministral3", rope_scaling=replace(yarn, attention_factor=1.01)) > 0.01
+    assert worst("ministral3", llama_4_scaling=None) > 0.1
+    assert worst("ministral3", llama_4_scaling=Llama4Scaling(13, 0.3)) > 0.01
+    assert worst("ministral3_scaled", rope_scaling=replace(yarn, factor=8.0)) > 0.1
     assert worst("llama_linear", rope_scaling=LinearScaling(2.0)) > 0.1
     assert worst("llama", sliding_windows=(20,) * 3) > 0.1
     assert worst("dense", norm_eps=1e-2) > 0.01

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from mistral.errors import InputError
-from mistral.model.rope import LinearScaling, Llama3Scaling, rope_angles, rope_frequencies
+from mistral.model.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    Llama4Scaling,
+    YarnScaling,
+    rope_angles,
+    rope_frequencies,
+    yarn_sharpness,
+)
 
 
 @pytest.mark.parametrize("head_dim", [2, 6, 128])
@@ -63,13 +71,13 @@ def test_llama3_scaling_keeps_quick_pairs_and_slows_slow_ones() -> None:
 
 def test_a_factor_of_one_changes_nothing() -> None:
     plain = rope_frequencies(16, 1e4)
-    for scaling in (LinearScaling(1.0), Llama3Scaling(1.0, 1.0, 4.0, 8192)):
+    for scaling in (LinearScaling(1.0), Llama3Scaling(1.0, 1.0, 4.0, 8192), YarnScaling(1.0, 8192)):
         np.testing.assert_allclose(rope_frequencies(16, 1e4, scaling), plain, rtol=1e-15)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.0, -2.0, math.inf, math.nan])
 def test_a_factor_that_speeds_up_is_refused(factor: float) -> None:
-    for make in (LinearScaling, lambda f: Llama3Scaling(f, 1.0, 4.0, 8192)):
+    for make in (LinearScaling, lambda f: Llama3Scaling(f, 1.0, 4.0, 8192), lambda f: YarnScaling(f, 8192)):
         with pytest.raises(InputError, match="factor must be at least 1"):
             make(factor)
 
@@ -78,3 +86,75 @@ def test_a_factor_that_speeds_up_is_refused(factor: float) -> None:
 def test_llama3_bounds_in_the_wrong_order_are_refused(high: float) -> None:
     with pytest.raises(InputError, match="must be below high_freq_factor"):
         Llama3Scaling(8.0, 1.0, high, 8192)
+
+
+# By published model: head_dim, rope_theta, the scaling, and the pairs where its ramp begins and ends
+RAMPS = [
+    (128, 1e6, YarnScaling(16.0, 16384), (20, 37)),
+    (128, 1e9, YarnScaling(16.0, 16384), (13, 25)),
+    (128, 1e8, YarnScaling(48.0, 8192), (12, 25)),
+    (128, 1e6, YarnScaling(64.0, 4096, 4.0, 1.0, yarn_sharpness(64.0)), (23, 31)),
+]
+
+
+@pytest.mark.parametrize(("head_dim", "rope_theta", "scaling", "ramp"), RAMPS)
+def test_yarn_keeps_quick_pairs_slows_slow_ones_and_mixes_between(
+    head_dim: int, rope_theta: float, scaling: YarnScaling, ramp: tuple[int, int]
+) -> None:
+    assert scaling.ramp(head_dim, rope_theta) == ramp
+    low, high = ramp
+    plain, found = rope_frequencies(head_dim, rope_theta), rope_frequencies(head_dim, rope_theta, scaling)
+    for pair in range(head_dim // 2):
+        slowed = min(max((pair - low) / (high - low), 0), 1)
+        assert found[pair] == pytest.approx(plain[pair] * (1 - slowed + slowed / scaling.factor), rel=1e-12)
+    assert found[low] == plain[low] and found[high] == pytest.approx(plain[high] / scaling.factor, rel=1e-15)
+
+
+def test_yarn_scales_what_is_turned_at_every_position() -> None:
+    assert yarn_sharpness(64.0) == pytest.approx(1.415888, abs=5e-7)
+    assert yarn_sharpness(1.0) == yarn_sharpness(0.5) == 1 and yarn_sharpness(math.e, 2.0) == pytest.approx(1.2)
+    positions = np.array([0, 3, 100_000])
+    plain = rope_angles(positions, 16, 100.0, YarnScaling(4.0, 64, 8.0))
+    sharp = rope_angles(positions, 16, 100.0, YarnScaling(4.0, 64, 8.0, attention_factor=1.25))
+    np.testing.assert_allclose(sharp, 1.25 * np.array(plain), rtol=1e-6)
+    assert sharp[0][0].tolist() == [1.25] * 16
+
+
+def test_yarn_without_rounding_mixes_from_and_to_the_very_pairs() -> None:
+    each = 16 / (2 * math.log(100))
+    low, high = YarnScaling(4.0, 64, 8.0, 1.0, truncate=False).ramp(16, 100.0)
+    assert low == pytest.approx(each * math.log(64 / (16 * math.pi)))
+    assert high == pytest.approx(each * math.log(64 / (2 * math.pi)))
+
+
+def test_yarn_of_an_origin_that_leaves_no_ramp_is_a_step() -> None:
+    for origin, base, kept in ((3, 1e4, 1), (1 << 30, 1.5, 8)):
+        plain, found = rope_frequencies(16, base), rope_frequencies(16, base, YarnScaling(4.0, origin))
+        np.testing.assert_allclose(found / plain, [1.0] * kept + [0.25] * (8 - kept), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(1.0, 1.0), (1.0, 32.0), (math.nan, 1.0), (32.0, math.nan)])
+def test_yarn_bounds_in_the_wrong_order_are_refused(fast: float, slow: float) -> None:
+    with pytest.raises(InputError, match="must be below beta_fast"):
+        YarnScaling(4.0, 64, fast, slow)
+
+
+@pytest.mark.parametrize("base", [1.0, 0.5])
+def test_yarn_needs_a_base_above_one(base: float) -> None:
+    with pytest.raises(InputError, match="must be above 1 for YaRN"):
+        rope_frequencies(16, base, YarnScaling(4.0, 64))
+
+
+def test_queries_grow_with_each_origin_that_lies_behind_them() -> None:
+    positions = np.array([0, 16383, 16384, 32767, 32768, 262143, 10**12])
+    found = Llama4Scaling(16384, 0.1).factors(positions)
+    assert found.dtype == np.float32
+    expected = [1, 1, 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(3), 1 + 0.1 * math.log(16)]
+    np.testing.assert_allclose(found[:-1], expected, rtol=1e-7)
+    assert found[-1] == pytest.approx(1 + 0.1 * math.log(1 + 10**12 // 16384), rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [-0.1, math.nan, math.inf])
+def test_a_growth_that_cannot_be_is_refused(beta: float) -> None:
+    with pytest.raises(InputError, match="beta must not be negative"):
+        Llama4Scaling(16384, beta)

@@ -21,9 +21,9 @@ from mistral.engine.sampling import log_softmax
 from mistral.generate import generate
 from mistral.load import Transformer
 from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
-from mistral.model.rope import rope_angles
+from mistral.model.rope import Llama4Scaling, rope_angles
 from mistral.ops import portable
-from mistral.ops.interface import Ops
+from mistral.ops.interface import Ops, Rotation
 from mistral.ops.native import Native
 from mistral.ops.quantized import Quantized, stored_shapes
 from tests.support.checkpoint_forms import random_tensors
@@ -201,10 +201,13 @@ def attend(
     ops: Ops, arrays: tuple[Array, Array, Array], metadata: CacheMetadata, cache: RollingCache | None, head_dim: int,
     window: int | None,
 ) -> Array:  # fmt: skip
-    """Attention of a step: q, k, v as (T, heads * d) -> (T, heads * d)."""
+    """Attention of a step: q, k, v as (T, heads * d) -> (T, heads * d); but for heads of 32, queries have factors."""
     q, k, v = map(ops.tensor, arrays)
-    cos, sin = map(ops.tensor, rope_angles(metadata.positions, head_dim, 1e4))
-    found = ops.attention(q, k, v, cos, sin, CacheView(metadata, cache, 0, window))
+    angles = [*rope_angles(metadata.positions, head_dim, 1e4)]
+    if head_dim != 32:
+        angles.append(Llama4Scaling(7, 0.4).factors(metadata.positions))
+    rotation = Rotation(*map(ops.tensor, angles))
+    found = ops.attention(q, k, v, rotation, CacheView(metadata, cache, 0, window))
     return np.asarray(found.asnumpy(), np.float32)
 
 

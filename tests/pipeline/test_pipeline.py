@@ -16,7 +16,7 @@ from mistral.engine.snapshot_file import read_saved
 from mistral.generate import generate
 from mistral.load import Transformer
 from mistral.model.parameters import owns, parameters
-from tests.support.checkpoint_forms import random_tensors, write_checkpoint
+from tests.support.checkpoint_forms import float8_tensors, random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found, close
 from tests.support.mpi_cases import (
     CASES,
@@ -80,7 +80,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     for form in SHARDED:
         args = SHAPES["moe" if form == "first-mixtral" else "windowed"]
-        whole = write_checkpoint(folder / form / "whole", args, random_tensors(args), form)
+        change = float8_tensors if form == "consolidated-sharded" else dict
+        whole = write_checkpoint(folder / form / "whole", args, random_tensors(args), form, change)
         checkpoint, lacking = open_checkpoint(whole), 0
         for rank, layers in enumerate((range(2), range(2, 4))):
             owned = [name for name, each in parameters(args).items() if owns(layers, each, args)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,8 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.parameters import parameters
-from mistral.model.rope import LinearScaling
+from mistral.model.rope import LinearScaling, YarnScaling, yarn_sharpness
+from mistral.ops.float8 import FLOAT8
 from tests.support.torch_file import write_torch_file
 
 Array = npt.NDArray[np.generic]
@@ -41,6 +42,7 @@ SAFETENSORS_DTYPES = {
     np.dtype(np.float16): "F16",
     np.dtype(np.float32): "F32",
     np.dtype(np.int64): "I64",
+    FLOAT8: "F8_E4M3",
 }
 HF_NAMES = (
     (r"^tok_embeddings", "model.embed_tokens"),
@@ -79,15 +81,32 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
         params["tied_embeddings"] = True
     if args.max_seq_len is not None:
         params["max_seq_len"] = args.max_seq_len
-    if args.rope_scaling:
+    if isinstance(args.rope_scaling, YarnScaling):
+        params["yarn"] = yarn_of(args.rope_scaling)
+    elif args.rope_scaling:
         params["rope_scaling"] = rope_of(args)
+    if args.llama_4_scaling:
+        params["llama_4_scaling"] = vars(args.llama_4_scaling)
     return params
+
+
+def yarn_of(scaling: YarnScaling) -> dict[str, Any]:
+    """The table `yarn` of official files, which says of the attention factor only whether there is one."""
+    plain = yarn_sharpness(scaling.factor)
+    assert scaling.attention_factor in (1.0, plain) and scaling.truncate
+    return {
+        "factor": scaling.factor, "original_max_position_embeddings": scaling.original_max_position_embeddings,
+        "beta": scaling.beta_fast, "alpha": scaling.beta_slow, "apply_scale": scaling.attention_factor != 1,
+    }  # fmt: skip
 
 
 def rope_of(args: ModelArgs) -> dict[str, Any]:
     """The table of `rope_scaling`."""
-    kind = "linear" if isinstance(args.rope_scaling, LinearScaling) else "llama3"
-    return {"rope_type": kind, **vars(args.rope_scaling)}
+    kinds = {LinearScaling: "linear", YarnScaling: "yarn"}
+    table = {"rope_type": kinds.get(type(args.rope_scaling), "llama3"), **vars(args.rope_scaling)}
+    if args.llama_4_scaling:
+        table["llama_4_scaling_beta"] = args.llama_4_scaling.beta
+    return table
 
 
 def write_params(folder: Path, params: Mapping[str, Any]) -> Path:
@@ -167,8 +186,53 @@ def first_mixtral_tensors(args: ModelArgs, tensors: Mapping[str, Array]) -> dict
     return renamed
 
 
-def write_checkpoint(folder: Path, args: ModelArgs, tensors: Mapping[str, Array], form: str) -> Path:
-    """Write a model into a folder (made if need be) in one of the forms of `forms_of`; returns the folder."""
+def float8_tensors(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """A file's tensors with the matrices of the layers in 8-bit floats: values, scales, and scales of activations."""
+    found: dict[str, Array] = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        if not re.search(r"layers\..*(attention\.w[qkvo]|_proj|\.w[123])\.weight$", name):
+            continue
+        stem, wide = name.removesuffix(".weight"), tensor.astype(np.float32)
+        scale = np.float32(np.abs(wide).max() / 448)
+        found[name] = (wide / scale).astype(FLOAT8)
+        if "_proj" in name or "block_sparse_moe" in name:
+            found |= {
+                f"{stem}.weight_scale_inv": np.array(scale),
+                f"{stem}.activation_scale": np.array(0.5, np.float32),
+            }
+        else:
+            found |= {f"{stem}.qscale_weight": np.array(scale), f"{stem}.qscale_act": np.array(0.5, np.float32)}
+            found[f"{stem}_fake_quantizer.qscale_act"] = np.array([0.5], np.float32)
+    return found
+
+
+def tower_tensors(hugging_face: bool, prefix: str = "") -> dict[str, Array]:
+    """Tensors of a vision tower as files have them beside a decoder: none of them a number."""
+    official = ("vision_encoder.patch_conv", "vision_language_adapter.w_in", "patch_merger.merging_layer",
+                "pre_mm_projector_norm", "mm_whisper_embeddings.whisper_encoder.norm")  # fmt: skip
+    other = ("vision_tower.ln_pre", "multi_modal_projector.linear_1", "audio_tower.layers.0.self_attn.q_proj")
+    names = [f"{prefix}{name}.weight" for name in (other if hugging_face else official)]
+    return {name: np.full((3, 5), np.nan, ml_dtypes.bfloat16) for name in names}
+
+
+def wrapped(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a model with a vision tower around a decoder's; its own tie means nothing."""
+    tie = not config["tie_word_embeddings"]
+    return {"model_type": "mistral3", "text_config": config, "vision_config": {}, "tie_word_embeddings": tie}
+
+
+def write_checkpoint(
+    folder: Path,
+    args: ModelArgs,
+    tensors: Mapping[str, Array],
+    form: str,
+    change: Callable[[dict[str, Array]], dict[str, Array]] = dict,
+) -> Path:
+    """Write a model into a folder (made if need be) in one of the forms of `forms_of`; returns the folder.
+
+    `change`: what is done to the tensors as the files call them, before they are written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if form in HF_FORMS:
         (folder / "config.json").write_text(json.dumps(config_of(args)))
@@ -178,6 +242,7 @@ def write_checkpoint(folder: Path, args: ModelArgs, tensors: Mapping[str, Array]
     if form == "first-mixtral":
         tensors = first_mixtral_tensors(args, tensors)
     files = file_names(form)
+    tensors = change(dict(tensors))
     parts = split(tensors, len(files))
     if form == "first-mixtral":  # each of its files has what belongs to no layer
         shared = {name: tensor for name, tensor in tensors.items() if not name.startswith("layers.")}

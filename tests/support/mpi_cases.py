@@ -11,7 +11,8 @@ import numpy as np
 from mistral.generate import generate
 from mistral.load import Transformer
 from mistral.model.args import ModelArgs, MoeArgs
-from tests.support.checkpoint_forms import random_tensors, write_checkpoint
+from mistral.model.rope import Llama4Scaling, YarnScaling
+from tests.support.checkpoint_forms import float8_tensors, random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found
 from tests.support.small_models import DENSE
 
@@ -23,9 +24,18 @@ SHAPES = {
     "interleaved": replace(DEEP, sliding_windows=(None, 3, 5, None)),
     "moe": replace(DEEP, moe=MoeArgs(4, 2)),
     "tied": replace(WINDOWED, tied_embeddings=True),
+    "ministral3": replace(
+        DEEP,
+        head_dim=8,
+        rope_theta=100.0,
+        tied_embeddings=True,
+        rope_scaling=YarnScaling(4.0, 64, 8.0, 1.0),
+        llama_4_scaling=Llama4Scaling(3, 0.3),
+    ),
 }
 MANY = [np.random.default_rng(100 + i).integers(0, DENSE.vocab_size, 1 + i * 7 % 11).tolist() for i in range(17)]
-FEW = ("interleaved", "moe")
+FEW = ("interleaved", "moe", "ministral3")
+FLOAT8 = ("ministral3",)  # shapes whose weights are 8-bit floats
 DAMAGED = 9  # an id whose embedding is not a number, in one checkpoint
 LONG = np.random.default_rng(9).integers(0, DENSE.vocab_size, 130).tolist()
 SOUND = [token for token in LONG[:60] if token != DAMAGED]
@@ -64,17 +74,17 @@ CASES = [
 def write_checkpoints(folder: Path) -> None:
     """One of each shape; the embeddings are wide enough that tokens differ before any layer."""
     for seed, (name, args) in enumerate(SHAPES.items()):
-        write_small(folder / name, args, seed)
+        write_small(folder / name, args, seed, float8=name in FLOAT8)
 
 
-def write_small(folder: Path, args: ModelArgs, seed: int = 0, damaged: int | None = None) -> None:
+def write_small(folder: Path, args: ModelArgs, seed: int = 0, damaged: int | None = None, float8: bool = False) -> None:
     """The embedding of the id `damaged` is not a number."""
     tensors = random_tensors(args, seed)
     wide = tensors["tok_embeddings.weight"].astype(np.float32) * 4
     if damaged is not None:
         wide[damaged] = np.nan
     tensors["tok_embeddings.weight"] = wide.astype(tensors["tok_embeddings.weight"].dtype)
-    write_checkpoint(folder, args, tensors, "consolidated.safetensors")
+    write_checkpoint(folder, args, tensors, "consolidated.safetensors", float8_tensors if float8 else dict)
 
 
 def places(which: str) -> list[int]:

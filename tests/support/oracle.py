@@ -2,7 +2,8 @@
 
 From the papers alone: Mistral 7B (arXiv 2310.06825), Mixtral of Experts (arXiv 2401.04088), RoFormer (arXiv
 2104.09864), grouped-query attention (arXiv 2305.13245), RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202), position
-interpolation (arXiv 2306.15595), and the scaling of Llama 3.1 as its code has it. Slow and plain on purpose: what the
+interpolation (arXiv 2306.15595), YaRN (arXiv 2309.00071), and the scalings of Llama 3.1 and Llama 4 as their code has
+them. Slow and plain on purpose: what the
 fast code is compared with. Tensors have the names and [out, in] shapes of Mistral's files.
 
 Letters: T positions, D dim, H heads, KV kv heads, d head_dim, V vocab, E experts.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.rope import LinearScaling, RopeScaling
+from mistral.model.rope import LinearScaling, RopeScaling, YarnScaling
 
 Matrix = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[Any]]
@@ -84,6 +85,8 @@ def speed(pair: int, head_dim: int, rope_theta: float, scaling: RopeScaling | No
         return plain
     if isinstance(scaling, LinearScaling):
         return plain / scaling.factor
+    if isinstance(scaling, YarnScaling):
+        return yarn_speed(plain, pair, head_dim, rope_theta, scaling)
     wavelength = 2 * math.pi / plain
     if wavelength < scaling.original_max_position_embeddings / scaling.high_freq_factor:
         return plain
@@ -94,6 +97,42 @@ def speed(pair: int, head_dim: int, rope_theta: float, scaling: RopeScaling | No
     return (1 - smooth) * plain / scaling.factor + smooth * plain
 
 
+def yarn_speed(plain: float, pair: int, head_dim: int, rope_theta: float, scaling: YarnScaling) -> float:
+    """A pair's speed under YaRN: between the pair that makes beta_fast turns within the origin and that which makes
+    beta_slow, the share of the slowed speed grows evenly from 0 to 1.
+    """
+
+    def pair_with(
+        turns: float,
+    ) -> float:  # whose wavelength is the origin over the turns: theta^(2i/d) = origin / 2 pi turns
+        return head_dim / 2 * math.log(scaling.original_max_position_embeddings / (2 * math.pi * turns), rope_theta)
+
+    first, last = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    if pair <= first:
+        share = 0.0
+    elif pair >= last:
+        share = 1.0
+    else:
+        share = (pair - first) / (last - first)
+    return plain + share * (plain / scaling.factor - plain)
+
+
+def sharpness(scaling: RopeScaling | None) -> float:
+    """What queries and keys are multiplied by where a context was lengthened."""
+    return scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
+
+
+def query_factor(position: int, args: ModelArgs) -> float:
+    """What the query at a position is multiplied by: it grows with each whole origin that lies behind it."""
+    if args.llama_4_scaling is None:
+        return 1.0
+    origins = position // args.llama_4_scaling.original_max_position_embeddings
+    return 1 + args.llama_4_scaling.beta * math.log(1 + origins)
+
+
 def rotated(head: Matrix, position: int, rope_theta: float, scaling: RopeScaling | None = None) -> Matrix:
     """One head's vector (d,): elements 2i and 2i + 1 turned as a point of the plane by position times their speed."""
     result = np.empty_like(head)
@@ -102,7 +141,7 @@ def rotated(head: Matrix, position: int, rope_theta: float, scaling: RopeScaling
         a, b = head[2 * i], head[2 * i + 1]
         result[2 * i] = a * math.cos(angle) - b * math.sin(angle)
         result[2 * i + 1] = a * math.sin(angle) + b * math.cos(angle)
-    return result
+    return result * sharpness(scaling)
 
 
 def visible(query: int, key: int, window: int | None) -> bool:
@@ -120,6 +159,7 @@ def attention(layer: Tensors, args: ModelArgs, x: Matrix, window: int | None) ->
     mixed = np.zeros((length, args.n_heads, d))
     for h in range(args.n_heads):
         queries = np.stack([rotated(q[t, h], t, args.rope_theta, args.rope_scaling) for t in range(length)])
+        queries *= np.array([query_factor(t, args) for t in range(length)])[:, None]
         keys = np.stack([rotated(k[t, h // group], t, args.rope_theta, args.rope_scaling) for t in range(length)])
         scores = queries @ keys.T / math.sqrt(d)  # (T, T)
         for i in range(length):

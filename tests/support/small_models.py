@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mistral.load import Transformer
 from mistral.model.args import ModelArgs, MoeArgs
+from mistral.model.rope import Llama4Scaling, YarnScaling
 from mistral.ops.interface import Ops
 from tests.support.checkpoint_forms import random_tensors
 
@@ -27,6 +28,15 @@ SHAPES = {
     "moe_windowed": replace(WINDOWED, moe=MoeArgs(5, 3)),
     "tied": replace(WINDOWED, tied_embeddings=True),
     "head_dim": replace(WINDOWED, head_dim=10, n_heads=3, n_kv_heads=1),
+    "ministral3": replace(
+        DENSE,
+        head_dim=8,
+        rope_theta=100.0,
+        tied_embeddings=True,
+        sliding_windows=(None, WINDOW),
+        rope_scaling=YarnScaling(4.0, 64, 8.0, 1.0, attention_factor=1.2),
+        llama_4_scaling=Llama4Scaling(3, 0.3),
+    ),
 }
 
 

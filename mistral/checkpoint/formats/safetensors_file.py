@@ -37,7 +37,7 @@ _DTYPES: dict[str, np.dtype[np.generic]] = {
 # What this program writes; uint16 stands for the bits of bfloat16.
 NAMES = {
     "float32": "F32", "bfloat16": "BF16", "uint16": "BF16", "float16": "F16", "int8": "I8", "uint8": "U8",
-    "int64": "I64",
+    "int64": "I64", "float8_e4m3fn": "F8_E4M3",
 }  # fmt: skip
 
 

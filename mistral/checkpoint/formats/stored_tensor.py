@@ -73,6 +73,17 @@ class StoredTensor:
             buffer, offset = self.buffer[offset : offset + span * size], 0
         return np.ndarray(self.shape, self.dtype, buffer, offset, tuple(s * size for s in self.strides))
 
+    def number(self) -> float:
+        """The value of a tensor that has one, without the many pages that the system would read along with it."""
+        if self.buffer is None or not hasattr(mmap, "MADV_RANDOM"):
+            return float(self.array().reshape(-1)[0])
+        page = self.start // mmap.PAGESIZE * mmap.PAGESIZE
+        place = page, self.start + self.dtype.itemsize - page
+        self.buffer.madvise(mmap.MADV_RANDOM, *place)
+        number = float(self.array().reshape(-1)[0])
+        self.buffer.madvise(mmap.MADV_NORMAL, *place)
+        return number
+
     def described(self) -> StoredTensor:
         """The tensor without its file, as another rank can be told of it: where it lies, and no values."""
         return replace(self, buffer=None)

@@ -17,7 +17,7 @@ from mistral.cli.options import MACHINE, OUTPUT, operand, option
 from mistral.cli.status_line import status
 from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
-from mistral.model.parameters import EMBEDDING
+from mistral.model.parameters import EMBEDDING, FIRST_MATRIX
 from mistral.ops import build
 from mistral.ops.device import DEVICES, check_device, check_surroundings, set_threads, start_device, thread_count
 from mistral.ops.library_cache import user_folder
@@ -87,7 +87,7 @@ class Bench:
         backend = backend_for(checkpoint, args, self.backend, device)
         measurement = Measurement(checkpoint, args, self.bits, backend, device, self.precise, self.plan())
         figures = measurement.measure()
-        stored = checkpoint.dtype(EMBEDDING).itemsize * 8
+        stored = 8 * min(checkpoint.dtype(name).itemsize for name in (EMBEDDING, FIRST_MATRIX))
         bits = args.quantization.bits if args.quantization else stored
         name = checkpoint.folder.resolve().name if self.shape is None else f"{self.shape}-{args.n_layers}"
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}

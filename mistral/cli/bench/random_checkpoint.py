@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from mistral.atomic_files import unfinished
 from mistral.checkpoint.args_file import args_from_params, params_of
 from mistral.checkpoint.checkpoint import open_checkpoint
-from mistral.checkpoint.formats.safetensors_file import write_header
+from mistral.checkpoint.float8_tensor import scale_name
+from mistral.checkpoint.formats.safetensors_file import stored_nbytes, write_header
 from mistral.checkpoint.quantization import quantized_args
 from mistral.checkpoint.write import write_model
 from mistral.cli.console import ProgressLine
@@ -28,10 +29,16 @@ from mistral.errors import InputError, setting
 from mistral.memory import gigabytes
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
+from mistral.ops.float8 import FLOAT8
 
 COMMON = {"head_dim": 128, "n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "vocab_size": 32000, "rope_theta": 1e6}
 MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2}
-# As the models' own params.json have it.
+MINISTRAL_3_8B: dict[str, Any] = {
+    **COMMON, "dim": 4096, "n_layers": 34, "hidden_dim": 14336, "vocab_size": 131072, "max_position_embeddings": 262144,
+    "yarn": {"original_max_position_embeddings": 16384, "factor": 16, "apply_scale": False, "beta": 32, "alpha": 1},
+    "llama_4_scaling": {"original_max_position_embeddings": 16384, "beta": 0.1},
+}  # fmt: skip
+# As the models' own params.json have it, without their towers.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {**COMMON, "dim": 256, "n_layers": 4, "hidden_dim": 1024, "head_dim": 32, "n_heads": 8, "n_kv_heads": 2},
     "mistral-7b": {**COMMON, "dim": 4096, "n_layers": 32, "hidden_dim": 14336, "sliding_window": 4096,
@@ -44,8 +51,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {**COMMON, "dim": 4096, "n_layers": 32, "hidden_dim": 14336, "moe": MIXTURE},
     "mixtral-8x22b": {**COMMON, "dim": 6144, "n_layers": 56, "hidden_dim": 16384, "n_heads": 48, "vocab_size": 32768,
                       "moe": MIXTURE},
+    "mistral-small-24b": {**COMMON, "dim": 5120, "n_layers": 40, "hidden_dim": 32768, "vocab_size": 131072,
+                          "rope_theta": 1e8},
+    "ministral-3-8b": MINISTRAL_3_8B,
+    "ministral-3-8b-fp8": {**MINISTRAL_3_8B, "quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}},
 }  # fmt: skip
 DEVIATION, EMBEDDINGS_DEVIATION = 0.02, 1.0  # of normally distributed weights; norms are 1
+FLOAT8_SCALE = DEVIATION / 64  # the largest of the weights is then 270 of at most 448
 AT_ONCE = 1 << 22  # weights made between two writes
 
 
@@ -67,7 +79,7 @@ def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits:
     args = shape_args(shape, layers)
     plain = folder / f"{shape}-{args.n_layers}"
     if bits == 16:
-        return found_or_made(plain, args, lambda work: write_random(args, work))
+        return found_or_made(plain, args, lambda work: write_random(args, work, "quantization" in SHAPES[shape]))
     quantized = quantized_args(args, bits)
 
     def quantize(work: Path) -> int:
@@ -116,13 +128,19 @@ def weights_nbytes(out: Path, args: ModelArgs) -> int | None:
     return sum(map(checkpoint.nbytes, checkpoint.shapes)) if checkpoint.args == args else None
 
 
-def write_random(args: ModelArgs, folder: Path) -> int:
+def write_random(args: ModelArgs, folder: Path, float8: bool = False) -> int:
     """Write random bfloat16 weights into one safetensors file; returns their bytes.
 
-    Raises InputError where there is no room for them.
+    `float8`: the matrices of the layers are 8-bit floats. Raises InputError where there is no room for them.
     """
-    model = parameters(args)
-    total, free = sum(2 * parameter.size for parameter in model.values()), shutil.disk_usage(folder).free
+    model = parameters(args).values()
+    forms: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for parameter in model:
+        packed = float8 and has_float8(parameter)
+        forms[parameter.name] = (FLOAT8.name if packed else "bfloat16", parameter.shape)
+        if packed:
+            forms[scale_name(parameter.name, hugging_face=False)] = ("float32", ())
+    total, free = sum(stored_nbytes(*form) for form in forms.values()), shutil.disk_usage(folder).free
     if total > free:
         raise InputError(
             f"{folder.parent}: needs {gigabytes(total)} and has {gigabytes(free)} free; lower {setting('layers')}, or"
@@ -130,9 +148,9 @@ def write_random(args: ModelArgs, folder: Path) -> int:
         )
     progress, done = ProgressLine("making random weights:", "GB", 1e9), 0
     with (folder / "consolidated.safetensors").open("wb") as out:
-        write_header(out, {name: ("bfloat16", parameter.shape) for name, parameter in model.items()})
-        for number, parameter in enumerate(model.values()):
-            for part in random_weights(parameter, number):
+        write_header(out, forms)
+        for number, parameter in enumerate(model):
+            for part in random_weights(parameter, number, float8 and has_float8(parameter)):
                 out.write(part.data)
                 done += part.nbytes
                 progress(done, total)
@@ -141,16 +159,31 @@ def write_random(args: ModelArgs, folder: Path) -> int:
     return total
 
 
-def random_weights(parameter: Parameter, seed: int) -> Iterator[NDArray[np.uint16]]:
-    """The bits of a parameter's bfloat16 values, row after row, in pieces of at most AT_ONCE."""
+def has_float8(parameter: Parameter) -> bool:
+    """Whether a model in 8-bit floats has them for this parameter."""
+    return parameter.is_matrix and parameter.part in ("attention", "feed-forward", "experts")
+
+
+def random_weights(
+    parameter: Parameter, seed: int, float8: bool = False
+) -> Iterator[NDArray[np.uint16] | NDArray[np.uint8] | NDArray[np.float32]]:
+    """The bits of a parameter's bfloat16 values, row after row, in pieces of at most AT_ONCE.
+
+    `float8`: the bytes of 8-bit floats, and then the scale.
+    """
     size = parameter.size
     if parameter.part == "norms":
         yield as_bits(np.ones(parameter.shape))
         return
+    values: NDArray[np.uint16] | NDArray[np.uint8]
     values = as_bits(quantiles() * (EMBEDDINGS_DEVIATION if parameter.part == "embedding" else DEVIATION))
+    if float8:
+        values = (quantiles() * (DEVIATION / FLOAT8_SCALE)).astype(np.float32).astype(FLOAT8).view(np.uint8)
     random = np.random.default_rng(seed)
     for at in range(0, size, AT_ONCE):  # looking up 16 random bits takes a quarter of the time that a normal one does
         yield values[random.integers(0, len(values), min(AT_ONCE, size - at), np.uint16)]
+    if float8:
+        yield np.array(FLOAT8_SCALE, np.float32)
 
 
 def quantiles() -> NDArray[np.float64]:

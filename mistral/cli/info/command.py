@@ -79,6 +79,7 @@ class Info:
                 "file": tokenizer.file.name, "version": tokenizer.version, "vocab_size": tokenizer.vocab_size,
                 "chat_template": tokenizer.can_chat, "template": tokenizer.template,
             },
+            "towers": dict(summary.checkpoint.towers) if summary.checkpoint else {},
             "notes": list(summary.notes), "problems": list(summary.problems),
         }  # fmt: skip
         if summary.args:
@@ -124,6 +125,8 @@ def lines(summary: Summary, record: Mapping[str, Any]) -> Iterator[str]:
     dtypes = ", ".join(sorted(summary.dtypes, key=lambda name: -summary.dtypes[name]))
     form = summary.form or f"not whole, {len(summary.files)} weight file{'' if len(summary.files) == 1 else 's'}"
     yield f"weights       {form}{f', {size} of {dtypes}' if dtypes else ''}"
+    for tower, nbytes in record["towers"].items():
+        yield f"not loaded    {gigabytes(nbytes)} of tensors for {tower}"
     if summary.tokenizer:
         template = summary.tokenizer.template
         version = f"template {template}" if template else "no chat template"

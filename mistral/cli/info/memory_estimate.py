@@ -12,6 +12,7 @@ from mistral.memory import BASE_MEMORY
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import cache_nbytes
 from mistral.model.parameters import Parameter, owns, parameters
+from mistral.ops.float8 import FLOAT8
 from mistral.pipeline.split import auto_split
 
 NATIVE, PORTABLE = "native", "portable"
@@ -59,7 +60,7 @@ def weights_of(summary: Summary, args: ModelArgs, backend: str) -> tuple[dict[st
     if backend == PORTABLE:
         sizes = {name: 4 * parameter.size for name, parameter in model.items()}
         return sizes, dict.fromkeys(sizes, 0) if summary.dtype == "float32" else sizes
-    sizes = {name: stored_nbytes(parameter, summary.itemsize) for name, parameter in model.items()}
+    sizes = {name: stored_nbytes(parameter, summary.dtype) for name, parameter in model.items()}
     stored = summary.weights()
     return sizes, {name: 0 if stored.get(name) == size else size for name, size in sizes.items()}
 
@@ -70,7 +71,8 @@ def memory_estimates(summary: Summary, args: ModelArgs, ranks: int, batch: int, 
     Raises InputError for more ranks than layers.
     """
     split = auto_split(args, summary.weights(), ranks)
-    as_stored = f"{args.quantization.bits} bits" if args.quantization else summary.dtype
+    stored = "float8" if summary.dtype == FLOAT8.name else summary.dtype
+    as_stored = f"{args.quantization.bits} bits" if args.quantization else stored
     ways = [(f"{NATIVE}, {as_stored}", args)]
     if not args.quantization:
         ways += [(f"{NATIVE}, {bits} bits", quantized_args(args, bits)) for bits in (8, 4)]

@@ -16,6 +16,7 @@ from mistral.checkpoint.quantization import quantized_nbytes
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
+from mistral.ops.float8 import FLOAT8
 from mistral.places import find_checkpoint
 from mistral.tokenizer.coverage import check_rows, coverage_note, uncovered_runs
 from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
@@ -44,23 +45,24 @@ class Summary:
         """The dtype that most bytes of the weights have; bfloat16 as long as there are none."""
         return max(self.dtypes, key=lambda name: self.dtypes[name], default="bfloat16")
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element of `dtype`."""
-        return 4 if self.dtype == "float32" else 2
-
     def weights(self) -> dict[str, int]:
         """Bytes of each tensor of the model in its files; for an incomplete folder, as if all had `dtype`."""
         assert self.args
         if self.checkpoint:
             return {name: self.checkpoint.nbytes(name) for name in self.checkpoint.shapes}
-        return {name: stored_nbytes(parameter, self.itemsize) for name, parameter in parameters(self.args).items()}
+        return {name: stored_nbytes(parameter, self.dtype) for name, parameter in parameters(self.args).items()}
 
 
-def stored_nbytes(parameter: Parameter, itemsize: int) -> int:
-    """Bytes of a parameter whose elements have `itemsize` each unless the model has it in 8 or 4 bits."""
-    bits = parameter.bits
-    return itemsize * parameter.size if bits is None else quantized_nbytes(bits, parameter.shape)
+def stored_nbytes(parameter: Parameter, dtype: str) -> int:
+    """Bytes of a parameter in files of mainly this dtype, unless the model has it in 8 or 4 bits.
+
+    8-bit floats are the matrices of the layers; the other tensors beside them are bfloat16.
+    """
+    if parameter.bits is not None:
+        return quantized_nbytes(parameter.bits, parameter.shape)
+    if dtype == FLOAT8.name and parameter.is_matrix and parameter.layer is not None:
+        return parameter.size
+    return (4 if dtype == "float32" else 2) * parameter.size
 
 
 def active_parameters(args: ModelArgs) -> int:

@@ -22,6 +22,7 @@ from mistral.cli.info.checksums import Checksum, Digest, find_checksums
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
+from mistral.ops.float8 import FLOAT8
 from mistral.ops.quantized import MOST_SHIFT
 
 BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
@@ -63,6 +64,8 @@ def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int 
     """How many values of a block are NaN or infinite, or above `most` where that is a number."""
     if most is not None:
         return int(np.count_nonzero(block > most))
+    if dtype == FLOAT8:  # which has no infinity
+        return int(np.count_nonzero((block & 0x7F) == 0x7F))
     mask = EXPONENTS.get(dtype.name)
     if mask is None:
         return 0  # every whole number is a value

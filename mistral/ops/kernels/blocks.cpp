@@ -14,8 +14,8 @@ void add_residual(const float *x, float *y, int64_t size) {
   for (int64_t i = 0; i < size; i++) y[i] += x[i];
 }
 
-void attention_block(const float *x, const AttentionWeights &weights, const float *cos, const float *sin, float *y,
-                     Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise) {
+void attention_block(const float *x, const AttentionWeights &weights, Rotation rotation, float *y, Heads heads,
+                     const Sequence *sequences, int64_t n_sequences, bool precise) {
   static thread_local Scratch<float> normed_buffer, q_buffer, k_buffer, v_buffer, out_buffer;
   int64_t tokens = 0;
   for (int64_t s = 0; s < n_sequences; s++) tokens += sequences[s].tokens;
@@ -26,7 +26,7 @@ void attention_block(const float *x, const AttentionWeights &weights, const floa
   float *const results[] = {q, k, v};
   rms_norm(x, weights.norm, normed, tokens);
   linear_three(normed, projections, results, tokens, precise);
-  attention(q, k, v, cos, sin, out, heads, sequences, n_sequences, precise);
+  attention(q, k, v, rotation, out, heads, sequences, n_sequences, precise);
   linear(out, weights.wo, y, tokens, precise);
   add_residual(x, y, tokens * dim);
 }

@@ -46,8 +46,8 @@ struct Weight : Matrix {
                Type(type),
                out,
                in} {
-    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= BITS4, "an unsound weight");
-    check(type < BITS8 || (scales && exponents), "a quantized weight without its scales");
+    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= FLOAT8, "an unsound weight");
+    check(type < BITS8 || (scales && (exponents || type == FLOAT8)), "a quantized weight without its scales");
   }
 };
 
@@ -70,6 +70,12 @@ py::object run(const char *name, const Tensors &inputs, size_t width, const Laun
     return y;
   };
   return ms::pynative::PyboostRunner::Call<1>(std::string(name), call, inputs);
+}
+
+// The rotation in cosines and sines (T, d) and, where there are any, factors of queries (T,), from `first` on
+Rotation rotation_of(const Tensors &in, size_t first, size_t count, size_t tokens, size_t dim) {
+  const float *factors = count > 2 ? floats(in[first + 2], tokens) : nullptr;
+  return {floats(in[first], tokens * dim), floats(in[first + 1], tokens * dim), factors};
 }
 
 // w1, w2, w3, with shapes that fit
@@ -139,38 +145,42 @@ struct Library {
     });
   }
 
-  // caches, sizes: see sequences_of
-  py::object attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &cos, const Tensor &sin,
-                       const Tensors &caches, const Sizes &sizes, int64_t window) {
-    const int64_t dim = cos.shape()[1];
+  // angles: see rotation_of; caches, sizes: see sequences_of
+  py::object attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensors &angles, const Tensors &caches,
+                       const Sizes &sizes, int64_t window) {
+    const int64_t dim = angles.at(0).shape()[1];
     const Heads heads = {int64_t(q.shape()[1]) / dim, int64_t(k.shape()[1]) / dim, dim, window};
-    Tensors inputs = {q, k, v, cos, sin};
+    Tensors inputs = {q, k, v};
+    inputs.insert(inputs.end(), angles.begin(), angles.end());
     inputs.insert(inputs.end(), caches.begin(), caches.end());
-    const auto launch = [lib = kernels, sizes, heads, precise = precise](const Tensors &in, float *y) {
+    const auto launch = [lib = kernels, n = angles.size(), sizes, heads, precise = precise](const Tensors &in,
+                                                                                            float *y) {
       const int64_t tokens = in[3].shape()[0];
       const size_t size = tokens * heads.head_dim, keys = size * heads.kv_heads;
-      const auto sequences = sequences_of({in.begin() + 5, in.end()}, sizes, heads, tokens, precise);
-      lib->attention(floats(in[0], size * heads.heads), floats(in[1], keys), floats(in[2], keys), floats(in[3], size),
-                     floats(in[4], size), y, heads, sequences.data(), sequences.size(), precise);
+      const auto sequences = sequences_of({in.begin() + 3 + n, in.end()}, sizes, heads, tokens, precise);
+      lib->attention(floats(in[0], size * heads.heads), floats(in[1], keys), floats(in[2], keys),
+                     rotation_of(in, 3, n, tokens, heads.head_dim), y, heads, sequences.data(), sequences.size(),
+                     precise);
     };
     return run("MistralAttention", inputs, q.shape()[1], launch);
   }
 
   py::object attention_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &w,
-                             const Tensor &cos, const Tensor &sin, const Tensors &caches, const Sizes &sizes,
-                             int64_t window) {
-    const int64_t dim = cos.shape()[1];
+                             const Tensors &angles, const Tensors &caches, const Sizes &sizes, int64_t window) {
+    const int64_t dim = angles.at(0).shape()[1];
     check(w.size() == 4 && w[3].in == w[0].out && w[1].out == w[2].out && w[3].out == w[0].in, "unfit weights");
     const AttentionWeights weights = {{norm, eps}, w[0], w[1], w[2], w[3]};
     const Heads heads = {w[0].out / dim, w[1].out / dim, dim, window};
-    Tensors inputs = {x, cos, sin};
+    Tensors inputs = {x};
+    inputs.insert(inputs.end(), angles.begin(), angles.end());
     inputs.insert(inputs.end(), caches.begin(), caches.end());
-    const auto launch = [k = kernels, sizes, heads, weights, precise = precise](const Tensors &in, float *y) {
+    const auto launch = [k = kernels, n = angles.size(), sizes, heads, weights, precise = precise](const Tensors &in,
+                                                                                                   float *y) {
       const int64_t tokens = in[0].shape()[0];
-      const size_t size = tokens * heads.head_dim;
-      const auto sequences = sequences_of({in.begin() + 3, in.end()}, sizes, heads, tokens, precise);
-      k->attention_block(floats(in[0], tokens * weights.wq.in), weights, floats(in[1], size), floats(in[2], size), y,
-                         heads, sequences.data(), sequences.size(), precise);
+      const auto sequences = sequences_of({in.begin() + 1 + n, in.end()}, sizes, heads, tokens, precise);
+      k->attention_block(floats(in[0], tokens * weights.wq.in), weights,
+                         rotation_of(in, 1, n, tokens, heads.head_dim), y, heads, sequences.data(), sequences.size(),
+                         precise);
     };
     return run("MistralAttentionBlock", inputs, w[0].in, launch);
   }

@@ -15,12 +15,13 @@
 #include <cstdint>
 
 // Element types of a weight. BITS8 and BITS4 are the formats that mistral/ops/quantized.py defines: groups of 32
-// weights share a scale, and the weights of a row share an exponent.
-enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4 };
+// weights share a scale, and the weights of a row share an exponent. FLOAT8 is E4M3 (OCP 8-bit floating point, 2023:
+// a sign, 4 bits of exponent with bias 7, 3 of mantissa, no infinity); all weights of a matrix share a float32 scale.
+enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4, FLOAT8 = 5 };
 
 struct Matrix {  // a weight (out, in) as it lies in the file; a vector is (1, in)
   const void *data;
-  const uint8_t *scales, *exponents;  // of BITS8 and BITS4 only
+  const uint8_t *scales, *exponents;  // of BITS8 and BITS4; of FLOAT8, the bytes of its scale
   Type type;
   int64_t out, in;
 };
@@ -33,6 +34,11 @@ struct Sequence {                 // one sequence of a step and its rolling cach
 struct Heads {
   int64_t heads, kv_heads, head_dim;  // H, KV, d
   int64_t window;                     // key j is visible to query i iff 0 <= i - j < window; very large: no window
+};
+
+struct Rotation {                // of the queries and keys of a step, by the rotary embedding
+  const float *cos, *sin;        // (T, d), each value twice, for the two elements of a pair
+  const float *query_factors;    // (T,): queries are multiplied by these after that; null: by nothing
 };
 
 struct Norm {
@@ -50,23 +56,23 @@ struct FeedForwardWeights {  // of a dense block or of one expert
 };
 
 // `precise`: activations, keys and values stay float32 whatever a weight's type. Otherwise keys and values are rounded
-// to bfloat16. Activations are rounded to bfloat16 for bfloat16 weights; for BITS8 and BITS4 they are rounded to
+// to bfloat16. Activations are rounded to bfloat16 for bfloat16 and FLOAT8 weights; for BITS8 and BITS4 they are rounded to
 // bfloat16 with AMX, to integers of 14 bits with AVX2 or AVX-512, and not at all elsewhere.
 struct Kernels {
   void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);  // table (V, D), ids (T,) -> y (T, D)
   void (*rms_norm)(const float *x, Norm norm, float *y, int64_t tokens);      // x (T, D) -> y (T, D)
   void (*linear)(const float *x, Matrix weight, float *y, int64_t tokens, bool precise);  // x (T, in) -> y (T, out)
-  // q (T, H, d), k and v (T, KV, d), before RoPE; cos and sin (T, d); out (T, H, d). Writes the sequences' caches.
-  void (*attention)(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
-                    Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  // q (T, H, d), k and v (T, KV, d), before RoPE; out (T, H, d). Writes the sequences' caches.
+  void (*attention)(const float *q, const float *k, const float *v, Rotation rotation, float *out, Heads heads,
+                    const Sequence *sequences, int64_t n_sequences, bool precise);
   // y = w2 (silu(w1 x) * (w3 x)), x and y (T, D)
   void (*feed_forward)(const float *x, FeedForwardWeights weights, float *y, int64_t tokens, bool precise);
   // Mixture of gate.out experts, of which each token uses `chosen`; gate (E, D), x and y (T, D)
   void (*mixture)(const float *x, Matrix gate, const FeedForwardWeights *experts, int64_t chosen, float *y,
                   int64_t tokens, bool precise);
   // Each is half of a transformer block with its normalisation and residual: y = x + f(norm(x)), x and y (T, D)
-  void (*attention_block)(const float *x, const AttentionWeights &weights, const float *cos, const float *sin, float *y,
-                          Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  void (*attention_block)(const float *x, const AttentionWeights &weights, Rotation rotation, float *y, Heads heads,
+                          const Sequence *sequences, int64_t n_sequences, bool precise);
   void (*feed_forward_block)(const float *x, Norm norm, FeedForwardWeights weights, float *y, int64_t tokens,
                              bool precise);
   void (*mixture_block)(const float *x, Norm norm, Matrix gate, const FeedForwardWeights *experts, int64_t chosen,

@@ -16,5 +16,5 @@ void mixture(const float *x, Matrix gate, const FeedForwardWeights *experts, int
              bool precise);
 
 // attention/attention.cpp
-void attention(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
-               Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+void attention(const float *q, const float *k, const float *v, Rotation rotation, float *out, Heads heads,
+               const Sequence *sequences, int64_t n_sequences, bool precise);

@@ -14,13 +14,15 @@
 namespace {
 
 // RoPE: x (T, heads, d) -> y, elements 2 i and 2 i + 1 of a head rotated by the angle whose cos and sin (T, d) are
-// there
+// there, and then multiplied by the token's factor (T,), where there are factors
 template <class Element>
-void rope(const float *x, const float *cos, const float *sin, Element *y, int64_t tokens, int64_t heads, int64_t dim) {
+void rope(const float *x, Rotation rotation, const float *factors, Element *y, int64_t tokens, int64_t heads,
+          int64_t dim) {
 #pragma omp parallel for schedule(static) if (tokens > 4)
   for (int64_t t = 0; t < tokens; t++)
     for (int64_t h = 0; h < heads; h++) {
-      const float *from = x + (t * heads + h) * dim, *c = cos + t * dim, *s = sin + t * dim;
+      const float *from = x + (t * heads + h) * dim, *c = rotation.cos + t * dim, *s = rotation.sin + t * dim;
+      const Floats factor = broadcast(factors ? factors[t] : 1.f);
       float rotated[LANES] = {};
       for (int64_t i = 0; i < dim; i += LANES) {
         const int64_t left = std::min<int64_t>(LANES, dim - i);
@@ -29,7 +31,7 @@ void rope(const float *x, const float *cos, const float *sin, Element *y, int64_
           rotated[j + 1] = from[i + j + 1] * c[i + j] + from[i + j] * s[i + j];
         }
         Element rounded[LANES];
-        store_rounded(rounded, load(rotated));
+        store_rounded(rounded, load(rotated) * factor);
         memcpy(y + (t * heads + h) * dim + i, rounded, left * sizeof(Element));
       }
     }
@@ -98,7 +100,7 @@ void run_task(const Task &task, const Sequence &sequence, const Element *queries
 
 // Attention with queries, keys and values of this element type: Bf16, or float where nothing is rounded
 template <class Element>
-void attend(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out, Heads heads,
+void attend(const float *q, const float *k, const float *v, Rotation rotation, float *out, Heads heads,
             const Sequence *sequences, int64_t n_sequences) {
   static thread_local Scratch<Element> query_buffer, key_buffer, value_buffer;
   static thread_local std::vector<Task> tasks;
@@ -108,8 +110,8 @@ void attend(const float *q, const float *k, const float *v, const float *cos, co
   Element *queries = query_buffer.get(tokens * heads.heads * dim);
   Element *keys = key_buffer.get(tokens * kv_stride);
   Element *values = value_buffer.get(tokens * kv_stride);
-  rope(q, cos, sin, queries, tokens, heads.heads, dim);
-  rope(k, cos, sin, keys, tokens, heads.kv_heads, dim);
+  rope(q, rotation, rotation.query_factors, queries, tokens, heads.heads, dim);
+  rope(k, rotation, nullptr, keys, tokens, heads.kv_heads, dim);
   store_all(v, values, tokens * kv_stride);
   list_tasks(tasks, sequences, n_sequences, heads.kv_heads, tokens_at_once(heads, sizeof(Element) == 4));
   const Task *const all = tasks.data();
@@ -127,9 +129,9 @@ void attend(const float *q, const float *k, const float *v, const float *cos, co
 
 }  // namespace
 
-void attention(const float *q, const float *k, const float *v, const float *cos, const float *sin, float *out,
-               Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise) {
+void attention(const float *q, const float *k, const float *v, Rotation rotation, float *out, Heads heads,
+               const Sequence *sequences, int64_t n_sequences, bool precise) {
   const AllThreads threads;
-  if (precise) return attend<float>(q, k, v, cos, sin, out, heads, sequences, n_sequences);
-  attend<Bf16>(q, k, v, cos, sin, out, heads, sequences, n_sequences);
+  if (precise) return attend<float>(q, k, v, rotation, out, heads, sequences, n_sequences);
+  attend<Bf16>(q, k, v, rotation, out, heads, sequences, n_sequences);
 }

@@ -84,9 +84,9 @@ Layout layout_for(Type weight, int64_t tokens, bool precise) {
   if (weight == BITS8 || weight == BITS4) return INT16_ROWS;
 #endif
 #ifdef HAVE_BF16
-  if (weight == BFLOAT16 && (tokens <= MEMORY_BOUND_TOKENS || bf16_pairs_pay())) return PAIR_ROWS;
+  if ((weight == BFLOAT16 || weight == FLOAT8) && (tokens <= MEMORY_BOUND_TOKENS || bf16_pairs_pay())) return PAIR_ROWS;
 #endif
-  return weight == BFLOAT16 ? ODD_EVEN_ROWS : FLOAT_ROWS;
+  return weight == BFLOAT16 || weight == FLOAT8 ? ODD_EVEN_ROWS : FLOAT_ROWS;
 }
 
 Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) {

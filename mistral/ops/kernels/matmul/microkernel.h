@@ -46,6 +46,15 @@ struct KBlock {  // of every row: elements [begin, begin + depth)
   int64_t begin, depth;
 };
 
+// a * b + c, rounded once where the processor can, so that every loop rounds alike
+inline float scaled_sum(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // Where sums go: y[t * stride + n] (+)= sum * scales[t * scale_step] * factors[n]
 struct Output {
   float *y;
@@ -56,8 +65,8 @@ struct Output {
 
   void store(int64_t t, int64_t n, float sum) const {
     float &to = y[t * stride + n];
-    const float total = sum * scales[t * scale_step] * factors[n];
-    to = add ? to + total : total;
+    const float total = sum * scales[t * scale_step];
+    to = add ? scaled_sum(total, factors[n], to) : total * factors[n];
   }
   // NR rows from n on, of which only the first `rows` exist
   void store_four(int64_t t, int64_t n, const float *sums, int64_t rows) const {
@@ -70,8 +79,11 @@ struct Output {
     memcpy(&total, sums, sizeof total);
     memcpy(&factor, factors + n, sizeof factor);
     memcpy(&earlier, y + t * stride + n, sizeof earlier);
-    total = total * scales[t * scale_step] * factor;
-    if (add) total += earlier;
+    total = total * scales[t * scale_step];
+    if (add)
+      for (int i = 0; i < 4; i++) total[i] = scaled_sum(total[i], factor[i], earlier[i]);
+    else
+      total *= factor;
     memcpy(y + t * stride + n, &total, sizeof total);
   }
 };
@@ -225,8 +237,9 @@ void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t r
     else
       few_tokens<M, WeightRow, tokens>(x, a.stride, w, first, rows, block, output, a.tokens);
   };
-  // 8 and 4 bits are multiplied as floats only where `precise` or the processor asks for it: one loop is enough there.
-  constexpr bool quantized = std::is_same_v<WeightRow, WeightRow8> || std::is_same_v<WeightRow, WeightRow4>;
+  // These are multiplied as floats only where `precise` or the processor asks for it: one loop is enough there.
+  constexpr bool quantized = std::is_same_v<WeightRow, WeightRow8> || std::is_same_v<WeightRow, WeightRow4> ||
+                             std::is_same_v<WeightRow, WeightRowFloat8>;
   constexpr bool rare = std::is_same_v<M, FloatMath> && quantized;
   for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
     if constexpr (!rare) {

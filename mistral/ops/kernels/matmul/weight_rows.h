@@ -15,6 +15,7 @@
 
 #include "kernels.h"
 #include "matmul/codebook.h"
+#include "matmul/float8.h"
 #include "simd.h"
 
 // 2 * LANES elements of bfloat16 as floats, those at odd indices apart from those at even ones
@@ -212,6 +213,48 @@ struct WeightRow4 {  // nibbles, decoded by the codebook under the scale of thei
 #endif
 };
 
+struct WeightRowFloat8 {  // E4M3, with one scale for the matrix; decoded to 2^-8 of what it stands for
+  static constexpr int ROWS_AT_ONCE = 4;
+  const uint8_t *data;
+  int64_t in;
+  float scale;
+
+  WeightRowFloat8(Matrix w, int64_t n) : data(static_cast<const uint8_t *>(w.data) + n * w.in), in(w.in) {
+    memcpy(&scale, w.scales, sizeof scale);
+  }
+  float factor() const { return scale * 256; }
+  int64_t pitch() const { return in; }
+  void prefetch(int64_t k, int64_t count) const { prefetch_bytes(data + k, count); }
+  Floats floats(int64_t k) const { return decode_float8(data + k); }
+  Floats floats_padded(int64_t k) const {
+    if (k + LANES <= in) return floats(k);
+    uint8_t padded[LANES] = {};
+    for (int64_t i = 0; i < LANES && k + i < in; i++) padded[i] = data[k + i];
+    return decode_float8(padded);
+  }
+  OddEven odd_even(int64_t k) const { return decode_odd_even(data + k); }
+  OddEven odd_even_padded(int64_t k) const {
+    if (k + 2 * LANES <= in) return odd_even(k);
+    uint8_t padded[2 * LANES] = {};
+    for (int64_t i = 0; i < 2 * LANES && k + i < in; i++) padded[i] = data[k + i];
+    return decode_odd_even(padded);
+  }
+  static OddEven decode_odd_even(const uint8_t *from) {
+    OddEven x;
+    decode_float8_odd_even(from, x.odd, x.even);
+    return x;
+  }
+#ifdef HAVE_BF16
+  void pairs_run(int64_t k, Pairs *w) const {
+    for (int v = 0; v < 4; v += 2) decode_float8_pairs(data + k + 32 * v, w[v], w[v + 1]);
+  }
+  Pairs pairs_padded(int64_t k) const {
+    const int64_t left = std::clamp<int64_t>(in - k, 0, 32);
+    return float8_pairs(_mm256_maskz_loadu_epi8(uint32_t((uint64_t(1) << left) - 1), data + k));
+  }
+#endif
+};
+
 // Calls action(null pointer to the row class) for the type of a weight
 template <class Action>
 inline auto with_weight_row(Type type, Action action) {
@@ -224,6 +267,8 @@ inline auto with_weight_row(Type type, Action action) {
       return action(static_cast<DenseWeightRow<Bf16> *>(nullptr));
     case BITS8:
       return action(static_cast<WeightRow8 *>(nullptr));
+    case FLOAT8:
+      return action(static_cast<WeightRowFloat8 *>(nullptr));
     default:
       return action(static_cast<WeightRow4 *>(nullptr));
   }
