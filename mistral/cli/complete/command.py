@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mistral.cli.complete.complete_options import CompleteOptions
 from mistral.cli.complete.job import Job, complete
-from mistral.cli.session import open_files, running
+from mistral.cli.session import check_told, open_files, running
 from mistral.pipeline.launch import launched
 
 
@@ -29,6 +29,8 @@ class Complete(CompleteOptions):
         opened, job = open_files(self, self.instruct, self.chat_template), None
         with opened.before_loading() as first:
             if first:
+                if self.instruct:
+                    check_told(opened.tokenizer, self.system, self.reasoning_effort)
                 job = Job.prepared(self, prompts, opened)
         with running(replace(opened, options=job.options) if job else opened) as session:
             if session and job:
