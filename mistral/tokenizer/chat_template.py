@@ -78,7 +78,7 @@ def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any], path: 
     efforts = settings.reasoning_effort.values if settings and settings.reasoning_effort else ()
     return OfficialTemplate(
         mistral, path, keeps, "refused" if refuses else "written" if keeps else "text",
-        tuple(effort.value for effort in efforts),
+        tuple(str(effort) for effort in efforts),
     )  # fmt: skip
 
 

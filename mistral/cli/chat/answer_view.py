@@ -21,7 +21,9 @@ OPEN = re.compile(r"\s*(`{0,2}|~{0,2}|[-*+]|\d{1,9}[.)]?)$")  # a line that may 
 
 
 class View(Protocol):
-    """Where an answer is shown."""
+    """Where an answer is shown. `ends_in_thought`: once all has come, the cursor stands behind a thought."""
+
+    ends_in_thought: bool
 
     def think(self, text: str) -> None:
         """More of what the model thinks."""
@@ -44,6 +46,7 @@ class PlainView:
 
     def __init__(self, shown: bool, thoughts: bool = False) -> None:
         self._shown, self._thoughts, self._thinking = shown, shown and thoughts, False
+        self.ends_in_thought = False  # standard output has none
 
     def think(self, text: str) -> None:
         """See `View`."""
@@ -88,6 +91,7 @@ class TerminalView:
     def __init__(self, markdown: bool, thoughts: bool = True) -> None:
         self._markdown, self._thoughts, self._colour = markdown, thoughts, has_colour(sys.stdout)
         self._thought: ThoughtView | None = None  # while it goes on
+        self.ends_in_thought = False
         self._fence = ""  # what begins the block of code that the line is in
         self._busy = self._marked = self._stopped = False
         self._begin_line()
@@ -118,6 +122,7 @@ class TerminalView:
     def end(self) -> None:
         """See `View`."""
         if self._thought:
+            self.ends_in_thought = self._thoughts
             self._end_thought(answered=False)
         self._complete()
         self._write("")

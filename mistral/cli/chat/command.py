@@ -198,9 +198,11 @@ def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | N
     if proposal.dropped:
         print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
     stop, replies = typed.stop if typed else lambda: False, conversation.replies(proposal)
-    given = write_answer(session, conversation.request(proposal), replies, view_for(conversation), stop)
+    view = view_for(conversation)
+    given = write_answer(session, conversation.request(proposal), replies, view, stop)
     conversation.accept(proposal, given, cached)
-    show_end(given, proposal.messages[-1].content if proposal.messages else "", session.options.json)
+    prompt = proposal.messages[-1].content if proposal.messages else ""
+    show_end(given, prompt, session.options.json, view.ends_in_thought)
     if given.reply.warning:
         print(f"warning: {given.reply.warning}", file=sys.stderr)
     tell_end(conversation, given)
@@ -231,8 +233,11 @@ def tell_end(conversation: Conversation, given: ChatAnswer) -> None:
         say(dim(f"{len(given.ids)} token{'' if len(given.ids) == 1 else 's'}{speed} | {share}"))
 
 
-def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
-    """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
+def show_end(given: ChatAnswer, prompt: str, as_json: bool, after_thought: bool) -> None:
+    """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls.
+
+    `after_thought`: the line is that of a thought.
+    """
     text, calls = given.reply.text, given.reply.calls
     if as_json:
         record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
@@ -241,7 +246,7 @@ def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
         print(console.result_line(record), flush=True)
         return
     stopped = given.finish_reason == "interrupted"
-    if text or not calls or stopped:
+    if text or not calls or stopped or after_thought:
         print(" [stopped]" if stopped else "", flush=True)
     for call in calls:
         console.write(f"[call {call.id}] {call.name} {call.arguments}", end="\n")

@@ -63,7 +63,8 @@ class Prompt:
             ids = tokenizer.encode(self.text)
             return ids, ids
         except InputError as error:
-            raise error.within(self.where) from None
+            own = "reasoning_effort" in self.options  # a key of an object has no dashes
+            raise (InputError(str(error)) if own else error).within(self.where) from None
 
 
 def fitting(messages: tuple[Message, ...], tokenizer: Tokenizer) -> tuple[Message, ...]:
