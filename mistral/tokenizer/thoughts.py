@@ -52,8 +52,9 @@ class ThinkState:
 
     def after(self, ids: Sequence[int]) -> ThinkState:
         """The same, once all of `ids` have come."""
-        for token_id in ids:
-            self.push(token_id)
+        if self.tokens:
+            last = next((token_id for token_id in reversed(ids) if self.is_mark(token_id)), None)
+            self.push(last)
         return self
 
 
