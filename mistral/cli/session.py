@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,10 @@ from mistral.pipeline.shared_checkpoint import open_shared
 from mistral.pipeline.split import split_layers
 from mistral.pipeline.world import World, connect
 from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.template_files import SYSTEM_PROMPT
 from mistral.tokenizer.tokenizer import Tokenizer
+
+EFFORTS = ("none", "high")  # values of --reasoning_effort
 
 
 @dataclass
@@ -141,6 +145,23 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
     with driven(engine):
         drew = options.seed != opened.options.seed
         yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew)
+
+
+def check_told(tokenizer: Tokenizer, system: str | None, reasoning_effort: str | None, offer: bool = True) -> None:
+    """Check what a model is told before a conversation; with `offer`, say where it could be told something.
+
+    Raises InputError for what its chat template cannot hold.
+    """
+    if reasoning_effort is not None:
+        tokenizer.check_reasoning_effort(reasoning_effort)
+    prompt = tokenizer.file.with_name(SYSTEM_PROMPT)
+    if system is not None:
+        try:
+            tokenizer.check_system(system)
+        except InputError as error:
+            raise error.within("--system") from None
+    elif offer and prompt.is_file():
+        print(f"note: {SYSTEM_PROMPT} is in the folder; --system {shlex.quote(f'@{prompt}')} uses it", file=sys.stderr)
 
 
 def raise_first(errors: Sequence[InputError]) -> None:

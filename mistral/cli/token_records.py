@@ -8,14 +8,15 @@ from typing import Any
 
 from mistral.engine.requests import FinishReason, Generated
 from mistral.errors import InputError
+from mistral.tokenizer.thoughts import ThoughtStream
 from mistral.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass
 class PartialAnswer:
-    """What has come of a request so far."""
+    """What has come of a request so far; `parts` tells thoughts from text, where there may be some."""
 
-    text: str = ""
+    parts: ThoughtStream = field(default_factory=lambda: ThoughtStream(None))
     steps: list[Generated] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: InputError | None = None
@@ -25,12 +26,23 @@ class PartialAnswer:
         """The ids of the answer."""
         return [step.id for step in self.steps if step.id is not None]
 
-    def add(self, step: Generated) -> None:
-        """Take one more step of the answer."""
-        self.text += step.text
+    @property
+    def text(self) -> str:
+        """The text of the answer, without thoughts."""
+        return self.parts.text
+
+    @property
+    def thoughts(self) -> str:
+        """What the model thought before it."""
+        return self.parts.thoughts
+
+    def add(self, step: Generated) -> str:
+        """Take one more step of the answer -> what it adds to the text."""
+        text, _ = self.parts.push(step.id, step.text)
         self.finish_reason, self.error = step.finish_reason, step.error
         if step.id is not None:
             self.steps.append(step)
+        return text
 
 
 def token_record(step: Generated, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class AnswerOptions(TypedDict, total=False):
     stop: str | Sequence[str]
     n: int
     logprobs: int | None
+    reasoning_effort: str | None
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Answering:
     max_tokens: new tokens at most; None: to the end of the answer or of the context. temperature: 0 takes the likeliest
     token. seed: None or -1 draws one, which the completion tells. stop: an answer ends before any of these texts. n:
     answers to each prompt, which is read once. logprobs: those of the tokens, and of so many of the likeliest ones.
+    reasoning_effort: of a conversation in a template of version v15, whether the model thinks before it answers, "none"
+    or "high"; None: as the template has it.
     """
 
     max_tokens: int | None = None
@@ -47,11 +50,13 @@ class Answering:
     stop: str | Sequence[str] = ()
     n: int = 1
     logprobs: int | None = None
+    reasoning_effort: str | None = None
 
     @classmethod
-    def of(cls, options: AnswerOptions, single: bool = False) -> Answering:
-        """The options with defaults for those that were left out, checked, and with a seed; `single`: n must be 1.
+    def of(cls, options: AnswerOptions, single: bool = False, chat: bool = True) -> Answering:
+        """The options with defaults for those that were left out, checked, and with a seed.
 
+        `single`: n must be 1; `chat`: for a conversation, which may have more than a text has.
         Raises InputError for one that is not known or cannot be.
         """
         if unknown := options.keys() - AnswerOptions.__annotations__.keys():
@@ -65,6 +70,9 @@ class Answering:
             raise InputError("must be a text or a list of texts", option="stop")
         if single and self.n != 1:
             raise InputError("a stream has one answer; use generate or chat for more", option="n", value=self.n)
+        if not chat and self.reasoning_effort is not None:
+            value = self.reasoning_effort
+            raise InputError("only a conversation has that; use chat", option="reasoning_effort", value=value)
         drawn = secrets.randbelow(MAX_SEED) if self.seed in (None, -1) else self.seed
         self = replace(self, seed=drawn)
         self.settings(0)

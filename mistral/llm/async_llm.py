@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack, overload
 
-from mistral.engine.requests import Event, Generated
+from mistral.engine.requests import Event
 from mistral.llm.answer_options import Answering, AnswerOptions
 from mistral.llm.llm import LLM, Completions, Conversation
 from mistral.llm.partial_completion import PartialCompletions, Prompt
@@ -41,32 +41,33 @@ class AsyncLLM:
     ) -> Completions | list[Completions]:
         """See `LLM.generate`."""
         asked = await asyncio.to_thread(self.llm.text_prompts, prompts)
-        found = await self._complete(asked, Answering.of(options))
+        found = await self._complete(asked, Answering.of(options, chat=False))
         return found[0] if isinstance(prompts, str) else found
 
     async def chat(
         self, messages: Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]
     ) -> Completions:
         """See `LLM.chat`."""
-        prompt = await asyncio.to_thread(self.llm.chat_prompt, messages, tools)
-        return (await self._complete([prompt], Answering.of(options)))[0]
+        answering = Answering.of(options)
+        prompt = await asyncio.to_thread(self.llm.chat_prompt, messages, tools, answering.reasoning_effort)
+        return (await self._complete([prompt], answering))[0]
 
     async def stream(
         self, prompt: str | Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]
     ) -> AsyncIterator[str]:
         """See `LLM.stream`."""
-        answering = Answering.of(options, single=True)
+        answering = Answering.of(options, single=True, chat=not isinstance(prompt, str))
         if isinstance(prompt, str):
             asked = await asyncio.to_thread(self.llm.text_prompts, prompt)
         else:
-            asked = [await asyncio.to_thread(self.llm.chat_prompt, prompt, tools)]
+            asked = [await asyncio.to_thread(self.llm.chat_prompt, prompt, tools, answering.reasoning_effort)]
         partial, events = PartialCompletions(self.llm.tokenizer, asked, answering), AsyncEvents()
         with self.llm.submitted(asked, answering, put_into(events)):
             while partial.missing:
                 place, event = await events.get()
-                partial.add(place, event)
-                if isinstance(event, Generated) and event.text:
-                    yield event.text
+                text = partial.add(place, event)
+                if text:
+                    yield text
 
     async def close(self) -> None:
         """See `LLM.close`."""

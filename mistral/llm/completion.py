@@ -23,7 +23,7 @@ class Completion(str):
 
     ids: the tokens generated. finish_reason: "stop" (the model or a stop text ended it) or "length". logprobs: of each
     token, where they were asked for. tool_calls: what the model wants to have called. prompt_tokens: how many ids the
-    prompt had. seed: the one it was drawn with.
+    prompt had. seed: the one it was drawn with. thoughts: in a conversation, what the model thought before it answered.
     """
 
     ids: tuple[int, ...]
@@ -32,6 +32,7 @@ class Completion(str):
     tool_calls: tuple[ToolCall, ...]
     prompt_tokens: int
     seed: int
+    thoughts: str
 
     def __new__(
         cls,
@@ -42,11 +43,13 @@ class Completion(str):
         tool_calls: Sequence[ToolCall] = (),
         prompt_tokens: int = 0,
         seed: int = 0,
+        thoughts: str = "",
     ) -> Completion:
         """A text with its facts."""
         self = super().__new__(cls, text)
         self.ids, self.finish_reason, self.logprobs = tuple(ids), finish_reason, tuple(logprobs)
         self.tool_calls, self.prompt_tokens, self.seed = tuple(tool_calls), prompt_tokens, seed
+        self.thoughts = thoughts
         return self
 
     @property

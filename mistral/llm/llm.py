@@ -12,7 +12,7 @@ from typing import Self, Unpack, cast, overload
 
 from mistral.engine.engine import Engine
 from mistral.engine.engine_thread import EngineThread
-from mistral.engine.requests import Event, Generated, Request
+from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import MAX_ROWS, Handle, Scheduler
 from mistral.errors import InputError
 from mistral.llm.answer_options import Answering, AnswerOptions
@@ -75,33 +75,39 @@ class LLM:
         Returns a completion for each prompt, or with n above 1 a list of them. Raises InputError for a prompt or option
         that cannot be.
         """
-        found = self._complete(self.text_prompts(prompts), Answering.of(options))
+        found = self._complete(self.text_prompts(prompts), Answering.of(options, chat=False))
         return found[0] if isinstance(prompts, str) else found
 
     def chat(self, messages: Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]) -> Completions:
         """Answer a conversation: a list of {"role": ..., "content": ...} as chat interfaces have them, or of Message.
 
-        A last message of the assistant with "prefix": True is gone on from. Raises InputError for one that does not fit
-        the model's chat template.
+        A last message of the assistant with "prefix": True is gone on from. What the model thinks before it answers is
+        in the completion's `thoughts`. Raises InputError for a conversation that does not fit the model's chat
+        template.
         """
-        return self._complete([self.chat_prompt(messages, tools)], Answering.of(options))[0]
+        answering = Answering.of(options)
+        return self._complete([self.chat_prompt(messages, tools, answering.reasoning_effort)], answering)[0]
 
     def stream(
         self, prompt: str | Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]
     ) -> Generator[str]:
         """The answer to a text or a conversation, piece by piece. Closing the iterator ends it.
 
-        Raises InputError at the first piece for what cannot be answered.
+        Of a conversation it is the answer's text alone: thoughts are left out. Raises InputError at the first piece for
+        what cannot be answered.
         """
-        answering = Answering.of(options, single=True)
-        prompts = self.text_prompts(prompt) if isinstance(prompt, str) else [self.chat_prompt(prompt, tools)]
+        answering = Answering.of(options, single=True, chat=not isinstance(prompt, str))
+        if isinstance(prompt, str):
+            prompts = self.text_prompts(prompt)
+        else:
+            prompts = [self.chat_prompt(prompt, tools, answering.reasoning_effort)]
         partial, events = PartialCompletions(self.tokenizer, prompts, answering), Events()
         with self.submitted(prompts, answering, events.put):
             while partial.missing:
                 place, event = events.get()
-                partial.add(place, event)
-                if isinstance(event, Generated) and event.text:
-                    yield event.text
+                text = partial.add(place, event)
+                if text:
+                    yield text
 
     def close(self) -> None:
         """End the answers that are under way, and free the model. May be called again."""
@@ -134,14 +140,15 @@ class LLM:
             prompts.append(Prompt(name, ids, ids))
         return prompts
 
-    def chat_prompt(self, messages: Conversation, tools: Sequence[Tool]) -> Prompt:
+    def chat_prompt(self, messages: Conversation, tools: Sequence[Tool], reasoning_effort: str | None = None) -> Prompt:
         """The prompt of a conversation. Raises InputError where the chat template cannot hold it."""
         given = list(messages)
         if not all(isinstance(message, Message) for message in given):
             given = list(read_messages(given))
         turns = cast(list[Message], given)
-        ids = self.tokenizer.encode_chat(turns, tools)
-        return Prompt("the conversation", ids, ids if turns[-1].prefix else (), tools)
+        ids = self.tokenizer.encode_chat(turns, tools, reasoning_effort)
+        continued, tokens = ids if turns[-1].prefix else (), self.tokenizer.think_tokens
+        return Prompt("the conversation", ids, continued, tools, tokens, self.tokenizer.thinks_after(ids))
 
     @contextlib.contextmanager
     def submitted(
@@ -173,8 +180,8 @@ class LLM:
         return [
             Request(
                 prompt.ids, room, answering.settings(sample), tokenizer.end_ids,
-                TextStream(tokenizer.stream(prompt.continued), answering.stops), top=answering.logprobs or 0,
-                logprobs=answering.logprobs is not None, excluded=excluded,
+                TextStream(tokenizer.stream(prompt.continued), answering.stops, prompt.think_tokens, prompt.thinks),
+                top=answering.logprobs or 0, logprobs=answering.logprobs is not None, excluded=excluded,
             )
             for prompt, room in zip(prompts, rooms, strict=True) for sample in range(answering.n)
         ]  # fmt: skip

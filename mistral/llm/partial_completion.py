@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mistral.engine.requests import Event, Generated
+from mistral.engine.requests import Event, FinishReason, Generated
 from mistral.llm.answer_options import Answering
 from mistral.llm.completion import Completion, TokenLogprob
 from mistral.tokenizer.messages import Tool, ToolCall
+from mistral.tokenizer.thoughts import ThinkTokens, ThoughtStream
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_calls import parse_reply
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ids to go on from. `name`: what messages call it; `continued`: the ids whose text the answer continues."""
+    """Ids to go on from. `name`: what messages call it; `continued`: the ids whose text the answer continues.
+
+    think_tokens: those around thoughts, in a conversation; thinks: the ids end within a thought.
+    """
 
     name: str
     ids: list[int]
     continued: Sequence[int]
     tools: Sequence[Tool] = ()
+    think_tokens: ThinkTokens | None = None
+    thinks: bool = False
 
 
 class PartialCompletion:
@@ -28,27 +34,36 @@ class PartialCompletion:
 
     def __init__(self, tokenizer: Tokenizer, prompt: Prompt, seed: int) -> None:
         self.tokenizer, self.prompt, self.seed = tokenizer, prompt, seed
-        self.text, self.ids, self.logprobs = "", list[int](), list[TokenLogprob]()
+        self.ids, self.logprobs = list[int](), list[TokenLogprob]()
+        self.parts = ThoughtStream(prompt.think_tokens, prompt.thinks)
+        self.whole: Completion | None = None
 
-    def add(self, event: Event) -> Completion | None:
-        """Take an event -> the completion, once it is whole. Raises the InputError that ended it."""
+    def add(self, event: Event) -> str:
+        """Take an event -> what it adds to the text; with the last one, the completion is `whole`.
+
+        Raises the InputError that ended it.
+        """
         if not isinstance(event, Generated):
-            return None
+            return ""
         if event.error:
             raise event.error.within(self.prompt.name)
-        self.text += event.text
+        text, _ = self.parts.push(event.id, event.text)
         if event.id is not None:
             self.ids.append(event.id)
             if event.logprob is not None:
                 self.logprobs.append(TokenLogprob(event.id, event.logprob, event.top))
-        if event.finish_reason is None:
-            return None
-        text, calls = self.text, tuple[ToolCall, ...]()
+        if event.finish_reason is not None:
+            self.whole = self._completion(event.finish_reason)
+        return text
+
+    def _completion(self, finish_reason: FinishReason) -> Completion:
+        text, calls = self.parts.text, tuple[ToolCall, ...]()
         if self.prompt.tools:
-            reply = parse_reply(self.tokenizer, self.ids, self.prompt.tools)
+            reply = parse_reply(self.tokenizer, self.ids, self.prompt.tools, thinking=self.prompt.thinks)
             text, calls = (reply.text, reply.calls) if reply.calls else (text, calls)
-        prompt_tokens = len(self.prompt.ids)
-        return Completion(text, self.ids, event.finish_reason, self.logprobs, calls, prompt_tokens, self.seed)
+        return Completion(
+            text, self.ids, finish_reason, self.logprobs, calls, len(self.prompt.ids), self.seed, self.parts.thoughts
+        )
 
 
 class PartialCompletions:
@@ -60,11 +75,13 @@ class PartialCompletions:
         self._partial = [PartialCompletion(tokenizer, prompt, self.seed) for prompt in asked]
         self._found: dict[int, Completion] = {}
 
-    def add(self, place: int, event: Event) -> None:
-        """Take an event of the answer at a place. Raises the InputError that ended it."""
-        completion = self._partial[place].add(event)
-        if completion is not None:
-            self._found[place] = completion
+    def add(self, place: int, event: Event) -> str:
+        """Take an event of the answer at a place -> what it adds to the text. Raises the InputError that ended it."""
+        partial = self._partial[place]
+        text = partial.add(event)
+        if partial.whole is not None:
+            self._found[place] = partial.whole
+        return text
 
     @property
     def missing(self) -> bool:

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mistral.errors import InputError, one_line
 from mistral.text import MAX_DEPTH, depth, parse_json
 from mistral.tokenizer.codec import unencodable
 from mistral.tokenizer.messages import Message, Tool
+from mistral.tokenizer.thoughts import SystemThoughts, system_parts
 
 if TYPE_CHECKING:
+    from mistral_common.protocol.instruct.chunk import ContentChunk
     from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-if TYPE_CHECKING:
     Turn = AssistantMessage | SystemMessage | ToolMessage | UserMessage
-Template = Callable[[Sequence[Message], Sequence[Tool]], list[int]]
+NO_SYSTEM_THOUGHTS = "the system prompt has [THINK], and templates of version v15 have none there; leave it out"
+
+
+class Template(Protocol):
+    """The function from messages and tools to ids, and what it has a place for."""
+
+    @property
+    def keeps_thoughts(self) -> bool:
+        """Whether it writes what an assistant thought before."""
+
+    @property
+    def system_thoughts(self) -> SystemThoughts:
+        """What becomes of [THINK] in a system prompt."""
+
+    @property
+    def reasoning_efforts(self) -> tuple[str, ...]:
+        """The values that it takes for how long the model is to think."""
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool], reasoning_effort: str | None = None
+    ) -> list[int]:
+        """Ids of a conversation. Raises InputError where it does not fit the template."""
 
 
 @dataclass(frozen=True)
@@ -47,54 +69,101 @@ def tool_tokens(mistral: MistralTokenizer[Any, Any, Any, Any, Any]) -> ToolToken
     return ToolTokens(calls, getattr(instruct, "ARGS", None), getattr(instruct, "CALL_ID", None), version > 3)
 
 
-def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any], path: Path) -> Template:
-    """The function from messages and tools to ids, with the tokenizer of a file.
+def official_template(mistral: MistralTokenizer[Any, Any, Any, Any, Any], path: Path) -> OfficialTemplate:
+    """The template of a tokenizer that mistral-common has loaded from a file."""
+    instruct = mistral.instruct_tokenizer
+    settings = getattr(instruct.tokenizer, "model_settings_builder", None)
+    keeps = getattr(instruct, "BEGIN_THINK", None) is not None
+    refuses = hasattr(instruct, "BEGIN_MODEL_SETTINGS")
+    efforts = settings.reasoning_effort.values if settings and settings.reasoning_effort else ()
+    return OfficialTemplate(
+        mistral, path, keeps, "refused" if refuses else "written" if keeps else "text",
+        tuple(str(effort) for effort in efforts),
+    )  # fmt: skip
 
-    It raises InputError where they do not fit the template, or the library fails over a text.
-    """
-    from mistral_common.exceptions import MistralCommonException
-    from mistral_common.protocol.instruct import tool_calls
-    from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
-    def template(messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+@dataclass(frozen=True)
+class OfficialTemplate:
+    """The template of a tokenizer file's version, as mistral-common writes it; see `Template`."""
+
+    mistral: MistralTokenizer[Any, Any, Any, Any, Any]
+    path: Path
+    keeps_thoughts: bool
+    system_thoughts: SystemThoughts
+    reasoning_efforts: tuple[str, ...]
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool], reasoning_effort: str | None = None
+    ) -> list[int]:
+        """Ids of a conversation. Raises InputError where it does not fit, or the library fails over a text."""
+        from mistral_common.exceptions import MistralCommonException
+        from mistral_common.protocol.instruct import tool_calls
+        from mistral_common.protocol.instruct.request import ChatCompletionRequest
+
         try:
-            turns = [_turn(message) for message in messages]
+            turns = [self._turn(message) for message in messages]
             functions = [
                 tool_calls.Function(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
                 for tool in tools
             ]
             offered = [tool_calls.Tool(function=function) for function in functions]
-            request: ChatCompletionRequest[Any] = ChatCompletionRequest(messages=turns, tools=offered or None)
-            return list(mistral.encode_chat_completion(request).tokens)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            request: ChatCompletionRequest[Any] = ChatCompletionRequest.model_validate(
+                {"messages": turns, "tools": offered or None, "reasoning_effort": reasoning_effort}
+            )
+            return list(self.mistral.encode_chat_completion(request).tokens)
+        except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # a panic of a Rust library is no Exception
             fits = isinstance(error, MistralCommonException | ValueError | RecursionError)
             if fits and not str(error).startswith("Regex error"):
                 raise InputError(f"the conversation does not fit the chat template: {one_line(error)}") from None
-            raise unencodable(path, [message.content for message in messages], error) from None
+            texts = [text for message in messages for text in (message.content, message.thoughts)]
+            raise unencodable(self.path, texts, error) from None
 
-    return template
+    def _turn(self, message: Message) -> Turn:
+        from mistral_common.protocol.instruct import tool_calls
+        from mistral_common.protocol.instruct.chunk import ThinkChunk
+        from mistral_common.protocol.instruct.messages import AssistantMessage, ToolMessage, UserMessage
+
+        if message.role == "system":
+            return self._system(message)
+        if message.role == "user":
+            return UserMessage(content=message.content)
+        if message.role == "tool":
+            return ToolMessage(content=_result(message.content), tool_call_id=message.call_id, name=message.name)
+        functions = [
+            tool_calls.FunctionCall(name=call.name, arguments=_arguments(call.arguments)) for call in message.calls
+        ]
+        calls = [
+            tool_calls.ToolCall(id=call.id, function=function)
+            for call, function in zip(message.calls, functions, strict=True)
+        ]
+        content: str | list[ContentChunk] | None = message.content or None
+        if message.thoughts and self.keeps_thoughts:
+            closed = not message.prefix or bool(message.content)
+            content = [ThinkChunk(thinking=message.thoughts, closed=closed), *_text(message.content)]
+        return AssistantMessage(content=content, tool_calls=calls or None, prefix=message.prefix)
+
+    def _system(self, message: Message) -> SystemMessage:
+        """A system prompt, with what stands between [THINK] and [/THINK] in it as thoughts where it has such marks."""
+        from mistral_common.protocol.instruct.chunk import ThinkChunk
+        from mistral_common.protocol.instruct.messages import SystemMessage
+
+        if not message.think_marks or self.system_thoughts == "text":
+            return SystemMessage(content=message.content)
+        parts = system_parts(message.content)
+        if not any(is_thought for _, is_thought in parts):
+            return SystemMessage(content=message.content)
+        if self.system_thoughts == "refused":
+            raise InputError(NO_SYSTEM_THOUGHTS)
+        chunks = [[ThinkChunk(thinking=text)] if is_thought else _text(text) for text, is_thought in parts]
+        return SystemMessage(content=[chunk for part in chunks for chunk in part])
 
 
-def _turn(message: Message) -> Turn:
-    from mistral_common.protocol.instruct import tool_calls
-    from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
+def _text(text: str) -> list[ContentChunk]:
+    from mistral_common.protocol.instruct.chunk import TextChunk
 
-    if message.role == "system":
-        return SystemMessage(content=message.content)
-    if message.role == "user":
-        return UserMessage(content=message.content)
-    if message.role == "tool":
-        return ToolMessage(content=_result(message.content), tool_call_id=message.call_id, name=message.name)
-    functions = [
-        tool_calls.FunctionCall(name=call.name, arguments=_arguments(call.arguments)) for call in message.calls
-    ]
-    calls = [
-        tool_calls.ToolCall(id=call.id, function=function)
-        for call, function in zip(message.calls, functions, strict=True)
-    ]
-    return AssistantMessage(content=message.content or None, tool_calls=calls or None, prefix=message.prefix)
+    return [TextChunk(text=text)] if text else []
 
 
 def _result(content: str) -> str:

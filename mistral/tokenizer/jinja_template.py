@@ -17,18 +17,22 @@ from typing import Any
 from mistral.errors import InputError, one_line
 from mistral.text import parse_json
 from mistral.tokenizer.bounded_process import BoundedProcess, Failed
+from mistral.tokenizer.chat_template import NO_SYSTEM_THOUGHTS
 from mistral.tokenizer.messages import Message, Tool
+from mistral.tokenizer.thoughts import BEGIN, END, SystemThoughts, system_parts
 from mistral.tokenizer.vocabulary import SpecialToken
 
 SECONDS = 5.0  # of processor time, for one conversation
 MEMORY = 1 << 30  # bytes of address space
 PRIVATE = range(0xE000, 0xF8FF)  # characters that Unicode gives no meaning
+REASONING_EFFORTS = ("none", "high")
 LONGEST = 64  # characters of a control token that are looked for at the edges of a text
 # Names that templates ask for, and values that they compare with
 PLAIN_WORDS = {
     "role", "content", "tool_calls", "id", "type", "function", "name", "arguments", "tool_call_id", "description",
-    "parameters", "properties", "required", "items", "enum", "default", "format", "title", "anyOf", "oneOf", "allOf",
-    "additionalProperties", "string", "object", "array", "integer", "number", "boolean", "null",
+    "thinking", "text", "closed", "parameters", "properties", "required", "items", "enum", "default", "format", "title",
+    "anyOf", "oneOf", "allOf", "additionalProperties", "string", "object", "array", "integer", "number", "boolean",
+    "null",
 }  # fmt: skip
 
 
@@ -50,9 +54,11 @@ class JinjaTemplate:
     encode_whole: Callable[[str], list[int]] | None = None
     renderer: BoundedProcess = field(default_factory=lambda: BoundedProcess(MEMORY), repr=False, compare=False)
 
-    def __call__(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool], reasoning_effort: str | None = None
+    ) -> list[int]:
         """Ids of a conversation. Raises InputError where the template refuses it."""
-        text, mark = self.rendered(messages, tools)
+        text, mark = self.rendered(messages, tools, reasoning_effort)
         if self.encode_whole and mark not in text:
             return self._checked(self.encode_whole(text))
         ids, first = list[int](), True
@@ -74,19 +80,54 @@ class JinjaTemplate:
         """Whether calls are written with Mistral's control tokens, so that they can be told from text."""
         return any("[TOOL_CALLS]" in text for text in self.templates.values())
 
-    def rendered(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, str]:
+    @property
+    def keeps_thoughts(self) -> bool:
+        """Whether the template has a place for what an assistant thought before."""
+        return self._names_thoughts or self._has_thinking_parts
+
+    @property
+    def system_thoughts(self) -> SystemThoughts:
+        """What becomes of [THINK] in a system prompt."""
+        if any("[MODEL_SETTINGS]" in text for text in self.templates.values()):
+            return "refused"
+        return "written" if BEGIN in self.specials and END in self.specials else "text"
+
+    @property
+    def reasoning_efforts(self) -> tuple[str, ...]:
+        """The efforts that a template of the form of v15 takes."""
+        settings = [text for text in self.templates.values() if "[MODEL_SETTINGS]" in text]
+        return REASONING_EFFORTS if any("reasoning_effort" in text for text in settings) else ()
+
+    @property
+    def _names_thoughts(self) -> bool:
+        return any("reasoning_content" in text for text in self.templates.values())
+
+    @property
+    def _has_thinking_parts(self) -> bool:
+        return any(re.search("""['"]thinking['"]""", text) for text in self.templates.values())
+
+    def rendered(
+        self, messages: Sequence[Message], tools: Sequence[Tool], reasoning_effort: str | None = None
+    ) -> tuple[str, str]:
         """The text of a conversation, and the mark that breaks control tokens spelled out by users in it."""
         template = self.templates["tool_use"] if tools and "tool_use" in self.templates else self._default()
         goes_on = messages[-1].prefix if messages else False
-        turns, offered = [_turn(message) for message in messages], [_offer(tool) for tool in tools] or None
+        parts = self._has_thinking_parts and not self._names_thoughts
+        turns, offered = [_turn(message, parts) for message in messages], [_offer(tool) for tool in tools] or None
         given = json.dumps([turns, offered, dict(self.variables), template, *self.specials], ensure_ascii=False)
         mark, end = _unused(2, given)
         turns, offered = (self._marked(value, mark) for value in (turns, offered))
+        for turn, message in zip(turns, messages, strict=True):
+            if message.think_marks and self.system_thoughts != "text":
+                turn["content"] = self._system(message.content, mark)
         if goes_on:
-            turns[-1]["content"] += f"{end} "
+            content = turns[-1]["content"]
+            whole, key = (content[-1], "text") if isinstance(content, list) else (turns[-1], "content")
+            whole[key] += f"{end} "
+        effort = {} if reasoning_effort is None else {"reasoning_effort": reasoning_effort}
         variables = {
             **self.variables, "messages": turns, "tools": offered, "documents": None,
-            "add_generation_prompt": not goes_on,
+            "add_generation_prompt": not goes_on, **effort,
         }  # fmt: skip
         text = self._text(template, variables)
         if not goes_on:
@@ -97,6 +138,14 @@ class JinjaTemplate:
                 f"the chat template ({self.source}) leaves out the answer that is to go on; end with a question"
             )
         return before if after.startswith(" ") else before.rstrip(), mark
+
+    def _system(self, text: str, mark: str) -> str:
+        """A system prompt whose [THINK] and [/THINK] stay what they are. Raises InputError where they cannot."""
+        parts = system_parts(text)
+        if self.system_thoughts == "refused" and any(is_thought for _, is_thought in parts):
+            raise InputError(NO_SYSTEM_THOUGHTS)
+        broken = [(self._broken(part, mark), is_thought) for part, is_thought in parts]
+        return "".join(f"{BEGIN}{part}{END}" if is_thought else part for part, is_thought in broken)
 
     def _text(self, template: str, variables: Mapping[str, Any]) -> str:
         try:
@@ -199,9 +248,14 @@ def _unused(count: int, text: str) -> list[str]:
     return free
 
 
-def _turn(message: Message) -> dict[str, Any]:
-    """A message as transformers hands it to a template."""
+def _turn(message: Message, thinking_parts: bool) -> dict[str, Any]:
+    """A message as transformers hands it to a template; `thinking_parts`: with thoughts as a part of the content."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thoughts and thinking_parts:
+        text = [{"type": "text", "text": message.content}] if message.content or message.prefix else []
+        turn["content"] = [{"type": "thinking", "thinking": message.thoughts, "closed": True}, *text]
+    elif message.thoughts:
+        turn["reasoning_content"] = message.thoughts
     if message.calls:
         turn["tool_calls"] = [
             {

@@ -1,4 +1,4 @@
-"""Conversations in JSON, as chat interfaces write them: text parts, tool calls and their results, a begun answer."""
+"""Conversations in JSON, as chat interfaces write them: texts, thoughts, tool calls and results, a begun answer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 from mistral.errors import InputError, one_line
 from mistral.text import parse_json
 from mistral.tokenizer.messages import Message, Role, ToolCall
+from mistral.tokenizer.thoughts import BEGIN, BETWEEN, END, MARKS
 from mistral.tokenizer.tool_file import TOOL_NAME
 
 ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
 }  # fmt: skip
-TEXT_PARTS = ("text", "input_text", "output_text")
+TEXT_PARTS, THINKING = ("text", "input_text", "output_text"), "thinking"
+THOUGHTS = ("reasoning_content", "reasoning")  # what other programs call an assistant's thoughts
+SENSES = {"image": "images", "audio": "sounds", "video": "videos", "file": "files", "document": "documents"}
+MEDIA = ("images", "audio")  # beside the content of a message
 PART_BREAK = "\n\n"  # between the text parts of a message, as mistral-common joins them
 CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
@@ -24,9 +28,11 @@ CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 def read_messages(found: object) -> tuple[Message, ...]:
     """The messages of a JSON list of objects with role and content.
 
-    The content is a text or a list of text parts; that of an assistant with tool_calls may be missing. The last message
-    may be an assistant's with "prefix": true. Ids of calls that templates cannot hold become ones of 9 letters and
-    digits, in calls and results alike. Raises InputError, naming the message, for anything else.
+    The content is a text or a list of text parts; that of an assistant with tool_calls may be missing. An assistant's
+    thoughts are a text beside it, reasoning_content, or parts of type "thinking" before the text; a system prompt may
+    have such parts, too. The last message may be an assistant's with "prefix": true. Ids of calls that templates cannot
+    hold become ones of 9 letters and digits, in calls and results alike. Raises InputError, naming the message, for
+    anything else.
     """
     if not isinstance(found, list) or not found:
         raise InputError("messages must be a list of objects with role and content")
@@ -44,21 +50,72 @@ def _message(turn: object, last: bool, number: int, calls: dict[str, ToolCall]) 
     role = turn.get("role") if isinstance(turn, dict) else None
     if not isinstance(turn, dict) or not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"needs a role, one of {', '.join(ROLES)}, and a text as content")
+    for key in MEDIA:
+        if turn.get(key):
+            raise ValueError(f'has "{key}"; {_sense(key)} are not read, leave them out')
     prefix = turn.get("prefix") is True
     if prefix and not (last and role == "assistant"):
         raise ValueError('has "prefix"; only a last one, of the assistant, can be gone on from')
     if role == "tool":
         return _result(turn, calls)
-    asked = turn.get("tool_calls") if role == "assistant" else None
-    content = _content(turn.get("content"), empty=bool(asked))
+    if ROLES[role] == "system":
+        return _system(turn.get("content"))
     if role != "assistant":
-        return Message(ROLES[role], content)
+        return Message(ROLES[role], _content(turn.get("content"), empty=False))
+    asked = turn.get("tool_calls")
+    thoughts, rest = _thoughts(turn)
+    content = _content(rest, empty=bool(asked or thoughts))
     made = _calls(asked, number, calls) if asked else ()
     if last and not prefix:
         raise ValueError("is the assistant's and the last; end with a user's, or add \"prefix\": true to go on from it")
-    if prefix and (not content or made):
+    if prefix and (not (content or thoughts) or made):
         raise ValueError('has "prefix" and no text, or calls beside it: there is nothing to go on from')
-    return Message("assistant", content, made, prefix=prefix)
+    return Message("assistant", content, made, prefix=prefix, thoughts=thoughts)
+
+
+def _system(content: object) -> Message:
+    """A system prompt; its parts of type "thinking" become what stands between marks in its text."""
+    if not isinstance(content, list) or not any(map(_is_thinking, content)):
+        return Message("system", _content(content, empty=False))
+    text, after_text = "", False
+    for number, part in enumerate(content, 1):
+        found = _thinking(part, number) if _is_thinking(part) else _part(part, number)
+        if MARKS.search(found):
+            raise ValueError(f"spells {BEGIN} or {END} in part {number}, beside parts that are thoughts")
+        text += f"{BEGIN}{found}{END}" if _is_thinking(part) else PART_BREAK * after_text + found
+        after_text = not _is_thinking(part)
+    return Message.system(text)
+
+
+def _thoughts(turn: Mapping[str, Any]) -> tuple[str, object]:
+    """The thoughts of an assistant's message, and its content without them. Raises ValueError."""
+    found = [turn[name] for name in THOUGHTS if turn.get(name) is not None]
+    if not all(isinstance(text, str) for text in found):
+        raise ValueError(f"needs a text as {' or '.join(THOUGHTS)}")
+    if len(set(found)) > 1:
+        raise ValueError(f"has {' and '.join(THOUGHTS)}, which are not the same; leave one out")
+    content = turn.get("content")
+    if not isinstance(content, list) or not any(map(_is_thinking, content)):
+        return (found[0] if found else ""), content
+    if any(found):
+        raise ValueError("has thoughts as a part of its content and beside it; leave one out")
+    count = next((place for place, part in enumerate(content) if not _is_thinking(part)), len(content))
+    if any(map(_is_thinking, content[count:])):
+        raise ValueError("has a thought after its text; thoughts come first")
+    return BETWEEN.join(_thinking(part, n) for n, part in enumerate(content[:count], 1)), content[count:] or None
+
+
+def _is_thinking(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == THINKING
+
+
+def _thinking(part: Mapping[str, Any], number: int) -> str:
+    """The text of a part that is a thought: a text, or a list of text parts."""
+    found = part.get(THINKING)
+    try:
+        return "" if found == "" else _content(found, empty=False)
+    except ValueError:
+        raise ValueError(f'has content that cannot be read: part {number} has no text as "{THINKING}"') from None
 
 
 def _content(content: object, empty: bool) -> str:
@@ -67,6 +124,8 @@ def _content(content: object, empty: bool) -> str:
         return ""
     if isinstance(content, str):
         return content
+    if isinstance(content, dict):
+        _part(content, 1)  # says what it is, where it is no text
     if not isinstance(content, list) or not content:
         raise ValueError("needs a text as content, or a list of text parts")
     return PART_BREAK.join(_part(part, number) for number, part in enumerate(content, 1))
@@ -75,13 +134,25 @@ def _content(content: object, empty: bool) -> str:
 def _part(part: object, number: int) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+    kind = part.get("type", _key(part)) if isinstance(part, dict) else type(part).__name__
     if not isinstance(part, dict) or kind not in TEXT_PARTS:
-        raise ValueError(f"has content that cannot be read: part {number} is {str(kind)[:40]!r}, not a text")
+        sense = _sense(str(kind))
+        remedy = f"; {sense} are not read, leave it out" if sense else ""
+        raise ValueError(f"has content that cannot be read: part {number} is {str(kind)[:40]!r}, not a text{remedy}")
     text = part.get("text")
     if not isinstance(text, str):
         raise ValueError(f'has content that cannot be read: part {number} has no "text"')
     return text
+
+
+def _key(part: Mapping[str, Any]) -> str:
+    """What a part without a type is by its only key."""
+    return next(iter(part)) if len(part) == 1 else "text"
+
+
+def _sense(kind: str) -> str | None:
+    """What a kind of content that many programs send, and this one cannot read, is called."""
+    return next((name for word, name in SENSES.items() if word in kind), None)
 
 
 def _calls(asked: object, number: int, calls: dict[str, ToolCall]) -> tuple[ToolCall, ...]:

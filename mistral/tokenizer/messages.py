@@ -35,7 +35,9 @@ class Message:
 
     An assistant's message may hold `calls`. A tool's message is the result of one of them: `call_id` says which, and
     `name` is the tool's (templates before v3 write the name, later ones the id). `prefix`, of the last message, an
-    assistant's: the answer has begun with this content and goes on from it.
+    assistant's: the answer has begun with this content and goes on from it; without content, with these thoughts.
+    `thoughts`: what the assistant thought before it answered. `think_marks`, of a system's message: [THINK] and
+    [/THINK] in its content are control tokens, where the template has them there; see `Message.system`.
     """
 
     role: Role
@@ -44,6 +46,13 @@ class Message:
     call_id: str | None = None
     name: str | None = None
     prefix: bool = False
+    thoughts: str = ""
+    think_marks: bool = False
+
+    @classmethod
+    def system(cls, content: str) -> Message:
+        """What the model is told before everything else, by whoever runs it: [THINK] in it is a control token."""
+        return cls("system", content, think_marks=True)
 
     @classmethod
     def result(cls, call: ToolCall, content: str) -> Message:
@@ -73,6 +82,7 @@ def check_conversation(messages: Sequence[Message], tools: Sequence[Tool]) -> No
             roles = ", ".join(get_args(Role))
             raise InputError(f"message {number} has the role {str(message.role)[:40]!r}; pass one of {roles}")
         check_text(message.content)
+        check_text(message.thoughts)
         for call in message.calls:
             if not isinstance(call, ToolCall):
                 kind = type(call).__name__

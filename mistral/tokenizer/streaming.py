@@ -6,6 +6,7 @@ import codecs
 from collections.abc import Callable, Sequence
 
 from mistral.tokenizer.codec import Codec, Piece
+from mistral.tokenizer.thoughts import ThinkState, ThinkTokens
 
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 ESCAPED = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")  # where surrogateescape puts the bytes of broken UTF-8
@@ -38,14 +39,29 @@ class StreamDecoder:
 
 
 class TextStream:
-    """The text of one answer. Holds back what may still turn out to be the beginning of a stop string."""
+    """The text of one answer. Holds back what may still turn out to be the beginning of a stop string.
 
-    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = ()) -> None:
+    Stop strings are those of the answer: thoughts do not end at them.
+    """
+
+    def __init__(
+        self,
+        decoder: StreamDecoder,
+        stop: Sequence[str] = (),
+        think_tokens: ThinkTokens | None = None,
+        thinking: bool = False,
+    ) -> None:
+        """`think_tokens`: those around thoughts, where the answer may have some; `thinking`: it begins within one."""
         self.decoder, self.stop = decoder, tuple(text for text in stop if text)
         self.pending, self.stopped = "", False
+        self.thinking = ThinkState(think_tokens, thinking)
 
     def push(self, token_id: int) -> str:
         """Text that one more id makes certain; `stopped` is set when a stop string, which is not shown, is complete."""
+        if self.thinking.is_mark(token_id):
+            shown = self.flush()
+            self.thinking.push(token_id)
+            return shown
         return self._advance(self.decoder.push(token_id), final=False)
 
     def flush(self) -> str:
@@ -56,12 +72,13 @@ class TextStream:
         if self.stopped:
             return ""
         self.pending += text
-        hits = [at for at in map(self.pending.find, self.stop) if at >= 0]
+        stop = () if self.thinking.inside else self.stop
+        hits = [at for at in map(self.pending.find, stop) if at >= 0]
         if hits:
             self.stopped = True
             shown, self.pending = self.pending[: min(hits)], ""
             return shown
-        keep = 0 if final else self._possible_stop()
+        keep = 0 if final or self.thinking.inside else self._possible_stop()
         cut = len(self.pending) - keep
         shown, self.pending = self.pending[:cut], self.pending[cut:]
         return shown

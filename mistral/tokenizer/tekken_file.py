@@ -42,6 +42,9 @@ def load_tekken(path: Path) -> Vocabulary:
     mistral: MistralTokenizer[Any, Any, Any, Any, Any] = MistralTokenizer.from_file(path)
     raw = mistral.instruct_tokenizer.tokenizer
     assert isinstance(raw, Tekkenizer)
+    if raw.version.supports_model_settings and raw.model_settings_builder is None:
+        version = raw.version.value
+        raise InputError(f"{path}: has no model_settings_builder, which {version} needs; download it again")
     special = raw.num_special_tokens
     encode = guarded(path, lambda text: raw.encode(text, bos=False, eos=False))
     return Vocabulary(

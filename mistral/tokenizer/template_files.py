@@ -16,7 +16,10 @@ from mistral.tokenizer.end_ids import token_text
 JINJA, JSON, TEMPLATE_FOLDER = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
 MOST_BYTES = 1 << 20  # of a template
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-INSTRUCT = re.compile(r"(?:^|[-_.])(?:instruct|chat|dpo|sft|rlhf|it$)(?:$|[-_.])", re.IGNORECASE)
+SYSTEM_PROMPT = "SYSTEM_PROMPT.txt"  # what some models want to be told before everything else
+INSTRUCT = re.compile(
+    r"(?:^|[-_.])(?:instruct|chat|dpo|sft|rlhf|reasoning|magistral|devstral|it$)(?:$|[-_.])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def special_variables(folder: Path, bos: str, eos: str) -> dict[str, str]:
 
 
 def is_instruct(folder: Path) -> bool:
-    """Whether a folder is that of a model made to be asked: it has a chat template, or its name says so.
+    """Whether a folder is that of a model made to be asked: by its chat template or system prompt, or by its name.
 
     Its name is its own, the one that its config.json remembers, or that of an entry of the Hugging Face cache.
     """
@@ -103,7 +106,7 @@ def is_instruct(folder: Path) -> bool:
     names = [str(config.get("_name_or_path", "")), absolute.name]
     names += [part for part in (*absolute.parts, *folder.resolve().parts) if part.startswith("models--")]
     named = any(INSTRUCT.search(name.rstrip("/").rpartition("/")[2]) for name in names)
-    return named or find_template(folder) is not None
+    return named or (folder / SYSTEM_PROMPT).is_file() or find_template(folder) is not None
 
 
 def _templates(entry: object, path: Path) -> dict[str, str] | None:

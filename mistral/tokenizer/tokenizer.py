@@ -14,7 +14,7 @@ from pathlib import Path
 from mistral.errors import InputError, one_line, setting
 from mistral.places import find_checkpoint
 from mistral.text import check_text
-from mistral.tokenizer.chat_template import Template, ToolTokens
+from mistral.tokenizer.chat_template import NO_SYSTEM_THOUGHTS, Template, ToolTokens
 from mistral.tokenizer.codec import Codec, Piece
 from mistral.tokenizer.coverage import check_rows, coverage_note, uncovered_runs
 from mistral.tokenizer.end_ids import read_end_ids
@@ -35,6 +35,7 @@ from mistral.tokenizer.sentencepiece_file import load_sentencepiece
 from mistral.tokenizer.streaming import StreamDecoder
 from mistral.tokenizer.tekken_file import load_tekken
 from mistral.tokenizer.template_files import is_instruct
+from mistral.tokenizer.thoughts import MARKS, ThinkState, ThinkTokens, system_parts
 from mistral.tokenizer.vocabulary import Vocabulary
 
 PROBE = "a  b\t\n \u00e9\u6f22\U0001f642\U0010fffd "  # a tokenizer that does not give this back is broken
@@ -137,29 +138,34 @@ class Tokenizer:
         begin = [self.bos_id] * (bos and self.vocabulary.adds_bos)
         return self._embeddable(begin + self.codec.encode(text) + [self.eos_id] * eos)
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), reasoning_effort: str | None = None
+    ) -> list[int]:
         """Token ids of a conversation, in the checkpoint's own template, up to where the assistant's answer begins.
 
         `tools` are those that the model may call in its answer. A last message of the assistant with `prefix` is an
-        answer that goes on. Raises InputError for anything but Message and Tool objects, and where the template cannot
-        hold the conversation: it must end with a user's message, a tool's result or such a prefix, and no other
-        assistant's message may be empty.
+        answer that goes on. `reasoning_effort`: how long the model is to think, "none" or "high", where the template
+        has that. Raises InputError for anything but Message and Tool objects, and where the template cannot hold the
+        conversation: it must end with a user's message, a tool's result or such a prefix, and no other assistant's
+        message may be empty.
         """
         check_conversation(messages, tools)
         self.check_chat()
         assert self.template
-        if messages and messages[-1].prefix and not messages[-1].content and not messages[-1].calls:
+        if reasoning_effort is not None:
+            self.check_reasoning_effort(reasoning_effort)
+        if messages and messages[-1].prefix and not self._says_something(messages[-1]):
             messages = messages[:-1]  # nothing has been answered yet
         if not messages or not (messages[-1].role in ("user", "tool") or messages[-1].prefix):
             raise InputError("the conversation must end with a user's message; add one")
         if tools or any(message.calls or message.role == "tool" for message in messages):
             self.check_tools()
         for number, message in enumerate(messages, 1):
-            if message.role == "assistant" and not (message.content or message.calls):
+            if message.role == "assistant" and not self._says_something(message):
                 raise InputError(f"message {number}: an assistant's message is empty; leave it out with its question")
             if message.prefix and (message.role != "assistant" or message.calls or number < len(messages)):
                 raise InputError(f"message {number}: prefix is for the last message, an assistant's text; leave it out")
-        return self._embeddable(self.template(messages, tools))
+        return self._embeddable(self.template(messages, tools, reasoning_effort))
 
     def encode_fim(self, prefix: str, suffix: str) -> list[int]:
         """Token ids that ask for what is missing between two texts.
@@ -190,6 +196,40 @@ class Tokenizer:
                 raise InputError(f"the chat template ({self.template_source}) has no place for tools; leave them out")
         elif self.tool_tokens is None:
             raise InputError(f"{self.file}: a {self.version} tokenizer has no tools; v2 and later ones have")
+
+    def check_reasoning_effort(self, effort: object) -> None:
+        """Raise InputError if a conversation in this tokenizer's template cannot say how long the model is to think."""
+        known = self.template.reasoning_efforts if self.template else ()
+        if not known:
+            which = self.template_source or self.version
+            reason = f"the chat template ({which}) has no such setting, as those of version v15 have; leave it out"
+            raise InputError(reason, option="reasoning_effort", value=effort)
+        if effort not in known:
+            raise InputError(f"must be one of {', '.join(known)}", option="reasoning_effort", value=effort)
+
+    def check_system(self, text: str) -> None:
+        """Raise InputError for a system prompt whose [THINK] the template cannot write, or has no end."""
+        if self.template and MARKS.search(text) and self.template.system_thoughts != "text":
+            if self.template.system_thoughts == "refused":
+                raise InputError(NO_SYSTEM_THOUGHTS)
+            system_parts(text)
+
+    @property
+    def think_tokens(self) -> ThinkTokens | None:
+        """The control tokens around what the model thinks before it answers; None where it has none."""
+        return self.vocabulary.think_tokens
+
+    @property
+    def keeps_thoughts(self) -> bool:
+        """Whether the template writes what an assistant thought in the messages before."""
+        return self.template is not None and self.template.keeps_thoughts
+
+    def thinks_after(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends within a thought, so that the answer begins there."""
+        return ThinkState(self.think_tokens).after(prompt).inside
+
+    def _says_something(self, message: Message) -> bool:
+        return bool(message.content or message.calls or (message.thoughts and self.keeps_thoughts))
 
     def uncovered(self) -> tuple[range, ...]:
         """The ids of the model that no piece stands for and no answer ends in, in runs: they are not to be sampled."""

@@ -1,4 +1,7 @@
-"""Tool calls in what a model has written: from ids, since [TOOL_CALLS] is a control token and no text can be one."""
+"""What a model has written, taken apart into thoughts, text and tool calls.
+
+It is done from ids, since [THINK] and [TOOL_CALLS] are control tokens and no text can be one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any
 from mistral.text import parse_json
 from mistral.tokenizer.chat_template import ToolTokens
 from mistral.tokenizer.messages import Message, Tool, ToolCall
+from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.thoughts import BEGIN, END, ThoughtStream
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_file import TOOL_NAME
 
@@ -21,7 +26,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer taken apart into text and tool calls.
+    """An answer taken apart into text, tool calls, and the thoughts before them.
 
     `warning` is a line for the user about a call that was malformed, and is part of the text, or not among the tools.
     """
@@ -29,44 +34,61 @@ class Reply:
     text: str
     calls: tuple[ToolCall, ...] = ()
     warning: str | None = None
+    thoughts: str = ""
 
 
 class ReplyStream:
     """Takes an answer apart as it is generated: text is passed on at once, calls are held back until all ids are there.
 
     Call `push` for each event of `generate_stream` and show the text that it returns; call `finish` at the end, and
-    show the text that it returns beside the reply.
+    show the text that it returns beside the reply. `thought` is what the last push has added to the thoughts, which are
+    in no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, tools: Sequence[Tool] = (), taken: Collection[str] = ()) -> None:
-        """`tools` and `taken` as for `parse_reply`."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tools: Sequence[Tool] = (),
+        taken: Collection[str] = (),
+        thinking: bool = False,
+        has_calls: bool = True,
+    ) -> None:
+        """`tools`, `taken` and `thinking` as for `parse_reply`; without `has_calls`, calls are not looked for."""
         self.tokenizer, self.tools, self.taken = tokenizer, tools, taken
         self.ids: list[int] = []
-        self.shown, self.calling = "", False
+        self.thinking, self.has_calls, self.calling, self.thought = thinking, has_calls, False, ""
+        self._parts = ThoughtStream(tokenizer.think_tokens, thinking)
 
     def push(self, token_id: int | None, text: str) -> str:
         """The text to show now, for one more id (None without one) and the text that came with it."""
         if token_id is not None:
             self.ids.append(token_id)
+        self.thought = ""
         if self.calling:
             return ""
-        tokens = self.tokenizer.tool_tokens
+        tokens = self.tokenizer.tool_tokens if self.has_calls else None
         self.calling = tokens is not None and token_id == tokens.calls
-        self.shown += text  # beside [TOOL_CALLS] it is the end of what came before
-        return text
+        shown, self.thought = self._parts.push(token_id, text)  # beside [TOOL_CALLS] it is the end of what came before
+        return shown
 
     def finish(self) -> tuple[str, Reply]:
         """The text that is still to be shown, and the whole reply."""
         if not self.calling:
-            return "", Reply(self.shown)
-        reply = parse_reply(self.tokenizer, self.ids, self.tools, self.taken)
-        return reply.text[len(self.shown) :], reply
+            return "", Reply(self._parts.text, thoughts=self._parts.thoughts)
+        reply = parse_reply(self.tokenizer, self.ids, self.tools, self.taken, self.thinking)
+        return reply.text[len(self._parts.text) :], reply
 
 
 def parse_reply(
-    tokenizer: Tokenizer, ids: Sequence[int], tools: Sequence[Tool] = (), taken: Collection[str] = ()
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    tools: Sequence[Tool] = (),
+    taken: Collection[str] = (),
+    thinking: bool = False,
 ) -> Reply:
-    """The text and the calls in generated ids. Raises InputError only for ids that the vocabulary does not have.
+    """The text, the thoughts and the calls in generated ids; `thinking`: the prompt ended within a thought.
+
+    Raises InputError only for ids that the vocabulary does not have.
 
     A malformed call makes the whole answer text, its control tokens written out, with a warning. A call of something
     that is not among `tools`, if any are given, is only warned of. Where the model wrote no usable id of a call, one is
@@ -74,16 +96,18 @@ def parse_reply(
     """
     tokens = tokenizer.tool_tokens
     if tokens is None or tokens.calls not in ids:
-        return Reply(tokenizer.decode(ids))
+        text, thoughts = _text_and_thoughts(tokenizer, ids, thinking)
+        return Reply(text, thoughts=thoughts)
     ids = list(ids)
     while ids[-1] in tokenizer.end_ids:
         ids.pop()
     begin = ids.index(tokens.calls)
-    text = tokenizer.decode(ids[:begin])
+    text, thoughts = _text_and_thoughts(tokenizer, ids[:begin], thinking)
     try:
         found = [call for part in _split(ids[begin + 1 :], tokens.calls) for call in _parse(tokenizer, tokens, part)]
     except ValueError as error:
-        return Reply(text + _written_out(tokenizer, tokens, ids[begin:]), warning=f"malformed tool call: {error}")
+        text += _written_out(tokenizer, tokens, ids[begin:])
+        return Reply(text, warning=f"malformed tool call: {error}", thoughts=thoughts)
     calls, used = list[ToolCall](), set(taken)
     for name, arguments, call_id in found:
         call_id = call_id if call_id not in used and CALL_ID.fullmatch(call_id) else _made_id(ids, used)
@@ -91,14 +115,26 @@ def parse_reply(
         calls.append(ToolCall(name, arguments, call_id))
     unknown = {call.name for call in calls} - {tool.name for tool in tools} if tools else set()
     warning = f"the model calls {', '.join(sorted(unknown))}, which is not among the tools" if unknown else None
-    return Reply(text, tuple(calls), warning)
+    return Reply(text, tuple(calls), warning, thoughts)
 
 
 def assistant_message(tokenizer: Tokenizer, reply: Reply) -> Message:
     """The reply as a message of the conversation, without its text where a template has no room for it beside calls."""
     tokens = tokenizer.tool_tokens
     keeps_text = not reply.calls or tokens is None or tokens.beside_text
-    return Message("assistant", reply.text if keeps_text else "", reply.calls)
+    return Message("assistant", reply.text if keeps_text else "", reply.calls, thoughts=reply.thoughts)
+
+
+def _text_and_thoughts(tokenizer: Tokenizer, ids: Sequence[int], thinking: bool) -> tuple[str, str]:
+    tokens = tokenizer.think_tokens
+    if not thinking and (tokens is None or not {tokens.begin, tokens.end} & set(ids)):
+        return tokenizer.decode(ids), ""
+    stream = TextStream(tokenizer.stream(), (), tokens, thinking)
+    parts = ThoughtStream(tokens, thinking)
+    for token_id in ids:
+        parts.push(token_id, stream.push(token_id))
+    parts.push(None, stream.flush())
+    return parts.text, parts.thoughts
 
 
 def _split(ids: Sequence[int], mark: int) -> list[list[int]]:
@@ -149,8 +185,10 @@ def _plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _written_out(tokenizer: Tokenizer, tokens: ToolTokens, ids: Sequence[int]) -> str:
-    """The text of ids with the control tokens of calls written as [TOOL_CALLS], [ARGS] and [CALL_ID]."""
+    """The text of ids with the control tokens of calls and thoughts written as [TOOL_CALLS], [ARGS] and so on."""
     marks = {tokens.calls: "[TOOL_CALLS]", tokens.args: "[ARGS]", tokens.call_id: "[CALL_ID]"}
+    if think := tokenizer.think_tokens:
+        marks |= {think.begin: BEGIN, think.end: END}
     text, run = "", list[int]()
     for token_id in ids:
         if token_id in marks:

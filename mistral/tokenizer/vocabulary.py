@@ -10,6 +10,7 @@ from mistral.errors import InputError
 from mistral.tokenizer.chat_template import Template, ToolTokens
 from mistral.tokenizer.codec import Codec
 from mistral.tokenizer.fill_in_middle import FillInMiddle
+from mistral.tokenizer.thoughts import ThinkTokens
 
 MOST_IDS = 1 << 24  # no vocabulary has more; bounds what a hostile file can make us hold
 MOST_MISSING = 1 << 16  # ids without a piece below the highest that has one
@@ -47,6 +48,11 @@ class Vocabulary:
     tool_tokens: ToolTokens | None = None
     fim: FillInMiddle | None = None
     encode_whole: Callable[[str], list[int]] | None = None
+
+    @property
+    def think_tokens(self) -> ThinkTokens | None:
+        """The control tokens around thoughts, where it has them."""
+        return ThinkTokens.among({name: token.id for name, token in self.specials.items()})
 
 
 def missing_ids(path: Path, size: int, known: Collection[int], start: int = 0) -> frozenset[int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mistral.cli.chat.answer_view import TerminalView
+from mistral.cli.chat.answer_view import PlainView, TerminalView
 from mistral.cli.chat.markdown_line import rendered
 from mistral.cli.chat.word_wrap import WordWrap
 from tests.support.screen import Screen
@@ -21,12 +21,18 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Screen]:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
 
-    def shown(text: str, width: int = 30, markdown: bool = True, seed: int = 0) -> Screen:
+    def shown(
+        text: str, width: int = 30, markdown: bool = True, seed: int = 0, thought: str = "", thoughts: bool = True
+    ) -> Screen:
         monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.setenv("LINES", "24")
         screen, cuts = Screen(width), random.Random(seed)
         monkeypatch.setattr(sys, "stdout", screen)
-        view = TerminalView(markdown)
+        view = TerminalView(markdown, thoughts)
+        while thought:
+            piece = cuts.randint(1, 7)
+            view.think(thought[:piece])
+            thought = thought[piece:]
         while text:
             piece = cuts.randint(1, 7)
             view.push(text[:piece])
@@ -163,3 +169,80 @@ def test_a_stop_is_told_at_once_and_makes_way(show: Callable[..., Screen], monke
     assert screen.rows() == ["one two"]
     view.end()
     assert screen.rows() == ["one two three"]
+
+
+# Thoughts
+
+
+def test_thoughts_stand_before_the_answer_dim_in_whole_words_without_markdown(show: Callable[..., Screen]) -> None:
+    thought = "\n\nI need **the** clock, and a bit more room.\n\n- `now`\x1b[2J\n\n"
+    screen = show("\n\nIt's **noon**.\n", thought=thought)
+    assert screen.rows() == [
+        "I need **the** clock, and a", "bit more room.", "", r"- `now`\x1b[2J", "", "It's noon.",
+    ]  # fmt: skip
+    text = screen.getvalue()
+    dim = re.findall(r"\x1b\[2m(.*?)\x1b\[0m", text, re.DOTALL)
+    assert re.sub(r"\s", "", "".join(dim)) == re.sub(r"\s", "", thought.replace("\x1b", r"\x1b"))
+    assert not re.search("clock|now", re.sub(r"\x1b\[2m.*?\x1b\[0m", "", text, flags=re.DOTALL))
+
+
+def test_without_colours_thoughts_are_marked(show: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = show("Noon.", thought="\nI need the clock, all of it.")
+    assert screen.rows() == ["[thinking] I need the clock,", "all of it. [/thinking]", "", "Noon."]
+    assert "\x1b[2m" not in screen.getvalue()
+
+
+def test_hidden_thoughts_leave_a_word_until_the_answer_begins(show: Callable[..., Screen]) -> None:
+    screen = show("Noon.", thought="I need the clock.", thoughts=False)
+    assert screen.rows() == ["Noon."]
+    assert screen.getvalue().count("thinking ...") == 1 and "clock" not in screen.getvalue()
+    assert show("", thought="I need the clock.", thoughts=False).rows() == []
+
+
+def test_an_answer_may_end_in_a_thought_or_think_again(
+    show: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert show("", thought="I need the clock.\n").rows() == ["I need the clock."]
+    screen = Screen(80)
+    monkeypatch.setattr(sys, "stdout", screen)
+    for thoughts, rows in ((True, ["a", "", "one two", "b"]), (False, ["one two"])):
+        screen.seek(0)
+        view = TerminalView(True, thoughts)
+        view.think("a")
+        view.push("")
+        view.push("one **two**")
+        view.think("b")
+        view.end()
+        assert view.ends_in_thought == thoughts
+        assert screen.rows() == rows
+        screen = Screen(80)
+        monkeypatch.setattr(sys, "stdout", screen)
+
+
+def test_a_stop_is_told_within_a_thought(show: Callable[..., Screen], monkeypatch: pytest.MonkeyPatch) -> None:
+    show("")
+    screen = Screen(80)
+    monkeypatch.setattr(sys, "stdout", screen)
+    view = TerminalView(True)
+    view.think("one two")
+    view.stop()
+    assert screen.rows() == ["one [stopping]"]
+    view.end()
+    assert screen.rows() == ["one two"]
+
+
+def test_in_a_pipe_thoughts_are_no_part_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    for thoughts, err in ((True, "[thinking] I need it. [/thinking]\n"), (False, "")):
+        view = PlainView(True, thoughts)
+        for piece in ("I need", " it."):
+            view.think(piece)
+            view.push("")
+        view.push("Noon.")
+        view.end()
+        assert capsys.readouterr() == ("Noon.", err)
+    view = PlainView(False, True)
+    view.think("x")
+    view.push("y")
+    view.end()
+    assert capsys.readouterr() == ("", "")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from mistral.cli.chat.answer import ChatAnswer
 from mistral.cli.chat.conversation import Conversation, Turn
+from mistral.cli.chat.conversation_file import as_text, parse
 from mistral.cli.model_options import Options
 from mistral.cli.session import Session
 from mistral.errors import InputError
@@ -165,7 +168,7 @@ def test_over_the_context_limit_the_oldest_turns_go() -> None:
     assert [m.role for m in talk.messages[:2]] == ["user", "assistant"]
 
 
-@pytest.mark.parametrize("kind", ["v2", "v3", "v7", "v3 tekken", "v13 tekken"])
+@pytest.mark.parametrize("kind", ["v2", "v3", "v7", "v3 tekken", "v13 tekken", "v15 tekken"])
 def test_a_call_waits_for_its_results(kind: str) -> None:
     talk = conversation(kind, tools=TOOLS)
     calls = (CALL,) if kind == "v2" else (CALL, OTHER)
@@ -192,3 +195,38 @@ def test_a_question_with_a_pending_call_can_be_taken_back() -> None:
     talk.give_result("sunny")
     talk.undo()
     assert not talk.pending and [m.content for m in talk.ask("Hi").messages] == ["Hi"]
+
+
+def test_what_was_thought_is_a_part_of_the_conversation() -> None:
+    talk = conversation("v13 tekken")
+    ids = [34, *talk.session.tokenizer.encode("Hm.", bos=False), 35, *talk.session.tokenizer.encode("Fine.", bos=False)]
+    feed(talk, talk.ask("Well?"), Reply("Fine.", thoughts="Hm."), ids)
+    assert talk.messages[-1] == Message("assistant", "Fine.", thoughts="Hm.")
+    held = len(talk.slot.cached_ids())
+    turn = feed(
+        talk, talk.ask("Sure?"), Reply("", thoughts="Hm"), [34, *talk.session.tokenizer.encode("Hm", bos=False)]
+    )
+    assert turn.reused == held, "it is written as it came"
+    assert talk.messages[-1] == Message("assistant", "", thoughts="Hm")
+    assert talk.session.tokenizer.thinks_after(talk.go_on().ids)
+    feed(talk, talk.go_on(), Reply("Yes.", thoughts="m."))
+    assert talk.messages[-1] == Message("assistant", "Yes.", thoughts="Hmm.")
+    talk.undo()
+    assert len(talk.messages) == 2
+
+
+def test_thoughts_alone_leave_a_conversation_whose_template_has_none() -> None:
+    talk = conversation("v7")
+    feed(talk, talk.ask("Well?"), Reply("", thoughts="Hm"), [5])
+    assert talk.messages == []
+
+
+def test_a_conversation_in_a_file_of_before_there_were_thoughts_is_read() -> None:
+    talk = conversation("v13 tekken")
+    talk.session.engine.args = SimpleNamespace(vocab_size=3000)  # type: ignore[attr-defined]
+    feed(talk, talk.ask("Well?"), Reply("Fine.", thoughts="Hm."), [5])
+    state = json.loads(as_text(talk))
+    assert parse(json.dumps(state), talk).messages == talk.messages
+    for message in state["messages"]:
+        del message["thoughts"], message["think_marks"]
+    assert parse(json.dumps(state), talk).messages == [Message("user", "Well?"), Message("assistant", "Fine.")]

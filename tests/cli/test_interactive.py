@@ -17,7 +17,7 @@ from mistral.cli.console import ProgressLine
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
-from mistral.tokenizer.messages import Message, Tool
+from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
 from tests.support.command_line import CommandLine, write_model
 
@@ -38,9 +38,9 @@ def conversations(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]]
     seen: list[list[tuple[str, str]]] = []
     encode_chat = Tokenizer.encode_chat
 
-    def spy(self: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def spy(self: Tokenizer, messages: Sequence[Message], *more: Any) -> list[int]:
         seen.append([(message.role, message.content) for message in messages])
-        return encode_chat(self, messages, tools)
+        return encode_chat(self, messages, *more)
 
     monkeypatch.setattr(Tokenizer, "encode_chat", spy)
     return seen
@@ -350,10 +350,10 @@ def test_ctrl_c_before_an_answer_begins_costs_that_line_alone(
 ) -> None:
     encode_chat = Tokenizer.encode_chat
 
-    def pressed(self: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def pressed(self: Tokenizer, messages: Sequence[Message], *more: Any) -> list[int]:
         if messages[-1].content == "long":
             signal.raise_signal(signal.SIGINT)
-        return encode_chat(self, messages, tools)
+        return encode_chat(self, messages, *more)
 
     monkeypatch.setattr(Tokenizer, "encode_chat", pressed)
     outcome = run("interactive", model, "--instruct", "--max_tokens=1", "--json", stdin=b"one\nlong\ntwo\n")

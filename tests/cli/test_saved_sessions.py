@@ -160,6 +160,7 @@ STATE = {"instruct": False, "system": "", "tools": [], "messages": [], "last": [
     "change",
     [
         {"messages": None}, {"messages": [{"role": "user"}]}, {"messages": [KING]}, {"messages": [["user"]]},
+        {"messages": [KING | {"role": "user", "thoughts": 7}]},
         {"messages": [KING | {"role": "assistant"}]}, {"messages": [KING | {"role": "user", "calls": [{}]}]},
         {"last": [[]]}, {"last": [[10**9], [1]]}, {"last": [["x"], []]}, {"settings": {}}, {"tools": 1},
         {"tools": [{}]}, {"settings": SETTINGS | {"max_tokens": -1}}, {"settings": SETTINGS | {"temperature": "hot"}},

@@ -87,7 +87,33 @@ def test_calls_and_results_have_ids_that_templates_can_hold() -> None:
         ([{"role": "user", "content": []}], "message 1 needs a text"),
         ([USER, {"role": "assistant", "content": None}, USER], "message 2 needs a text"),
         ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]}],
-         "message 1 has content that cannot be read: part 2 is 'image_url', not a text"),
+         "message 1 has content that cannot be read: part 2 is 'image_url', not a text; images are not read"),
+        ([{"role": "user", "content": {"type": "image_url", "image_url": {}}}], "part 1 is 'image_url', not a text"),
+        ([{"role": "user", "content": [{"image_url": "data:,"}]}], "part 1 is 'image_url', not a text; images are not"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "part 1 is 'image', not a text; images are not read"),
+        ([{"role": "user", "content": [{"type": "video_url"}]}], "videos are not read"),
+        ([{"role": "system", "content": [{"type": "image_url"}]}, USER], "images are not read"),
+        ([{"role": "system", "content": [{"type": "thinking", "thinking": "a"}, {"type": "image_url"}]}, USER],
+         "part 2 is 'image_url', not a text; images are not read"),
+        ([USER, {"role": "assistant", "content": [{"type": "image_url"}]}, USER], "message 2 has content that cannot"),
+        ([USER, {"role": "assistant", "content": None, "tool_calls": CALLS},
+          {"role": "tool", "tool_call_id": "call_x8Yz", "content": [{"type": "image_url"}]}], "images are not read"),
+        ([{**USER, "images": ["iVBOR"]}], 'message 1 has "images"; images are not read, leave them out'),
+        ([USER, {"role": "assistant", "content": "x", "audio": {"id": "a"}}, USER],
+         'message 2 has "audio"; sounds are'),
+        ([{"role": "user", "content": [{"type": "thinking", "thinking": "a"}]}], "part 1 is 'thinking', not a text"),
+        ([USER, {"role": "assistant", "content": "x", "reasoning_content": 7}, USER],
+         "needs a text as reasoning_content"),
+        ([USER, {"role": "assistant", "content": "x", "reasoning_content": "a", "reasoning": "b"}, USER],
+         "message 2 has reasoning_content and reasoning, which are not the same; leave one out"),
+        ([USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}], "reasoning": "b"}, USER],
+         "message 2 has thoughts as a part of its content and beside it; leave one out"),
+        ([USER, {"role": "assistant", "content": ["a", {"type": "thinking", "thinking": "b"}]}, USER],
+         "message 2 has a thought after its text; thoughts come first"),
+        ([USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": 7}, "a"]}, USER],
+         'part 1 has no text as "thinking"'),
+        ([{"role": "system", "content": [{"type": "thinking", "thinking": "a"}, "b [/THINK]"]}, USER],
+         "message 1 spells [THINK] or [/THINK] in part 2, beside parts that are thoughts"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "part 1 is 'input_audio'"),
         ([{"role": "user", "content": [7]}], "part 1 is 'int'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "part 1 has no \"text\""),
@@ -111,3 +137,35 @@ def test_what_is_no_conversation_is_named_by_its_place(turns: object, message: s
     with pytest.raises(InputError) as caught:
         read_messages(json.loads(json.dumps(turns)))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_thoughts_come_beside_the_content_or_before_its_text() -> None:
+    text = {"type": "text", "text": "Fine."}
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+             {"type": "thinking", "thinking": "c", "closed": True, "signature": "x"}]  # fmt: skip
+    ways: list[dict[str, Any]] = [
+        {"content": "Fine.", "reasoning_content": "a\n\nb\nc"}, {"content": "Fine.", "reasoning": "a\n\nb\nc"},
+        {"content": [*parts, text]}, {"content": "Fine.", "reasoning": "a\n\nb\nc", "reasoning_content": "a\n\nb\nc"},
+        {"content": [*parts, text], "reasoning_content": None},
+    ]  # fmt: skip
+    for way in ways:
+        found = read_messages([USER, {"role": "assistant", **way}, USER])
+        assert found[1] == Message("assistant", "Fine.", thoughts="a\n\nb\nc")
+    alone = read_messages([USER, {"role": "assistant", "content": parts, "tool_calls": CALLS}, USER])[1]
+    assert (alone.content, alone.thoughts, len(alone.calls)) == ("", "a\n\nb\nc", 1)
+    assert (
+        read_messages([USER, {"role": "assistant", "reasoning_content": "a", "content": None}, USER])[1].thoughts == "a"
+    )
+    assert read_messages([{**USER, "reasoning_content": 7}]) == (Message("user", "Hello"),), "of no meaning there"
+    begun = read_messages([USER, {"role": "assistant", "content": "", "reasoning": "a", "prefix": True}])[1]
+    assert begun == Message("assistant", "", prefix=True, thoughts="a")
+
+
+def test_thoughts_of_a_system_prompt_are_parts_of_it() -> None:
+    parts = ["a", {"type": "text", "text": "b"}, {"type": "thinking", "thinking": "c"}, {"type": "text", "text": "d"}]
+    assert read_messages([{"role": "system", "content": parts}, USER])[0] == Message.system(
+        f"a{PART_BREAK}b[THINK]c[/THINK]d"
+    )
+    assert read_messages([{"role": "system", "content": "[THINK]c[/THINK]"}, USER])[0] == Message(
+        "system", "[THINK]c[/THINK]"
+    )

@@ -73,7 +73,8 @@ def write_answer(
 ) -> ChatAnswer:
     """Generate for one prompt, showing text as it becomes certain. Ctrl-C stops the answer, not the program.
 
-    So does `asked_to_stop`, which is looked at after every step. `replies` keeps tool calls out of what is shown.
+    So does `asked_to_stop`, which is looked at after every step. `replies` keeps thoughts and tool calls out of the
+    text that is shown.
     """
     progress = ProgressLine("reading the prompt:", "tokens", total=len(request.prompt))
     text, ids, reason = "", list[int](), "interrupted"
@@ -94,7 +95,10 @@ def write_answer(
                     text += event.text
                     ids.extend(() if event.id is None else (event.id,))
                     reason = event.finish_reason or reason
-                    view.push(replies.push(event.id, event.text) if replies else event.text)
+                    shown = replies.push(event.id, event.text) if replies else event.text
+                    if replies and replies.thought:
+                        view.think(replies.thought)
+                    view.push(shown)
                 if interruption.pressed or asked_to_stop():
                     break
         finally:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from mistral.cli import console
 from mistral.cli.chat.markdown_line import rendered
+from mistral.cli.chat.thought_view import BEGIN, END, ThoughtView
 from mistral.cli.chat.word_wrap import WordWrap
 from mistral.cli.status_line import ERASE_LINE, RESET, answered_stop, has_colour, say_stopping
 
@@ -20,7 +21,12 @@ OPEN = re.compile(r"\s*(`{0,2}|~{0,2}|[-*+]|\d{1,9}[.)]?)$")  # a line that may 
 
 
 class View(Protocol):
-    """Where an answer is shown."""
+    """Where an answer is shown. `ends_in_thought`: once all has come, the cursor stands behind a thought."""
+
+    ends_in_thought: bool
+
+    def think(self, text: str) -> None:
+        """More of what the model thinks."""
 
     def push(self, text: str) -> None:
         """More of the answer."""
@@ -33,19 +39,38 @@ class View(Protocol):
 
 
 class PlainView:
-    """An answer as it comes, or not at all where `shown` is False."""
+    """An answer as it comes, or not at all where `shown` is False.
 
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
+    Thoughts, where they are wanted, go to standard error: standard output has answers alone.
+    """
+
+    def __init__(self, shown: bool, thoughts: bool = False) -> None:
+        self._shown, self._thoughts, self._thinking = shown, shown and thoughts, False
+        self.ends_in_thought = False  # standard output has none
+
+    def think(self, text: str) -> None:
+        """See `View`."""
+        if self._thoughts:
+            begin = "" if self._thinking else BEGIN
+            self._thinking = True
+            print(f"{begin}{text.translate(console.HARMLESS)}", end="", file=sys.stderr, flush=True)
 
     def push(self, text: str) -> None:
         """See `View`."""
+        if text:
+            self._end_thought()
         if self._shown:
             console.write(text)
 
     def end(self) -> None:
         """See `View`."""
+        self._end_thought()
         answered_stop()
+
+    def _end_thought(self) -> None:
+        if self._thinking:
+            self._thinking = False
+            print(END, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """See `View`."""
@@ -59,17 +84,33 @@ class TerminalView:
     """An answer on a terminal that can erase.
 
     Text appears as soon as its words are whole. Where a line has Markdown's marks, it is shown again without them, as
-    soon as it is complete; code and tables stay as they are, unbroken. Control characters are visible.
+    soon as it is complete; code and tables stay as they are, unbroken. Control characters are visible. Thoughts stand
+    before it, or where they are not wanted, a word that says what goes on.
     """
 
-    def __init__(self, markdown: bool) -> None:
-        self._markdown, self._colour = markdown, has_colour(sys.stdout)
+    def __init__(self, markdown: bool, thoughts: bool = True) -> None:
+        self._markdown, self._thoughts, self._colour = markdown, thoughts, has_colour(sys.stdout)
+        self._thought: ThoughtView | None = None  # while it goes on
+        self.ends_in_thought = False
         self._fence = ""  # what begins the block of code that the line is in
         self._busy = self._marked = self._stopped = False
         self._begin_line()
 
+    def think(self, text: str) -> None:
+        """See `View`."""
+        if self._thought is None:
+            if self._line:
+                self.push("\n")
+            self._thought = ThoughtView(self._thoughts, self._colour)
+        self._write(self._thought.push(text))
+
     def push(self, text: str) -> None:
         """See `View`."""
+        if self._thought:
+            text = text.lstrip("\r\n")
+            if not text:
+                return
+            self._end_thought(answered=True)
         for piece in re.split("(\n)", text.translate(console.HARMLESS)):
             if piece == "\n":
                 self._complete()
@@ -80,6 +121,9 @@ class TerminalView:
 
     def end(self) -> None:
         """See `View`."""
+        if self._thought:
+            self.ends_in_thought = self._thoughts
+            self._end_thought(answered=False)
         self._complete()
         self._write("")
 
@@ -88,6 +132,12 @@ class TerminalView:
         self._stopped = True
         if not self._busy:
             self._mark()
+
+    def _end_thought(self, answered: bool) -> None:
+        assert self._thought
+        end, self._thought = self._thought.end(answered), None
+        self._begin_line()
+        self._write(end)
 
     def _begin_line(self) -> None:
         self._size = shutil.get_terminal_size()
@@ -147,7 +197,8 @@ class TerminalView:
     def _mark(self) -> None:
         """Show that Ctrl-C has been heard, until more is written."""
         self._stopped = False
-        if self._wrap.column + len(STOPPING) < self._size.columns:
+        column = self._thought.column if self._thought else self._wrap.column
+        if column + len(STOPPING) < self._size.columns:
             self._marked = True
             sys.stdout.write(STOPPING)
             sys.stdout.flush()

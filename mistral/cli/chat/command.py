@@ -18,7 +18,7 @@ from mistral.cli.chat.slash_commands import ALIASES, HELP, EndOfChat, SlashComma
 from mistral.cli.chat.typed_ahead import TypedAhead
 from mistral.cli.model_options import Options
 from mistral.cli.options import CHOICE, OUTPUT, option, text_option
-from mistral.cli.session import open_files, running
+from mistral.cli.session import EFFORTS, check_told, open_files, running
 from mistral.cli.status_line import dim, is_capable
 from mistral.errors import InputError
 from mistral.tokenizer.messages import Tool
@@ -50,10 +50,17 @@ class Interactive(Options):
     )
     system: str | None = text_option("In a conversation: what the model is told before, or @FILE.")
     tools: str | None = option(None, "A JSON file of functions that the model may call in a conversation.", file=True)
+    reasoning_effort: str | None = option(
+        None, "In a conversation: whether the model thinks before it answers, none or high; templates of v15 alone.",
+        choices=EFFORTS,
+    )  # fmt: skip
     resume: bool = option(False, "Go on with the last conversation that was held with this checkpoint.")
     autosave: bool | None = option(None, "Keep the conversation for --resume; at a terminal only, if left out.")
     quiet: bool | None = option(
         None, "No lines about model, tokens and speed; they are shown at a terminal only, if left out.", OUTPUT
+    )
+    show_thinking: bool | None = option(
+        None, "Show what the model thinks before it answers, dim; at a terminal only, if left out.", OUTPUT
     )
     plain: bool = option(False, "On a terminal: no Markdown, colour or line breaks between words.", OUTPUT)
 
@@ -65,7 +72,7 @@ class Interactive(Options):
 
     def check_conversation(self, instruct: bool) -> None:
         """Raise InputError for an option that only a conversation has, where this is none."""
-        for name in ("system", "tools"):
+        for name in ("system", "tools", "reasoning_effort"):
             if getattr(self, name) and not instruct:
                 raise InputError(f"--{name}: only a conversation has that; add --instruct")
 
@@ -80,12 +87,14 @@ class Interactive(Options):
                 last = kept.last() if self.resume else None
                 instruct = self.is_conversation(opened.tokenizer, kept, last)
                 self.check_conversation(instruct)
+            if first and instruct:
+                check_told(opened.tokenizer, self.system, self.reasoning_effort, offer=not self.resume)
             if first and self.tools:
                 tools = load_tools(self.tools)
                 opened.tokenizer.check_tools()
         with running(opened) as session:
             if session and kept:
-                conversation = Conversation(session, instruct, self.system or "", tools)
+                conversation = Conversation(session, instruct, self.system or "", tools, self.reasoning_effort)
                 if self.about:
                     say(dim(introduction(conversation)))
                 if self.resume:
@@ -188,10 +197,12 @@ def answer(conversation: Conversation, proposal: Proposal, typed: TypedAhead | N
     limit = session.engine.context_limit
     if proposal.dropped:
         print(f"note: over the context limit of {limit} tokens; the oldest turns are left out", file=sys.stderr)
-    stop, replies = typed.stop if typed else lambda: False, conversation.replies()
-    given = write_answer(session, conversation.request(proposal), replies, view_for(conversation), stop)
+    stop, replies = typed.stop if typed else lambda: False, conversation.replies(proposal)
+    view = view_for(conversation)
+    given = write_answer(session, conversation.request(proposal), replies, view, stop)
     conversation.accept(proposal, given, cached)
-    show_end(given, proposal.messages[-1].content if proposal.messages else "", session.options.json)
+    prompt = proposal.messages[-1].content if proposal.messages else ""
+    show_end(given, prompt, session.options.json, view.ends_in_thought)
     if given.reply.warning:
         print(f"warning: {given.reply.warning}", file=sys.stderr)
     tell_end(conversation, given)
@@ -201,9 +212,11 @@ def view_for(conversation: Conversation) -> View:
     """Where answers are shown."""
     options = conversation.session.options
     plain = isinstance(options, Interactive) and options.plain
+    wanted = options.show_thinking if isinstance(options, Interactive) else None
+    thoughts = sys.stdout.isatty() if wanted is None else wanted
     if options.json or plain or not is_capable(sys.stdout):
-        return PlainView(shown=not options.json)
-    return TerminalView(markdown=conversation.instruct)
+        return PlainView(shown=not options.json, thoughts=thoughts)
+    return TerminalView(markdown=conversation.instruct, thoughts=thoughts)
 
 
 def tell_end(conversation: Conversation, given: ChatAnswer) -> None:
@@ -220,16 +233,20 @@ def tell_end(conversation: Conversation, given: ChatAnswer) -> None:
         say(dim(f"{len(given.ids)} token{'' if len(given.ids) == 1 else 's'}{speed} | {share}"))
 
 
-def show_end(given: ChatAnswer, prompt: str, as_json: bool) -> None:
-    """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls."""
+def show_end(given: ChatAnswer, prompt: str, as_json: bool, after_thought: bool) -> None:
+    """What of an answer is shown when it is complete: all of it as JSON, else the end of its line and its calls.
+
+    `after_thought`: the line is that of a thought.
+    """
     text, calls = given.reply.text, given.reply.calls
     if as_json:
         record = {"prompt": prompt, "text": text, "ids": given.ids, "finish_reason": given.finish_reason}
+        record |= {"reasoning_content": given.reply.thoughts} if given.reply.thoughts else {}
         record |= {"tool_calls": [call.record() for call in calls]} if calls else {}
         print(console.result_line(record), flush=True)
         return
     stopped = given.finish_reason == "interrupted"
-    if text or not calls or stopped:
+    if text or not calls or stopped or after_thought:
         print(" [stopped]" if stopped else "", flush=True)
     for call in calls:
         console.write(f"[call {call.id}] {call.name} {call.arguments}", end="\n")

@@ -11,6 +11,7 @@ from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.requests import Request
 from mistral.errors import InputError
 from mistral.tokenizer.messages import Message, Tool, ToolCall
+from mistral.tokenizer.thoughts import ThinkState
 from mistral.tokenizer.tool_calls import ReplyStream, assistant_message
 
 # Shares of a context: what an answer may need at most, and what is kept when it is too long
@@ -43,8 +44,16 @@ class Proposal:
 class Conversation:
     """Turns that share a row of the cache. Without `instruct` each prompt is a text of its own that is continued."""
 
-    def __init__(self, session: Session, instruct: bool, system: str = "", tools: Sequence[Tool] = ()) -> None:
+    def __init__(
+        self,
+        session: Session,
+        instruct: bool,
+        system: str = "",
+        tools: Sequence[Tool] = (),
+        reasoning_effort: str | None = None,
+    ) -> None:
         self.session, self.instruct, self.system, self.tools = session, instruct, system, tuple(tools)
+        self.reasoning_effort = reasoning_effort
         self.messages: list[Message] = []
         self.question: Message | None = None  # the last one, answered or not
         self.sample = 0  # how often it has been asked again
@@ -121,15 +130,20 @@ class Conversation:
         """The request to the engine that answers a proposal."""
         session = self.session
         request = session.request(proposal.ids, text_follows=proposal.goes_on or not self.instruct)
+        assert request.text
+        if self.instruct:
+            thinks = session.tokenizer.thinks_after(proposal.ids)
+            request.text.thinking = ThinkState(session.tokenizer.think_tokens, thinks)
         if proposal.goes_on and self.instruct:  # the answer began a text of its own
-            assert request.text
             request.text.decoder = session.tokenizer.stream(self.last[1])
         return replace(request, settings=replace(request.settings, sample=self.sample), slot=self.slot)
 
-    def replies(self) -> ReplyStream | None:
-        """What takes calls out of an answer, where there are tools."""
-        taken = {call.id for message in self.messages for call in message.calls}
-        return ReplyStream(self.session.tokenizer, self.tools, taken) if self.tools else None
+    def replies(self, proposal: Proposal) -> ReplyStream | None:
+        """What takes thoughts out of an answer, and calls where there are tools; None without a conversation."""
+        if not self.instruct:
+            return None
+        tokenizer, taken = self.session.tokenizer, {call.id for message in self.messages for call in message.calls}
+        return ReplyStream(tokenizer, self.tools, taken, tokenizer.thinks_after(proposal.ids), bool(self.tools))
 
     def accept(self, proposal: Proposal, answer: ChatAnswer, cached: Sequence[int]) -> Turn:
         """Take an answer into the conversation; an empty one leaves it, with its question.
@@ -145,15 +159,16 @@ class Conversation:
         else:
             self._asked, self.last = proposal.messages, (proposal.ids, answer.ids)
         if proposal.goes_on and self.messages[:-1] == said:
-            reply = replace(reply, text=self.messages[-1].content + reply.text)
-        if reply.text.strip() or reply.calls:
+            begun = self.messages[-1]
+            reply = replace(reply, text=begun.content + reply.text, thoughts=begun.thoughts + reply.thoughts)
+        if reply.text.strip() or reply.calls or (reply.thoughts and self.session.tokenizer.keeps_thoughts):
             self.messages = [*said, assistant_message(self.session.tokenizer, reply)]
             self.question, self._answered = self.messages[self._last_question()], True
         return turn
 
     def _told(self) -> tuple[Message, ...]:
         """What comes before all that is said."""
-        return (Message("system", self.system),) if self.system and self.instruct else ()
+        return (Message.system(self.system),) if self.system and self.instruct else ()
 
     def _last_question(self) -> int:
         return max(place for place, message in enumerate(self.messages) if message.role == "user")
@@ -169,7 +184,7 @@ class Conversation:
         system = self._told()
         messages, dropped = [*self.messages, *new], False
         while True:
-            ids = tokenizer.encode_chat([*system, *messages], self.tools)
+            ids = tokenizer.encode_chat([*system, *messages], self.tools, self.reasoning_effort)
             roles = [message.role for message in messages]
             if limit is None or "user" not in roles[1:]:
                 break

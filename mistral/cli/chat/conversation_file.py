@@ -118,11 +118,12 @@ def key(conversation: Conversation) -> str:
 
 def _message(found: Any) -> Message:
     role, content, call_id, name = (found[key] for key in ("role", "content", "call_id", "name"))
+    thoughts = found.get("thoughts", "")  # which older files have not
     texts = isinstance(content, str) and isinstance(call_id, str | None) and isinstance(name, str | None)
-    if role not in ROLES or not texts:
+    if role not in ROLES or not texts or not isinstance(thoughts, str):
         raise ValueError
     calls = [ToolCall(str(call["name"]), str(call["arguments"]), str(call["id"])) for call in found["calls"]]
-    return Message(role, content, tuple(calls), call_id, name)
+    return Message(role, content, tuple(calls), call_id, name, thoughts=thoughts)
 
 
 def _tool(found: Any) -> Tool:

@@ -73,7 +73,9 @@ class SlashCommands:
     def _system(self, text: str) -> None:
         if not self.conversation.instruct:
             raise InputError("only a conversation has a system prompt; start with --instruct")
-        self.conversation.system = read_text("system", text)
+        system = read_text("system", text)
+        self.conversation.session.tokenizer.check_system(system)
+        self.conversation.system = system
         count = len(self.conversation.system)
         say(dim(f"system prompt of {count} characters, from the next question on" if count else "no system prompt"))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mistral.cli.complete.complete_options import CompleteOptions
 from mistral.cli.complete.job import Job, complete
-from mistral.cli.session import open_files, running
+from mistral.cli.session import check_told, open_files, running
 from mistral.pipeline.launch import launched
 
 
@@ -16,7 +16,7 @@ class Complete(CompleteOptions):
 
     The prompt is --prompt, or standard input. A file given by --input has a JSON object in each line: "prompt", or
     "prompt" and "suffix", or "messages" for the chat template, with "tools" where wanted; an "id", and values of its
-    own for max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, n and logprobs. Lines of
+    own for max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, n, logprobs and reasoning_effort. Lines of
     OpenAI's batch files ("custom_id" and "body") are taken too. Results are JSON, one a line, in the order in which
     they are finished; "index" counts the prompts. With --out FILE, a run that was interrupted goes on where it stopped
     when the same command is given again.
@@ -29,6 +29,8 @@ class Complete(CompleteOptions):
         opened, job = open_files(self, self.instruct, self.chat_template), None
         with opened.before_loading() as first:
             if first:
+                if self.instruct:
+                    check_told(opened.tokenizer, self.system, self.reasoning_effort)
                 job = Job.prepared(self, prompts, opened)
         with running(replace(opened, options=job.options) if job else opened) as session:
             if session and job:

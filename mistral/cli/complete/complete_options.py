@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mistral.cli.complete.prompt_file import Prompt, read_prompt, read_prompts
 from mistral.cli.model_options import Options
 from mistral.cli.options import CHOICE, MACHINE, OUTPUT, option, text_option
+from mistral.cli.session import EFFORTS
 from mistral.engine.scheduler import MAX_ROWS
 from mistral.errors import InputError
 from mistral.tokenizer.messages import Message
@@ -32,6 +33,10 @@ class CompleteOptions(Options):
     instruct: bool = option(False, "Each prompt is a question, put in the checkpoint's own chat template.")
     chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
     system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
+    reasoning_effort: str | None = option(
+        None, "With --instruct: whether the model thinks before it answers, none or high; templates of v15 alone.",
+        choices=EFFORTS,
+    )  # fmt: skip
     n: int = option(1, "Samples for each prompt.", OUTPUT)
     logprobs: int | None = option(
         None, "With each token its logprob, and those of so many of the likeliest ones in its place.", OUTPUT
@@ -55,6 +60,8 @@ class CompleteOptions(Options):
             raise InputError("--instruct: a chat template has no place for --fim; leave one out")
         if self.system is not None and not self.instruct:
             raise InputError("--system: needs --instruct")
+        if self.reasoning_effort is not None and not (self.instruct or self.input):
+            raise InputError("only a conversation has that; add --instruct", option="reasoning_effort")
         if not 1 <= self.n <= MOST_SAMPLES:
             raise InputError(f"must be from 1 to {MOST_SAMPLES}", option="n", value=self.n)
         if self.logprobs is not None and self.logprobs < 0:
@@ -85,5 +92,5 @@ class CompleteOptions(Options):
             return prompt
         if prompt.suffix is not None:
             raise InputError(f"{prompt.where}: a chat template has no place for a suffix; leave out --instruct")
-        system = (Message("system", self.system),) if self.system is not None else ()
+        system = (Message.system(self.system),) if self.system is not None else ()
         return replace(prompt, messages=(*system, Message("user", prompt.text)))

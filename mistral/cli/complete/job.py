@@ -107,13 +107,14 @@ def complete_items(session: Session, job: Job) -> list[InputError]:
                 reading(session.timings.prefill_tokens, total)
             continue
         reading.give_way()
-        item, answer = job.items[event.index], answers.setdefault(event.index, PartialAnswer())
-        answer.add(event)
+        item = job.items[event.index]
+        answer = answers.setdefault(event.index, PartialAnswer(item.parts()))
+        added = answer.add(event)
         if event.error:
             errors.append(event.error.within(item.prompt.where))
         if show:
             logprobs = item.options.logprobs is not None
-            text = token_line(event, session.tokenizer) if logprobs else event.text
+            text = token_line(event, session.tokenizer) if logprobs else added
             show(event.index, text, event.finish_reason is not None)
             cut += event.finish_reason == "length"
         elif event.finish_reason:
@@ -166,6 +167,7 @@ def record(item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> dict[str,
         **({"sample": item.sample} if item.options.n > 1 else {}),
         **({"seed": settings.seed} if settings.temperature > 0 else {}),
         "text": answer.text,
+        **({"reasoning_content": answer.thoughts} if answer.thoughts else {}),
         "ids": answer.ids,
         "finish_reason": answer.finish_reason,
         **({"error": str(answer.error)} if answer.error else {}),
@@ -183,7 +185,7 @@ def called(item: Item, answer: PartialAnswer, tokenizer: Tokenizer) -> dict[str,
     if tokens is None or tokens.calls not in answer.ids:
         return {}
     taken = [call.id for message in item.prompt.messages for call in message.calls]
-    reply = parse_reply(tokenizer, answer.ids, item.prompt.tools, taken)
+    reply = parse_reply(tokenizer, answer.ids, item.prompt.tools, taken, item.thinks)
     found: dict[str, Any] = {"text": reply.text}
     if reply.calls:
         found["tool_calls"] = [call.record() for call in reply.calls]

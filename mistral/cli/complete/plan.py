@@ -16,12 +16,16 @@ from mistral.engine.engine import context_limit
 from mistral.engine.requests import Request, check_request
 from mistral.errors import InputError
 from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.thoughts import ThinkTokens, ThoughtStream
 from mistral.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Item:
-    """One result to come: sample number `sample` of prompt number `index`. `key`: a digest of all that it rests on."""
+    """One result to come: sample number `sample` of prompt number `index`. `key`: a digest of all that it rests on.
+
+    think_tokens: those around thoughts, in a conversation; thinks: the prompt ends within a thought.
+    """
 
     index: int
     sample: int
@@ -29,6 +33,12 @@ class Item:
     request: Request
     options: CompleteOptions
     key: str
+    think_tokens: ThinkTokens | None = None
+    thinks: bool = False
+
+    def parts(self) -> ThoughtStream:
+        """What takes thoughts out of the answer."""
+        return ThoughtStream(self.think_tokens, self.thinks)
 
 
 def plan(
@@ -48,16 +58,18 @@ def plan(
         chosen = own_options(options, prompt)
         chosen = chosen.with_seed(seed) if chosen.draws_seed else chosen
         max_tokens = 1 if chosen.max_tokens is None else chosen.max_tokens
-        ids, continued = prompt.encode(tokenizer)
+        ids, continued = prompt.encode(tokenizer, chosen.reasoning_effort)
+        tokens = tokenizer.think_tokens if prompt.messages else None
+        thinks = bool(tokens) and tokenizer.thinks_after(ids)
         for sample in range(chosen.n):
             request = Request(
                 ids, max_tokens, replace(chosen.settings(), sample=sample), tokenizer.end_ids,
-                TextStream(tokenizer.stream(continued), chosen.stop), top=chosen.logprobs or 0,
+                TextStream(tokenizer.stream(continued), chosen.stop, tokens, thinks), top=chosen.logprobs or 0,
                 logprobs=chosen.logprobs is not None, excluded=excluded,
             )  # fmt: skip
             asked = [model, ids, chosen.max_tokens, asdict(request.settings), chosen.stop, chosen.logprobs, chosen.n]
             key = hashlib.sha256(json.dumps([asked, prompt.shown]).encode()).hexdigest()[:16]
-            items.append(Item(index, sample, prompt, request, chosen, key))
+            items.append(Item(index, sample, prompt, request, chosen, key, tokens, thinks))
         check_request(prompt.where, items[-1].request, checkpoint.args, limit)
     return items
 

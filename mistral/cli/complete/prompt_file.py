@@ -24,6 +24,7 @@ WHOLE, NUMBER = (int,), (int, float)
 OPTIONS: Mapping[str, tuple[type, ...]] = {
     "max_tokens": WHOLE, "temperature": NUMBER, "top_p": NUMBER, "top_k": WHOLE, "min_p": NUMBER,
     "repetition_penalty": NUMBER, "seed": WHOLE, "stop": (str, list), "n": WHOLE, "logprobs": WHOLE,
+    "reasoning_effort": (str,),
 }  # fmt: skip
 OTHER_NAMES = {"max_completion_tokens": "max_tokens", "random_seed": "seed"}  # of options, in other programs
 CONTENT = ("prompt", "suffix", "messages", "tools", "id", "custom_id")
@@ -48,19 +49,22 @@ class Prompt:
     shown: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def encode(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    def encode(self, tokenizer: Tokenizer, reasoning_effort: str | None = None) -> tuple[list[int], list[int]]:
         """Its ids, and those whose text an answer continues: none where it begins one of its own."""
         try:
             if self.messages:
-                ids = tokenizer.encode_chat(fitting(self.messages, tokenizer), self.tools)
+                ids = tokenizer.encode_chat(fitting(self.messages, tokenizer), self.tools, reasoning_effort)
                 return ids, ids if self.messages[-1].prefix else []
+            if reasoning_effort is not None:
+                raise InputError("only messages have that; leave it out", option="reasoning_effort")
             if self.suffix is not None:
                 ids = tokenizer.encode_fim(self.text, self.suffix)
                 return ids, ids if self.text else []
             ids = tokenizer.encode(self.text)
             return ids, ids
         except InputError as error:
-            raise error.within(self.where) from None
+            own = "reasoning_effort" in self.options  # a key of an object has no dashes
+            raise (InputError(str(error)) if own else error).within(self.where) from None
 
 
 def fitting(messages: tuple[Message, ...], tokenizer: Tokenizer) -> tuple[Message, ...]:
@@ -171,7 +175,8 @@ def _options(found: Mapping[str, Any], where: str) -> dict[str, Any]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, kinds):
-            what = "a text or a list of texts" if key == "stop" else "a number" if float in kinds else "a whole number"
+            what = "a text or a list of texts" if list in kinds else "a text" if str in kinds else "a number"
+            what = "a whole number" if kinds == WHOLE else what
             raise InputError(f"{where}: {key} must be {what}")
         options[key] = _texts(value, where) if key == "stop" else value
     return options
