@@ -132,7 +132,8 @@ def test_the_chinese_page_has_the_same_commands_and_figures() -> None:
 MODELS = {
     "Mistral 7B v0.1": "mistral-7b", "Mistral 7B Instruct v0.2": "mistral-7b", "Ministral 8B": "ministral-8b",
     "Mistral Nemo 12B": "nemo-12b", "Codestral 22B": "codestral-22b", "Mixtral 8x7B": "mixtral-8x7b",
-    "Mixtral 8x22B": "mixtral-8x22b", "Mistral Large 2": "large-2",
+    "Mixtral 8x22B": "mixtral-8x22b", "Mistral Large 2": "large-2", "Mistral Small 3": "mistral-small-24b",
+    "Ministral 3 8B": "ministral-3-8b",
 }  # fmt: skip
 BYTES = {16: 2, 8: 1 + 1 / 32, 4: 1 / 2 + 1 / 32}  # of a weight: of a group of 32, one is the scale
 
