@@ -194,6 +194,8 @@ def test_a_later_model_before_it_is_loaded(
     assert [need["fits"] for need in needs.values()] == fits
     text = run("info", folder).out
     assert f"context       {limit} tokens; window none" in text
+    assert ("YaRN scaling by 16 from 16384; queries grow each 16384" in text) == name.startswith("Ministral")
+    assert ("YaRN scaling by 64 from 4096\n" in text) == (layers == 88)
     assert ("not loaded    0.1 GB of tensors for images\n" in text) == bool(found["towers"])
 
 
