@@ -177,6 +177,7 @@ def test_a_later_model_before_it_is_loaded(
     monkeypatch.setattr("mistral.cli.info.command.available_memory", lambda: 64 * 10**9)
     folder = write_sparse_model(tmp_path, name)
     limit = open_checkpoint(folder).args.max_seq_len
+    assert limit
     found = record(run("info", folder, "--json", f"--context={limit}"))
     assert found["parameters"] == size and found["problems"] == []
     outside = sum(p["parameters"] for part, p in found["parts"].items() if part in ("embedding", "head", "norms"))
