@@ -89,8 +89,9 @@ class YarnScaling:
         """The numbers of the pairs between which frequencies are mixed. Raises InputError for a base of at most 1."""
         if not rope_theta > 1:
             raise InputError(f"rope_theta {rope_theta:g} must be above 1 for YaRN")
-        origin, each = self.original_max_position_embeddings, head_dim / (2 * math.log(rope_theta))
-        quick, slow = (each * math.log(origin / (2 * math.pi * turns)) for turns in (self.beta_fast, self.beta_slow))
+        each = head_dim / (2 * math.log(rope_theta))
+        origin = math.log(self.original_max_position_embeddings / (2 * math.pi))
+        quick, slow = (each * (origin - math.log(turns)) for turns in (self.beta_fast, self.beta_slow))
         if self.truncate:
             quick, slow = math.floor(quick), math.ceil(slow)
         return max(quick, 0), min(slow, head_dim - 1)

@@ -332,7 +332,9 @@ KEYS = st.sampled_from(
     [*PARAMS, *CONFIG, *sorted(UNSUPPORTED), "moe", "num_experts", "num_experts_per_tok", "num_local_experts",
      "sliding_window", "_sliding_window", "use_sliding_window", "layer_types", "rope_theta", "rope_parameters",
      "rope_scaling", "rope_type", "type", "partial_rotary_factor", "hidden_act", "tied_embeddings", "max_seq_len",
-     "tie_word_embeddings", "max_position_embeddings", "norm_eps", "rms_norm_eps", "causal", "use_biases"]
+     "tie_word_embeddings", "max_position_embeddings", "norm_eps", "rms_norm_eps", "causal", "use_biases", "yarn",
+     "llama_4_scaling", "factor", "beta", "alpha", "original_max_position_embeddings", "attention_factor", "mscale",
+     "mscale_all_dim", "vision_encoder", "multimodal", "text_config", "quantization", "quantization_config"]
 ) | st.text(max_size=8)  # fmt: skip
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
@@ -342,6 +344,21 @@ TABLES = st.dictionaries(KEYS, JSON, max_size=8)
 
 @given(TABLES)
 @example({"moe": {"num_experts": 2**24, "num_experts_per_tok": 1}})
+@example({"yarn": {"factor": 2, "original_max_position_embeddings": 1, "beta": 1e308, "alpha": 5e-324}})
+@example(
+    {
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 1e308,
+            "original_max_position_embeddings": 1,
+            "mscale": 1e308,
+            "mscale_all_dim": 1e308,
+        }
+    }
+)
+@example({"model_type": "mistral3", "text_config": {"model_type": ["x"]}})
+@example({"model_type": ["mistral3"], "architectures": [7]})
+@example({"quantization_config": {"quant_method": [1]}, "quantization": {"qformat_weight": {}}})
 def test_any_json_object_is_read_or_refused_in_one_line(table: dict[str, Any]) -> None:
     for read, sound in ((args_from_params, PARAMS), (args_from_config, CONFIG)):
         for given_table in (table, sound | table):

@@ -216,10 +216,18 @@ def test_a_scale_that_is_none_is_one_line(tmp_path: Path, form: str, fault: str)
     assert message in line and SCALES[form] in line and "download" in line and str(tmp_path) in line
 
 
-def test_a_scale_of_zero_is_refused_when_weights_are_read(run: CommandLine, tmp_path: Path) -> None:
-    folder = written(tmp_path, "hf", lambda t: t.update({SCALES["hf"]: np.array(0, np.float32)}))
-    with pytest.raises(InputError, match="is 0 and must be above 0; a part of the file may not be downloaded"):
-        load_model(folder, device="CPU", backend="portable")
+@pytest.mark.parametrize("backend", ["portable", "native"])
+def test_a_scale_of_zero_is_refused_when_weights_are_read(run: CommandLine, tmp_path: Path, backend: str) -> None:
+    def change(tensors: dict[str, Array]) -> dict[str, Array]:
+        return float8_tensors(tensors) | {SCALES["consolidated.safetensors"]: np.array(0, np.float32)}
+
+    write_checkpoint(tmp_path, ARGS, random_tensors(ARGS), "consolidated.safetensors", change)
+    shutil.copy(TOKENIZER, tmp_path)
+    line = run("complete", tmp_path, "--prompt", "a", "--backend", backend).error
+    assert "qscale_weight' is 0 and must be above 0; a part of the file may not be downloaded" in line
+    assert "\nproblem" not in run("info", tmp_path).out
+    line = run("quantize", tmp_path, tmp_path / "out").error
+    assert "must be above 0" in line and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", SCALES)

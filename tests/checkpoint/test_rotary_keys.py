@@ -190,7 +190,7 @@ def test_two_spellings_that_differ_are_refused() -> None:
 
 @pytest.mark.parametrize("key", ["yarn", "llama_4_scaling"])
 def test_a_table_must_be_one_and_have_known_keys_alone(key: str) -> None:
-    sound: dict[str, Any] = {"yarn": YARN, "llama_4_scaling": QUERIES}[key]
+    sound: dict[str, Any] = YARN if key == "yarn" else QUERIES
     for wrong in (True, 1, "yes", [1]):
         assert f"params.json: {key} must be a table" in refused(args_from_params, PARAMS | {key: wrong})
     assert f"params.json: {key}: 'gamma' is set" in refused(args_from_params, PARAMS | {key: sound | {"gamma": 1}})

@@ -177,6 +177,7 @@ def test_a_later_model_before_it_is_loaded(
     monkeypatch.setattr("mistral.cli.info.command.available_memory", lambda: 64 * 10**9)
     folder = write_sparse_model(tmp_path, name)
     limit = open_checkpoint(folder).args.max_seq_len
+    assert limit
     found = record(run("info", folder, "--json", f"--context={limit}"))
     assert found["parameters"] == size and found["problems"] == []
     outside = sum(p["parameters"] for part, p in found["parts"].items() if part in ("embedding", "head", "norms"))
@@ -194,6 +195,8 @@ def test_a_later_model_before_it_is_loaded(
     assert [need["fits"] for need in needs.values()] == fits
     text = run("info", folder).out
     assert f"context       {limit} tokens; window none" in text
+    assert ("YaRN scaling by 16 from 16384; queries grow each 16384" in text) == name.startswith("Ministral")
+    assert ("YaRN scaling by 64 from 4096\n" in text) == (layers == 88)
     assert ("not loaded    0.1 GB of tensors for images\n" in text) == bool(found["towers"])
 
 

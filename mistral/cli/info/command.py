@@ -19,6 +19,7 @@ from mistral.limits import cpu_limit, memory_limit
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import PARTS, parameters
+from mistral.model.rope import LinearScaling, YarnScaling
 
 CONTEXT = 4096  # tokens of a row, where none are named and the checkpoint allows as many
 MOST_ROWS, MOST_TOKENS = 1 << 20, 1 << 30
@@ -148,7 +149,8 @@ def model_lines(args: ModelArgs, record: Mapping[str, Any]) -> Iterator[str]:
         f" heads of {args.head_dim}, hidden_dim {args.hidden_dim}{mixture}"
     )
     limit = f"{args.max_seq_len} tokens" if args.max_seq_len else "not limited by the files"
-    yield f"context       {limit}; window {windows(args.sliding_windows)}; rope_theta {args.rope_theta:g}"
+    angles = f"rope_theta {args.rope_theta:g}{lengthened(args)}"
+    yield f"context       {limit}; window {windows(args.sliding_windows)}; {angles}"
     if args.quantization:
         yield f"quantized     {args.quantization.bits} bits, output matrix {args.quantization.output_bits}"
     active = f", of which a token meets {record['active_parameters']:,}" if args.moe else ""
@@ -158,6 +160,19 @@ def model_lines(args: ModelArgs, record: Mapping[str, Any]) -> Iterator[str]:
         share = 100 * part["bytes"] / record["bytes"]
         size = gigabytes(part["bytes"])
         yield f"  {name:12}{part['parameters']:>17,}  {size:>8}  {share:5.1f} %{tied if name == 'embedding' else ''}"
+
+
+def lengthened(args: ModelArgs) -> str:
+    """How a context was lengthened, as the end of a line; nothing where it was not."""
+    words, scaling = "", args.rope_scaling
+    if scaling:
+        name = {YarnScaling: "YaRN", LinearScaling: "linear"}.get(type(scaling), "Llama 3")
+        words = f", {name} scaling by {scaling.factor:g}"
+    if isinstance(scaling, YarnScaling):
+        words += f" from {scaling.original_max_position_embeddings}"
+    if args.llama_4_scaling:
+        words += f"; queries grow each {args.llama_4_scaling.original_max_position_embeddings}"
+    return words
 
 
 def windows(by_layer: Sequence[int | None]) -> str:
