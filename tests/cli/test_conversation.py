@@ -223,7 +223,7 @@ def test_thoughts_alone_leave_a_conversation_whose_template_has_none() -> None:
 
 def test_a_conversation_in_a_file_of_before_there_were_thoughts_is_read() -> None:
     talk = conversation("v13 tekken")
-    talk.session.engine.args = SimpleNamespace(vocab_size=3000)  # type: ignore[attr-defined]
+    cast(Any, talk.session.engine).args = SimpleNamespace(vocab_size=3000)
     feed(talk, talk.ask("Well?"), Reply("Fine.", thoughts="Hm."), [5])
     state = json.loads(as_text(talk))
     assert parse(json.dumps(state), talk).messages == talk.messages
