@@ -18,7 +18,7 @@ import platformdirs
 from mistral.errors import InputError, setting
 
 NAME = "mistral-mindspore"
-KEPT = 4  # builds of one library that stay: those last used
+KEPT = 24  # builds of one library that stay, those last used: less than 1 MB each
 PORTABLE = f"use {setting('backend')} portable"
 
 
