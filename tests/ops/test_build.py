@@ -16,7 +16,7 @@ import pytest
 
 from mistral.errors import InputError
 from mistral.load import Transformer
-from mistral.ops import build
+from mistral.ops import build, library_cache
 from mistral.ops.backend import WORTH_BUILDING, choose_backend
 from mistral.ops.build import Library
 from mistral.ops.native import Native
@@ -197,7 +197,10 @@ def test_without_any_folder_native_is_one_line_and_auto_is_portable(
     assert capsys.readouterr().err == f"note: slow: --backend native: {line}\n"
 
 
-def test_old_builds_are_removed_and_the_last_used_stay(tmp_path: Path, cache: Path) -> None:
+def test_old_builds_are_removed_and_the_last_used_stay(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_cache, "KEPT", 4)
     cache.mkdir(parents=True)
     for age in range(7):
         path = cache / f"thing-{age:04}.so"
