@@ -148,6 +148,6 @@ def test_every_command_that_reads_prompts_tells_of_layers(
     monkeypatch.setattr(ProgressLine, "layer", lambda self, tokens, share: told.append((tokens, share)))
     (tmp_path / "text").write_text("one two three")
     run = CommandLine(capsys, monkeypatch)
-    more = {"score": [str(tmp_path / "text")], "complete": ["--prompt=one two three"]}
+    more = {"score": [str(tmp_path / "text")], "complete": ["--prompt=one two three", "--max_tokens=2"]}
     outcome = run(command, write_model(tmp_path / "model"), *more.get(command, []), stdin=b"one two three\n")
     assert outcome.code == 0 and [share for _, share in told] == [0.5, 1.0] and told[0][0] > 1
