@@ -315,7 +315,10 @@ def test_samples_are_those_of_generate_and_stop_strings_end_them(
     stop = found[0]["text"][3:5]
     stopped = records(run(*options, f"--stop={stop}").out)[0]
     assert (stopped["text"], stopped["finish_reason"]) == (found[0]["text"][: found[0]["text"].index(stop)], "stop")
-    assert "all samples of a prompt are the same" in run("complete", folder, *QUICK, "--prompt=a", "--n=2", "--max_tokens=2").err
+    assert (
+        "all samples of a prompt are the same"
+        in run("complete", folder, *QUICK, "--prompt=a", "--n=2", "--max_tokens=2").err
+    )
 
 
 def test_logprobs_are_those_of_the_raw_logits(

@@ -433,7 +433,7 @@ def test_rows_that_outgrow_the_memory_go_on_as_if_nothing_had_been(
     assert rows_of(scheduler) == {}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     memory=st.integers(0, 40),
     asked=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=2, max_size=6),

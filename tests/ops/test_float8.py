@@ -66,7 +66,7 @@ def test_every_value_is_multiplied_exactly(either: Ops, tokens: int, inner: int)
 
 
 @pytest.mark.parametrize("tokens", ROWS)
-@pytest.mark.parametrize(("inner", "outer"), [(1, 1), (31, 5), (32, 16), (128, 33), (160, 130), (1100, 31), (300, 300)])
+@pytest.mark.parametrize(("inner", "outer"), [(1, 1), (31, 5), (160, 130), (1100, 31)])
 def test_products_are_those_of_the_dense_weights(native: Ops, tokens: int, inner: int, outer: int) -> None:
     x, w = random(tokens, inner), weight(outer, inner)
     found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
