@@ -78,7 +78,10 @@ class EngineThread:
     def _end_all(self, error: InputError | None) -> None:
         """Give every row back, and every request its last event: with the error, or that it was cancelled."""
         with self._changed:
-            self._scheduler.close()
+            try:
+                self._scheduler.close()
+            except Exception:  # an engine that cannot give its rows back is of no more use
+                self._closed = True
             ended, self._receivers = self._receivers, {}
         for index, receiver in ended.items():
             receiver(Generated(index, None, None, "", "error" if error else "cancelled", error=error))

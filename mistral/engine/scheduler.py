@@ -66,7 +66,7 @@ class Scheduler:
             raise InputError("must be at least 1", option="max_rows", value=max_rows)
         self.engine, self.chunk_size, self.max_rows = engine, chunk_size, max_rows
         self.timings = Timings() if timings is None else timings
-        self._lock = threading.Lock()  # of the two below, which other threads may change
+        self._lock = threading.Lock()  # of what waits and what is cancelled, which other threads may change
         self._waiting: deque[Handle] = deque()
         self._cancelled: set[Handle] = set()
         self._submitted = 0

@@ -96,14 +96,15 @@ def load(request: Mapping[str, Any]) -> dict[str, Any]:
     """Load a tokenizer.json -> its pieces by id, and its added tokens."""
     import tokenizers
 
-    with open(request["path"], encoding="utf-8") as file:
-        table = json.load(file)
+    with open(request["path"], encoding="utf-8-sig") as file:
+        text = file.read()
+    table = json.loads(text)
     shown = set()
     for token in table.get("added_tokens") or []:
         if not token["special"] and token["content"][:1] in ("<", "[") and token["content"][-1:] in (">", "]"):
             shown.add(token["id"])
             token["special"] = True  # else a user's text could become it
-    raw = tokenizers.Tokenizer.from_str(json.dumps(table)) if shown else tokenizers.Tokenizer.from_file(request["path"])
+    raw = tokenizers.Tokenizer.from_str(json.dumps(table) if shown else text)
     raw.no_truncation()
     raw.no_padding()
     LOADED[request["path"]] = raw

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,9 @@ def load_tekken(path: Path) -> Vocabulary:
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
     check_config(path)
-    mistral: MistralTokenizer[Any, Any, Any, Any, Any] = MistralTokenizer.from_file(path)
+    mistral: MistralTokenizer[Any, Any, Any, Any, Any]
+    with _without_mark(path) as plain:
+        mistral = MistralTokenizer.from_file(plain)
     raw = mistral.instruct_tokenizer.tokenizer
     assert isinstance(raw, Tekkenizer)
     if raw.version.supports_model_settings and raw.model_settings_builder is None:
@@ -53,6 +58,19 @@ def load_tekken(path: Path) -> Vocabulary:
         {raw.id_to_piece(token_id): SpecialToken(token_id) for token_id in range(special)}, encode,
         template=official_template(mistral, path), tool_tokens=tool_tokens(mistral), fim=official_fim(mistral, path),
     )  # fmt: skip
+
+
+@contextmanager
+def _without_mark(path: Path) -> Iterator[Path]:
+    """The file, or a copy of it without the byte order mark that mistral-common does not read."""
+    with path.open("rb") as file:
+        if file.read(3) != BOM_UTF8:
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / path.name
+            plain.write_bytes(file.read())
+            yield plain
 
 
 def check_config(path: Path) -> tuple[str, int]:

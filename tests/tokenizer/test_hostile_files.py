@@ -38,6 +38,19 @@ def test_the_small_tekken_file_is_sound(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("a é")) == "a é"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    text = "a b \u00e9"
+    for folder, name, table in (("t", "tekken.json", tekken()), ("h", "tokenizer.json", SMALL["byte_level"])):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / name
+        file.write_text(json.dumps(table))
+        expected = Tokenizer.from_folder(file.parent).encode(text)
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+        found = Tokenizer.from_folder(file.parent)
+        assert found.encode(text) == expected and found.file == file
+        assert read_tokenizer_file(file).vocab_size == found.vocab_size
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
