@@ -153,7 +153,16 @@ def load_model(
 
 
 def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
-    """The backend behind "auto" for this model; see `choose_backend`."""
+    """The backend behind "auto" for this model; see `choose_backend`. GGUF blocks are widened, by portable."""
+    if checkpoint.has_blocks and not args.quantization:
+        check_backend(backend)
+        if backend == "native":
+            raise InputError(
+                f"{checkpoint.path.name} runs on the portable backend for now; leave it out", option="backend", value=backend
+            )
+        if sum(checkpoint.nbytes(name) for name in checkpoint.shapes) >= WORTH_BUILDING:
+            print("note: GGUF runs on the portable backend for now, its weights in float32", file=sys.stderr)
+        return "portable"
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
     return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
 
@@ -197,7 +206,7 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
     needed, form = copied(args, backend), " in float32" if backend == "portable" else ""
     if checkpoint.adapter:
         note_adapter(checkpoint, args, backend, stages)
-    require_memory(needed, free, f"{checkpoint.folder}: this model{form}", remedy(smaller, setting("bits")))
+    require_memory(needed, free, f"{checkpoint.path}: this model{form}", remedy(smaller, setting("bits")))
     mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed
     if backend == "native" and not needed and mapped > free:
         print(
@@ -263,7 +272,7 @@ def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | 
     if stored is not None:
         return stored
     array = checkpoint.get(name)
-    if bits is None and not checkpoint.is_merged(name):
+    if bits is None and not checkpoint.is_merged(name) and not checkpoint.is_widened(name):
         return array
     made = array if bits is None else quantize_array(array, bits, f"{checkpoint.file_of(name)}: tensor {name}")
     checkpoint.release(name)

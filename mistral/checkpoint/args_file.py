@@ -10,7 +10,7 @@ from mistral.checkpoint.config_file import args_from_config
 from mistral.checkpoint.keys import MAX_LAYERS, UNSUPPORTED, Keys
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs, Quantization
-from mistral.model.rope import LinearScaling
+from mistral.model.rope import FactorScaling, LinearScaling
 from mistral.text import read_json
 
 # Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
@@ -81,7 +81,8 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
         form, version = QUANTIZATION_FORM
         table["quantization"] = {"format": form, "version": version, **vars(args.quantization)}
     if args.rope_scaling:  # no official file has this key
-        kind = "linear" if isinstance(args.rope_scaling, LinearScaling) else "llama3"
+        named = {LinearScaling: "linear", FactorScaling: "factors"}  # the latter is in GGUF files alone
+        kind = named.get(type(args.rope_scaling), "llama3")
         table["rope_scaling"] = {"rope_type": kind, **vars(args.rope_scaling)}
     return {key: value for key, value in table.items() if value is not None}
 

@@ -13,11 +13,18 @@ from mistral.checkpoint.args_file import read_args
 from mistral.checkpoint.file_sets import find_form
 from mistral.checkpoint.foreign_names import neighbouring_pairs
 from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
+from mistral.checkpoint.gguf.args import read_gguf_args
+from mistral.checkpoint.gguf.model import match_gguf
+from mistral.checkpoint.gguf.stored_blocks import StoredBlocks
 from mistral.checkpoint.lora import Adapter, open_adapter
-from mistral.checkpoint.matching import match_names, read_files
+from mistral.checkpoint.matching import match_names, read_files, require_countable
 from mistral.checkpoint.quantized_tensor import QuantizedTensor
+from mistral.errors import InputError
+from mistral.gguf.model_files import read_model
+from mistral.gguf.value import Metadata
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.quantized import Quantized
 from mistral.places import find_checkpoint
 
@@ -27,7 +34,8 @@ class Checkpoint:
     """A model's tensors by the names of Mistral's own files, whatever form the files have.
 
     `shapes` has exactly the tensors of a model of these `args`. Files stay mapped for as long as the checkpoint or an
-    array out of it lives. `warnings` are lines that a user may want to see.
+    array out of it lives. `warnings` are lines that a user may want to see. `gguf`: the values of a GGUF file's header,
+    where it is one; `folder` is then the one that it lies in.
     """
 
     folder: Path
@@ -36,28 +44,54 @@ class Checkpoint:
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    tensors: Mapping[str, StoredTensor | QuantizedTensor] = field(repr=False)
+    tensors: Mapping[str, StoredTensor | QuantizedTensor | StoredBlocks] = field(repr=False)
     rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
     adapter: Adapter | None = None
+    gguf: Metadata | None = field(default=None, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """What names the checkpoint: its folder, or the GGUF file."""
+        return self.gguf.path if self.gguf else self.folder
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether any tensor is in a block format of GGUF files."""
+        return any(map(self.is_widened, self.tensors))
 
     def get(self, name: str) -> Array:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
         A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
-        what an adapter changes is a copy, and a matrix of 8 or 4 bits is widened to float32.
+        what an adapter changes is a copy, and a matrix of 8 or 4 bits or in blocks is widened to float32. Raises
+        InputError for blocks whose scales are NaN or infinite.
         """
         array = self.tensors[name].array()
         if isinstance(array, Quantized):
             return array.dense()
+        if isinstance(array, BlockQuantized):
+            array = self._widened(name, array)
         heads = parameters(self.args)[name].heads if self.rotary_halves else None
         if heads is not None:
             array = neighbouring_pairs(array, heads)
             array.flags.writeable = False
         return self.adapter.deltas[name].added_to(array) if self.adapter and self.is_merged(name) else array
 
+    def _widened(self, name: str, blocks: BlockQuantized) -> Array:
+        if bad := blocks.bad_blocks():
+            raise InputError(
+                f"{self.file_of(name)}: tensor {quoted(name)}: {bad} of its blocks have a scale that is NaN or infinite;"
+                " download the file again"
+            )
+        return blocks.dense()
+
     def is_merged(self, name: str) -> bool:
         """Whether an adapter changes the tensor."""
         return self.adapter is not None and name in self.adapter.deltas
+
+    def is_widened(self, name: str) -> bool:
+        """Whether `get` gives float32 made of blocks."""
+        return isinstance(self.tensors[name], StoredBlocks)
 
     def quantized(self, name: str) -> Quantized | None:
         """A matrix of 8 or 4 bits, its parts views of the mapped file; None for a tensor that is not one."""
@@ -91,8 +125,13 @@ class Checkpoint:
         return self.tensors[name].nbytes
 
     def dtype(self, name: str) -> np.dtype[np.generic]:
-        """The tensor's dtype in the file."""
+        """The tensor's dtype in the file; of blocks, that of their bytes."""
         return self.tensors[name].dtype
+
+    def type_name(self, name: str) -> str:
+        """What the tensor's type is called: its dtype, or the format of its blocks."""
+        tensor = self.tensors[name]
+        return tensor.kind.name if isinstance(tensor, StoredBlocks) else tensor.dtype.name
 
     def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Where the tensor lies in its file: first byte and strides, in elements, of each of its parts."""
@@ -108,7 +147,8 @@ def open_checkpoint(
     lora: str | Path | None = None,
     elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None,
 ) -> Checkpoint:
-    """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
+    """Open a folder of official or Hugging Face files, or a GGUF file; only headers are read, and all that they show is
+    checked.
 
     `folder` may be all that `find_checkpoint` finds: also a weight file, or org/name in the local Hugging Face cache.
     `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
@@ -117,6 +157,8 @@ def open_checkpoint(
     tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
     """
     folder = find_checkpoint(folder)
+    if folder.is_file():
+        return _open_gguf(folder, lora)
     elsewhere = elsewhere or {}
     form = find_form(folder, elsewhere)
     args = read_args(form.args_file)
@@ -124,8 +166,7 @@ def open_checkpoint(
     tensors = match_names(form, args, stored)
     adapter = None if lora is None else open_adapter(lora, args)
     if args.ignored_keys:
-        keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
-        warnings = (f"{form.args_file.name}: keys not known, ignored: {keys}", *warnings)
+        warnings = (_ignored(form.args_file, args), *warnings)
     return Checkpoint(
         folder=folder,
         args=args,
@@ -137,3 +178,28 @@ def open_checkpoint(
         rotary_halves=form.hugging_face,
         adapter=adapter,
     )
+
+
+def _open_gguf(path: Path, lora: str | Path | None) -> Checkpoint:
+    model = read_model(path)
+    args = read_gguf_args(model)
+    require_countable(args, model.path)
+    tensors = match_gguf(model, args)
+    count = len(model.files)
+    return Checkpoint(
+        folder=path.parent,
+        args=args,
+        form=f"GGUF ({count} files)" if count > 1 else "GGUF",
+        files=tuple(file.path for file in model.files),
+        warnings=(_ignored(model.path, args),) if args.ignored_keys else (),
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        tensors=tensors,
+        rotary_halves=False,
+        adapter=None if lora is None else open_adapter(lora, args),
+        gguf=model.metadata,
+    )
+
+
+def _ignored(file: Path, args: ModelArgs) -> str:
+    keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
+    return f"{file.name}: keys not known, ignored: {keys}"

@@ -19,7 +19,7 @@ def fingerprint(checkpoint: Checkpoint, args: ModelArgs) -> str:
     digest = hashlib.sha256(repr(args).encode())
     for name in sorted(checkpoint.shapes):
         tensor = checkpoint.tensors[name]
-        digest.update(repr((name, tensor.shape, tensor.dtype.name)).encode())
+        digest.update(repr((name, tensor.shape, checkpoint.type_name(name))).encode())
         for part in tensor.parts:
             middle = part.start + part.nbytes // 2
             digest.update(part.buffer[middle : middle + SAMPLE] if part.buffer else b"")

@@ -62,7 +62,18 @@ class Llama3Scaling:
         return scaled
 
 
-RopeScaling = LinearScaling | Llama3Scaling
+@dataclass(frozen=True)
+class FactorScaling:
+    """A factor for each pair of a head, by which it turns more slowly, as GGUF files have it: (d / 2,)."""
+
+    factors: tuple[float, ...]
+
+    def applied(self, frequencies: NDArray[np.float64], rope_theta: float | None = None) -> NDArray[np.float64]:
+        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        return frequencies / np.array(self.factors)
+
+
+RopeScaling = LinearScaling | Llama3Scaling | FactorScaling
 
 
 def require_factor(factor: float) -> None:
