@@ -157,9 +157,8 @@ def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: s
     if checkpoint.has_blocks and not args.quantization:
         check_backend(backend)
         if backend == "native":
-            raise InputError(
-                f"{checkpoint.path.name} runs on the portable backend for now; leave it out", option="backend", value=backend
-            )
+            reason = f"{checkpoint.path.name} runs on the portable backend for now; leave it out"
+            raise InputError(reason, option="backend", value=backend)
         if sum(checkpoint.nbytes(name) for name in checkpoint.shapes) >= WORTH_BUILDING:
             print("note: GGUF runs on the portable backend for now, its weights in float32", file=sys.stderr)
         return "portable"

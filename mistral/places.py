@@ -150,7 +150,7 @@ def cached(place: str, option: str | None) -> Path:
 
 
 def folder_of(path: Path, option: str | None) -> Path:
-    """The folder of a checkpoint's or adapter's file; a GGUF file itself. Raises InputError that says what another is."""
+    """The folder of a checkpoint's or adapter's file; a GGUF file itself. Raises InputError for any other."""
     name = path.name
     if path.is_file() and not option and (name.endswith(GGUF) or starts_as_gguf(path)):
         return path

@@ -55,6 +55,11 @@ class Checkpoint:
         return self.gguf.path if self.gguf else self.folder
 
     @property
+    def name(self) -> str:
+        """What a person calls the checkpoint: the name of its folder, or of the GGUF file."""
+        return self.gguf.path.stem if self.gguf else self.folder.resolve().name
+
+    @property
     def has_blocks(self) -> bool:
         """Whether any tensor is in a block format of GGUF files."""
         return any(map(self.is_widened, self.tensors))
@@ -80,8 +85,8 @@ class Checkpoint:
     def _widened(self, name: str, blocks: BlockQuantized) -> Array:
         if bad := blocks.bad_blocks():
             raise InputError(
-                f"{self.file_of(name)}: tensor {quoted(name)}: {bad} of its blocks have a scale that is NaN or infinite;"
-                " download the file again"
+                f"{self.file_of(name)}: tensor {quoted(name)}: {bad} of its blocks have a scale that is NaN or"
+                " infinite; download the file again"
             )
         return blocks.dense()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Value:
         dtype, count = np.dtype(NUMBERS[self.kind]), 1 if self.count is None else self.count
         data = np.frombuffer(self.buffer, np.uint8, count * dtype.itemsize, self.start)
         if dtype.kind == "b":
-            return data != 0
+            return np.not_equal(data, 0)
         return data.view(dtype) if self.start % dtype.itemsize == 0 else data.copy().view(dtype)
 
     def texts(self) -> list[str]:
@@ -51,8 +52,7 @@ class Value:
         last = places[-1] - 8
         data = self.buffer[self.start : last]
         return [
-            str(data[first - self.start : following - 8 - self.start], "utf-8")
-            for first, following in zip(places, places[1:], strict=False)
+            str(data[first - self.start : following - 8 - self.start], "utf-8") for first, following in pairwise(places)
         ]
 
 
@@ -126,4 +126,4 @@ class Metadata:
 
 def plain_number(number: Any) -> int | float | bool:
     """A number of NumPy's as Python's own; a float32 as the shortest decimal number that stands for it."""
-    return float(str(number)) if isinstance(number, np.float32) else number.item()  # type: ignore[no-any-return]
+    return float(str(number)) if isinstance(number, np.float32) else number.item()

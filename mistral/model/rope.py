@@ -70,7 +70,8 @@ class FactorScaling:
 
     def applied(self, frequencies: NDArray[np.float64], rope_theta: float | None = None) -> NDArray[np.float64]:
         """The frequencies (d / 2,), in radians for each position, as they are used."""
-        return frequencies / np.array(self.factors)
+        slowed: NDArray[np.float64] = frequencies / np.array(self.factors)
+        return slowed
 
 
 RopeScaling = LinearScaling | Llama3Scaling | FactorScaling

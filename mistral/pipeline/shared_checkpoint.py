@@ -25,9 +25,9 @@ SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # tensors of each file, and bytes of e
 def open_shared(named: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
     """Open a checkpoint, named as `find_checkpoint` allows.
 
-    Under several ranks, a rank knows what is in a file that it lacks by what others say of it.
-    Every rank needs the settings, the tokenizer, all of a GGUF file and all of an adapter (`lora`). Raises InputError on all ranks where
-    one of them cannot open its files.
+    Under several ranks, a rank knows what is in a file that it lacks by what others say of it. Every rank needs the
+    settings, the tokenizer, all of a GGUF file and all of an adapter (`lora`). Raises InputError on all ranks where one
+    of them cannot open its files.
     """
     if world is None:
         return open_checkpoint(named, lora)

@@ -8,6 +8,8 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from mistral.ops.blocks import block_quantized
 from mistral.ops.blocks.block_quantized import SCALES, BlockQuantized, byte_shape
 from mistral.ops.blocks.kind import BLOCK_KINDS, BY_NAME, KINDS
@@ -20,7 +22,7 @@ def matrix(name: str, rows: int, blocks: int, seed: int) -> BlockQuantized:
     return BlockQuantized(values, kind, (rows, blocks * kind.weights))
 
 
-def oracle(blocks: BlockQuantized) -> np.ndarray:
+def oracle(blocks: BlockQuantized) -> NDArray[np.float32]:
     """What the gguf package makes of them."""
     with np.errstate(invalid="ignore", over="ignore"):
         return quants.dequantize(blocks.values, GGMLQuantizationType[blocks.kind.name]).reshape(blocks.shape)

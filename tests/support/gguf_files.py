@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ def blocks_of(array: NDArray[Any], kind: str, seed: int = 0) -> NDArray[np.uint8
         return values.reshape(array.shape[0], -1)
 
 
-def widened(values: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+def widened(values: NDArray[Any], kind: str) -> NDArray[np.float32]:
     """What the package makes of blocks: (out, in)."""
     return quants.dequantize(values, GGMLQuantizationType[kind])
 
@@ -114,6 +113,3 @@ def add_tensor(writer: GGUFWriter, name: str, values: NDArray[Any], kind: str | 
         writer.add_tensor(name, values.view(np.float16))
     else:
         writer.add_tensor(name, values, raw_dtype=None if kind is None else GGMLQuantizationType[kind])
-
-
-VERSION = gguf.GGUF_VERSION

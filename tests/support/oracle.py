@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.rope import LinearScaling, RopeScaling
+from mistral.model.rope import FactorScaling, LinearScaling, RopeScaling
 
 Matrix = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[Any]]
@@ -84,6 +84,8 @@ def speed(pair: int, head_dim: int, rope_theta: float, scaling: RopeScaling | No
         return plain
     if isinstance(scaling, LinearScaling):
         return plain / scaling.factor
+    if isinstance(scaling, FactorScaling):
+        return plain / scaling.factors[pair]
     wavelength = 2 * math.pi / plain
     if wavelength < scaling.original_max_position_embeddings / scaling.high_freq_factor:
         return plain

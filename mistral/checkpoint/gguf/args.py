@@ -162,5 +162,3 @@ def vocabulary_size(model: GgufModel, keys: Keys, prefix: str) -> int:
                 else f"{model.path}: {key} is {count} and the embedding has {rows} rows; download the file again"
             )
     return Keys({EMBEDDING: rows}, f"{model.path}: rows of").integer(EMBEDDING)
-
-

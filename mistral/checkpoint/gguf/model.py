@@ -85,7 +85,5 @@ def stored(file: GgufFile, place: TensorPlace) -> GgufTensor:
         dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
         return StoredTensor(file.path, file.buffer, place.start, dtype, shape, row_major(shape))
     bytes_shape = byte_shape(place.kind, shape)
-    values = StoredTensor(
-        file.path, file.buffer, place.start, np.dtype(np.uint8), bytes_shape, row_major(bytes_shape)
-    )
+    values = StoredTensor(file.path, file.buffer, place.start, np.dtype(np.uint8), bytes_shape, row_major(bytes_shape))
     return StoredBlocks(values, place.kind, shape)

@@ -89,7 +89,7 @@ class Bench:
         figures = measurement.measure()
         stored = checkpoint.dtype(EMBEDDING).itemsize * 8
         bits = args.quantization.bits if args.quantization else stored
-        name = checkpoint.folder.resolve().name if self.shape is None else f"{self.shape}-{args.n_layers}"
+        name = checkpoint.name if self.shape is None else f"{self.shape}-{args.n_layers}"
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}
         if self.json:
             for figure in figures:

@@ -33,7 +33,7 @@ def q4_k(blocks: Bytes) -> Wide:
 def q5_k(blocks: Bytes) -> Wide:
     """176 bytes: d, dmin, scales and minima, the fifth bits of all numbers, the lower four."""
     bits = np.arange(8, dtype=np.uint8)[:, None]
-    fifth = (blocks[:, None, 16:48] >> bits & 1) << 4  # (n, 8, 32): group g has bit g of byte j
+    fifth = (blocks[:, None, 16:48] >> bits & np.uint8(1)) << np.uint8(4)  # (n, 8, 32): group g has bit g of byte j
     return _by_groups(blocks, _group_nibbles(blocks[:, 48:]) | fifth)
 
 
@@ -56,7 +56,8 @@ def q6_k(blocks: Bytes) -> Wide:
 def _group_nibbles(packed: Bytes) -> NDArray[np.uint8]:
     """The four-bit numbers (n, 8, 32) in 128 bytes: 32 bytes have one group below and the next above."""
     pairs = packed.reshape(len(packed), 4, 1, 32)
-    return np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(len(packed), 8, 32)
+    groups: NDArray[np.uint8] = np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(len(packed), 8, 32)
+    return groups
 
 
 def _by_groups(blocks: Bytes, numbers: NDArray[np.uint8]) -> Wide:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # types whose elements lie one by one, in NumPy's words
+PLAIN = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+}  # types whose elements lie one by one, in NumPy's words
 BLOCK_KINDS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 SUPPORTED = (*PLAIN, *BLOCK_KINDS)
 

@@ -26,7 +26,7 @@ def nibbles(packed: Bytes) -> Bytes:
 
 def fifth_bits(blocks: Bytes, at: int) -> Bytes:
     """16 where a weight's bit in four bytes is set, else 0: (n, 32)."""
-    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << np.uint8(4)
 
 
 def q8_0(blocks: Bytes) -> Wide:
