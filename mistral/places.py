@@ -178,7 +178,9 @@ def kind_of(path: Path) -> str:
         return "is a Git LFS pointer; run `git lfs pull` in its folder, and name that"
     if start[:4] in OLD_GGML:
         return "is a file of before GGUF, which is not read; convert the original weights again"
-    if name.endswith(ARCHIVES) or start[257:262] == b"ustar":
+    if start[8:10] == b'{"' and not name.endswith(".safetensors"):
+        return "is a safetensors file by what is in it; name the folder that it belongs to"
+    if name.endswith(ARCHIVES) or start[257:262] == b"ustar" or (start[:4] == b"PK\3\4" and name.endswith(GGUF)):
         return "is an archive; unpack it, and name the folder that it makes"
     if TRAINING.fullmatch(name):
         return "is what a training run keeps beside its weights; name the folder of the weights"

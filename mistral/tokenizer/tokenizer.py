@@ -105,7 +105,8 @@ class Tokenizer:
         tools = vocabulary.tool_tokens if template is None or template.writes_calls else None
         tokenizer = cls(
             path, vocabulary.version, vocabulary.size, vocabulary.bos_id, vocabulary.eos_id, vocabulary.codec,
-            vocabulary, loaded.end_ids, None, template, note, tools, None, text.source if text else None, loaded.is_instruct,
+            vocabulary, loaded.end_ids, None, template, note, tools, None,
+            text.source if text else None, loaded.is_instruct,
         )  # fmt: skip
         if tokenizer.decode(vocabulary.codec.encode(PROBE)) != PROBE:
             raise InputError(f"{path}: text does not survive encoding; the file is damaged, download it again")
