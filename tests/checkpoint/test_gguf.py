@@ -18,6 +18,7 @@ from mistral.errors import InputError
 from mistral.gguf.header import read_gguf
 from mistral.load import load_model
 from mistral.model.args import ModelArgs, MoeArgs
+from mistral.model.parameters import HEAD
 from mistral.model.rope import FactorScaling, LinearScaling
 from mistral.ops.blocks.kind import BLOCK_KINDS, KINDS, SUPPORTED
 from mistral.places import find_checkpoint
@@ -189,7 +190,8 @@ def test_types_that_are_not_read_are_refused_by_name(kind: str, tmp_path: Path) 
     write_gguf(path, DENSE, random_tensors(DENSE))
     number = next(number for number, each in KINDS.items() if each.name == kind)
     data = bytearray(path.read_bytes())
-    at = data.index(b"output.weight") + len(b"output.weight") + 4 + 2 * 8  # behind the number of axes, and two axes
+    entry = struct.pack("<Q", len(HEAD)) + HEAD.encode()
+    at = data.index(entry) + len(entry) + 4 + 2 * 8  # behind the number of axes, and two axes
     data[at : at + 4] = struct.pack("<I", number)
     path.write_bytes(data + bytes(1 << 17))
     with pytest.raises(InputError) as error:

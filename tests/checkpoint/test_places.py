@@ -150,7 +150,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "notes": (lambda path: path.write_text("some text"), "is a file of text; name the folder of a downloaded model"),
     "ggml-model.bin": (
         lambda path: path.write_bytes(b"tjgg\1\0\0\0"),
-        "is a file of before GGUF, which is not read; convert",
+        "is a file of before GGUF, which is not read",
     ),
     "mistral.tar": (archive, "is an archive; unpack it, and name the folder that it makes"),
     "mistral": (archive, "is an archive; unpack it, and name the folder that it makes"),
