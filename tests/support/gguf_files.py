@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from numpy.typing import NDArray
 
@@ -113,3 +114,25 @@ def add_tensor(writer: GGUFWriter, name: str, values: NDArray[Any], kind: str | 
         writer.add_tensor(name, values.view(np.float16))
     else:
         writer.add_tensor(name, values, raw_dtype=None if kind is None else GGMLQuantizationType[kind])
+
+
+def tokenizer_values(model: Path) -> dict[str, Any]:
+    """What a GGUF file says of a SentencePiece model, by keys without "tokenizer.ggml."."""
+    raw = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    ids = range(raw.get_piece_size())
+    kinds = ((raw.is_unknown, 2), (raw.is_control, 3), (raw.is_unused, 5), (raw.is_byte, 6))
+    return {
+        "model": "llama", "tokens": [raw.id_to_piece(i) for i in ids], "scores": [raw.get_score(i) for i in ids],
+        "token_type": [next((kind for test, kind in kinds if test(i)), 1) for i in ids],
+        "bos_token_id": raw.bos_id(), "eos_token_id": raw.eos_id(), "unknown_token_id": raw.unk_id(),
+    }  # fmt: skip
+
+
+def scored(model: Path) -> Spoil:
+    """Adds the tokenizer of a SentencePiece model."""
+
+    def write(writer: GGUFWriter) -> None:
+        for key, value in tokenizer_values(model).items():
+            add(writer, f"tokenizer.ggml.{key}", value)
+
+    return write

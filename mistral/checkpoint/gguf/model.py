@@ -11,7 +11,7 @@ from mistral.checkpoint.formats.stored_tensor import StoredTensor, row_major
 from mistral.checkpoint.gguf.names import ROPE_FACTORS, gguf_name, is_ignored, merged_name, reason
 from mistral.checkpoint.gguf.stored_blocks import StoredBlocks
 from mistral.errors import InputError
-from mistral.gguf.header import GgufFile, TensorPlace
+from mistral.gguf.header import GgufFile, TensorPlace, read_gguf
 from mistral.gguf.model_files import GgufModel
 from mistral.mapped_file import quoted
 from mistral.model.args import ModelArgs
@@ -87,3 +87,9 @@ def stored(file: GgufFile, place: TensorPlace) -> GgufTensor:
     bytes_shape = byte_shape(place.kind, shape)
     values = StoredTensor(file.path, file.buffer, place.start, np.dtype(np.uint8), bytes_shape, row_major(bytes_shape))
     return StoredBlocks(values, place.kind, shape)
+
+
+def read_gguf_tensors(path: Path) -> dict[str, GgufTensor]:
+    """Every tensor of a file by its name there; what is of a type that is not read is left out."""
+    file = read_gguf(path)
+    return {name: stored(file, place) for name, place in file.tensors.items() if place.kind.is_supported}

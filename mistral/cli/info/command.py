@@ -54,7 +54,8 @@ class Info:
         if self.verify:
             adapter = summary.checkpoint.adapter if summary.checkpoint else None
             files = (*summary.files, *([adapter.file] if adapter else []))
-            verification = verify(summary.folder, files, summary.args, ProgressLine("verifying:", "GB", 1e9))
+            folder = summary.folder.parent if summary.folder.is_file() else summary.folder
+            verification = verify(folder, files, summary.args, ProgressLine("verifying:", "GB", 1e9))
             record["verified"] = asdict(verification)
         if self.json:
             print(result_line(record))
