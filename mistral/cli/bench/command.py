@@ -36,9 +36,7 @@ class Bench:
     weights of real dimensions can be random too.
     """
 
-    ckpt: str | None = operand(
-        "A folder, a GGUF file, or org/name; the project's small checkpoint when left out."
-    )
+    ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
     shape: str | None = option(None, "Instead: random weights of a model's dimensions, such as mistral-7b or tiny.")
     layers: int | None = option(None, "With --shape: so many layers instead of all.")
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")

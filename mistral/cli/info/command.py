@@ -31,9 +31,7 @@ class Info:
     Only headers are read; a folder that is not whole is described as far as it goes. --verify reads everything.
     """
 
-    ckpt: str | None = operand(
-        "A folder, a GGUF file, or org/name; the project's small checkpoint when left out."
-    )
+    ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
     batch: int = option(1, "Rows that are answered at once.")
     context: int | None = option(None, f"Tokens of each row, prompt and answer; {CONTEXT} or the checkpoint's limit.")
     ranks: int = option(1, "Processes that share the layers.")
