@@ -26,6 +26,7 @@ from mistral.tokenizer.tool_calls import parse_reply
 from mistral.tokenizer.tool_file import load_tools
 from tests.support.adapters import random_factors, write_official, write_peft
 from tests.support.checkpoint_forms import DENSE, SPARSE, config_of, params_of, random_tensors, write_checkpoint
+from tools.fuzzing.gguf_target import gguf_reader, gguf_seed
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
 
@@ -57,6 +58,7 @@ def checkpoint_targets(folder: Path) -> list[Target]:
         _one_file(folder / "pth", "consolidated.00.pth", form="consolidated.pth", share=2),
         _one_file(folder / "bin", "pytorch_model.bin", form="hf-bin"),
         *_adapter_targets(folder),
+        Target("gguf", [gguf_seed(folder / "gguf", TINY / "tokenizer.model.v3")], gguf_reader(folder / "gguf"), 2),
     ]
 
 
