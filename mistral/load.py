@@ -23,6 +23,7 @@ from mistral.model.block import GetWeight
 from mistral.model.kv_cache import CacheMetadata, RollingCache
 from mistral.model.parameters import owns, parameters
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.device import check_device, device_lock, start_device
 from mistral.ops.float8 import Float8
 from mistral.ops.interface import Ops, Weight
@@ -154,7 +155,15 @@ def load_model(
 
 
 def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
-    """The backend behind "auto" for this model; see `choose_backend`."""
+    """The backend behind "auto" for this model; see `choose_backend`. GGUF blocks are widened, by portable."""
+    if checkpoint.has_blocks and not args.quantization:
+        check_backend(backend)
+        if backend == "native":
+            reason = f"{checkpoint.path.name} runs on the portable backend for now; leave it out"
+            raise InputError(reason, option="backend", value=backend)
+        if sum(checkpoint.nbytes(name) for name in checkpoint.shapes) >= WORTH_BUILDING:
+            print("note: GGUF runs on the portable backend for now, its weights in float32", file=sys.stderr)
+        return "portable"
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
     return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
 
@@ -198,7 +207,7 @@ def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: 
     needed, form = copied(args, backend), " in float32" if backend == "portable" else ""
     if checkpoint.adapter:
         note_adapter(checkpoint, args, backend, stages)
-    require_memory(needed, free, f"{checkpoint.folder}: this model{form}", remedy(smaller, setting("bits")))
+    require_memory(needed, free, f"{checkpoint.path}: this model{form}", remedy(smaller, setting("bits")))
     mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed
     if backend == "native" and not needed and mapped > free:
         print(
@@ -260,8 +269,11 @@ def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | 
 
     What is not used where it lies in the file need not stay in memory once it is read.
     """
-    if checkpoint.args.quantization or (bits is None and not checkpoint.is_merged(name)):
-        return checkpoint.packed(name)
+    copied = checkpoint.is_merged(name) or checkpoint.is_widened(name)
+    if checkpoint.args.quantization or (bits is None and not copied):
+        found = checkpoint.packed(name)
+        assert not isinstance(found, BlockQuantized)
+        return found
     array = checkpoint.get(name)
     made = array if bits is None else quantize_array(array, bits, f"{checkpoint.file_of(name)}: tensor {name}")
     checkpoint.release(name)

@@ -1,4 +1,4 @@
-"""Where a model lies: the folder behind what a user names, which may be a path, a file, or org/name.
+"""Where a model lies: the folder or GGUF file behind what a user names, which may be a path, a file, or org/name.
 
 Hugging Face's client keeps a model in a cache entry, `models--org--name`, with `refs/main`, which holds the name of a
 commit, and `snapshots/COMMIT`, whose files are links. Nothing here asks the network.
@@ -23,13 +23,17 @@ REPOSITORY = re.compile(
     r"(https?://huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)(@[\w./-]+|/tree/[\w.-]+/?|/)?", re.ASCII
 )
 ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".xz", ".zst", ".7z")
+GGUF = ".gguf"
+FIRST_PART = re.compile(r"-\d{5}-of-(?=\d{5}\.gguf$)")
+OLD_GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg")  # how files of before GGUF begin
 SHOWN = 5  # models of a cache that a message names
 
 
 def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
     """The folder that `place` names: itself, the folder of a weight file, or a model in the local Hugging Face cache.
 
-    `~` is expanded. `place` may be the root of a cache entry, which stands for its snapshot, or org/name, with
+    Or the GGUF file that it names, or that is the only one in the folder, with no other weights beside it. `~` is
+    expanded. `place` may be the root of a cache entry, which stands for its snapshot, or org/name, with
     @revision if need be, where no folder has that name. `option`: the option that messages are about. Raises InputError
     that says what lies there instead, or how to download what does not.
     """
@@ -38,7 +42,7 @@ def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
         if not str(place):
             raise refusal("''", "is no name; name the folder of a downloaded model", option)
         if path.is_dir():
-            return snapshot_in(path, option) or path
+            return gguf_in(snapshot_in(path, option) or path, option)
         if path.exists():
             return folder_of(path, option)
     except (OSError, ValueError) as error:
@@ -46,7 +50,23 @@ def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
         raise refusal(str(place)[:200], f"cannot be looked at ({reason}); name another folder", option) from None
     except RuntimeError:
         raise refusal(place, "no user of that name; write the whole path", option) from None
-    return cached(str(place), option)
+    return gguf_in(cached(str(place), option), option)
+
+
+def gguf_in(folder: Path, option: str | None) -> Path:
+    """The GGUF file in a folder, of a set the first; the folder itself where it has other weights or no such file.
+
+    Raises InputError where several files might be meant. With an `option`, which wants no model, it is the folder.
+    """
+    names = [path.name for path in folder.iterdir()]
+    models = {FIRST_PART.sub("-00001-of-", name) for name in names if name.endswith(GGUF) and "mmproj" not in name}
+    if option or not models or any(WEIGHTS.fullmatch(name) for name in names):
+        return folder
+    if len(models) > 1:
+        shown = ", ".join(sorted(models)[:SHOWN])
+        more = f" and {len(models) - SHOWN} more" if len(models) > SHOWN else ""
+        raise refusal(folder, f"holds several GGUF files; name one of them: {shown}{more}", option)
+    return folder / models.pop()
 
 
 def refusal(place: str | Path, message: str, option: str | None) -> InputError:
@@ -130,11 +150,19 @@ def cached(place: str, option: str | None) -> Path:
 
 
 def folder_of(path: Path, option: str | None) -> Path:
-    """The folder of a checkpoint's or adapter's file. Raises InputError that says what any other file is."""
+    """The folder of a checkpoint's or adapter's file; a GGUF file itself. Raises InputError for any other."""
     name = path.name
+    if path.is_file() and not option and (name.endswith(GGUF) or starts_as_gguf(path)):
+        return path
     if path.is_file() and (WEIGHTS.fullmatch(name) or SETTINGS.fullmatch(name) or name in ADAPTERS):
         return path.parent
     raise refusal(path, kind_of(path), option)
+
+
+def starts_as_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do, whatever it is called."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def kind_of(path: Path) -> str:
@@ -145,10 +173,14 @@ def kind_of(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(512)
     if start.startswith(b"GGUF"):
-        return "is a GGUF file, which is not read; name the folder of the original weights"
+        return "is a GGUF file, which holds a model; name a folder"
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer; run `git lfs pull` in its folder, and name that"
-    if name.endswith(ARCHIVES) or start[257:262] == b"ustar":
+    if start[:4] in OLD_GGML:
+        return "is a file of before GGUF, which is not read; convert the original weights again"
+    if start[8:10] == b'{"' and not name.endswith(".safetensors"):
+        return "is a safetensors file by what is in it; name the folder that it belongs to"
+    if name.endswith(ARCHIVES) or start[257:262] == b"ustar" or (start[:4] == b"PK\3\4" and name.endswith(GGUF)):
         return "is an archive; unpack it, and name the folder that it makes"
     if TRAINING.fullmatch(name):
         return "is what a training run keeps beside its weights; name the folder of the weights"
@@ -162,8 +194,8 @@ def kind_of(path: Path) -> str:
 def contents_of(folder: Path, names: set[str]) -> str | None:
     """What a folder holds instead of a model, and what to do; None where nothing is known of it."""
     for name in sorted(names):
-        if name.endswith(".gguf"):
-            return f"holds {name}, a GGUF file, which is not read; name the folder of the original weights"
+        if name.endswith(GGUF):
+            return f"holds {name}, a GGUF file; name it"
         if name.endswith(ARCHIVES):
             return f"holds the archive {name}; unpack it, and name the folder that it makes"
     if "zero_to_fp32.py" in names:

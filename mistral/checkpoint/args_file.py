@@ -18,7 +18,7 @@ from mistral.checkpoint.unsupported import (
 )
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs, Quantization
-from mistral.model.rope import LinearScaling, RopeScaling, YarnScaling
+from mistral.model.rope import FactorScaling, LinearScaling, RopeScaling, YarnScaling
 from mistral.text import read_json
 
 # Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
@@ -106,7 +106,7 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
 
 def kind_of(scaling: RopeScaling) -> str:
     """What `rope_type` calls a scaling."""
-    kinds = {LinearScaling: "linear", YarnScaling: "yarn"}
+    kinds = {LinearScaling: "linear", YarnScaling: "yarn", FactorScaling: "factors"}  # the last in GGUF alone
     return kinds.get(type(scaling), "llama3")
 
 

@@ -14,10 +14,17 @@ from mistral.checkpoint.args_file import read_args
 from mistral.checkpoint.file_sets import find_form
 from mistral.checkpoint.foreign_names import neighbouring_pairs
 from mistral.checkpoint.formats.stored_tensor import Array, StoredTensor, quoted
+from mistral.checkpoint.gguf.args import read_gguf_args
+from mistral.checkpoint.gguf.model import match_gguf
+from mistral.checkpoint.gguf.stored_blocks import StoredBlocks
 from mistral.checkpoint.lora import Adapter, open_adapter
-from mistral.checkpoint.matching import Found, match_names, read_files
+from mistral.checkpoint.matching import Found, match_names, read_files, require_countable
+from mistral.errors import InputError
+from mistral.gguf.model_files import read_model
+from mistral.gguf.value import Metadata
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.float8 import FLOAT8, Float8
 from mistral.ops.quantized import Quantized
 from mistral.places import find_checkpoint
@@ -29,7 +36,8 @@ class Checkpoint:
 
     `shapes` has exactly the tensors of a model of these `args`. Files stay mapped for as long as the checkpoint or an
     array out of it lives. `towers`: bytes of what the files hold beside the decoder and is not loaded, by what it
-    reads. `warnings` are lines that a user may want to see.
+    reads. `warnings` are lines that a user may want to see. `gguf`: the values of a GGUF file's header, where it is
+    one; `folder` is then the one that it lies in.
     """
 
     folder: Path
@@ -38,45 +46,79 @@ class Checkpoint:
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    tensors: Mapping[str, Found] = field(repr=False)
+    tensors: Mapping[str, Found | StoredBlocks] = field(repr=False)
     rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
     adapter: Adapter | None = None
     towers: Mapping[str, int] = field(default_factory=dict)
+    gguf: Metadata | None = field(default=None, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """What names the checkpoint: its folder, or the GGUF file."""
+        return self.gguf.path if self.gguf else self.folder
+
+    @property
+    def name(self) -> str:
+        """What a person calls the checkpoint: the name of its folder, or of the GGUF file."""
+        return self.gguf.path.stem if self.gguf else self.folder.resolve().name
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether any tensor is in a block format of GGUF files."""
+        return any(map(self.is_widened, self.tensors))
 
     def get(self, name: str) -> Array:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
         A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
-        what an adapter changes is a copy, and a matrix of 8 or 4 bits or of 8-bit floats is widened to float32. Of
-        8-bit floats, what an adapter changes is rounded to bfloat16.
+        what an adapter changes is a copy, and a matrix of 8 or 4 bits, of 8-bit floats or in blocks is widened to
+        float32. Of 8-bit floats, what an adapter changes is rounded to bfloat16. Raises InputError for blocks whose
+        scales are NaN or infinite.
         """
         found = self.packed(name)
         if isinstance(found, Quantized):
             return found.dense()
-        array = found.dense() if isinstance(found, Float8) else found
+        if isinstance(found, BlockQuantized):
+            array = self._widened(name, found)
+        else:
+            array = found.dense() if isinstance(found, Float8) else found
         if not self.adapter or not self.is_merged(name):
             return array
         return self.adapter.deltas[name].added_to(array, self.loaded_dtype(name))
+
+    def _widened(self, name: str, blocks: BlockQuantized) -> Array:
+        if bad := blocks.bad_blocks():
+            raise InputError(
+                f"{self.file_of(name)}: tensor {quoted(name)}: {bad} of its blocks have a scale that is NaN or"
+                " infinite; download the file again"
+            )
+        return blocks.dense()
 
     def is_merged(self, name: str) -> bool:
         """Whether an adapter changes the tensor."""
         return self.adapter is not None and name in self.adapter.deltas
 
-    def packed(self, name: str) -> Array | Quantized | Float8:
-        """One tensor as it lies in the file, without an adapter: `Quantized` and `Float8` are not widened.
+    def is_widened(self, name: str) -> bool:
+        """Whether `get` gives float32 made of blocks."""
+        return isinstance(self.tensors[name], StoredBlocks)
+
+    def packed(self, name: str) -> Array | Quantized | Float8 | BlockQuantized:
+        """One tensor as it lies in the file, without an adapter: what is packed is not widened.
 
         Views of the mapped file, but for wq and wk of a Hugging Face file, which are copied into Mistral's order.
         """
         found = self.tensors[name].array()
         heads = parameters(self.args)[name].heads if self.rotary_halves else None
-        if heads is None or isinstance(found, Quantized):
+        if heads is None or isinstance(found, Quantized | BlockQuantized):
             return found
         values = neighbouring_pairs(found.values if isinstance(found, Float8) else found, heads)
         values.flags.writeable = False
         return Float8(values, found.scale) if isinstance(found, Float8) else values
 
     def loaded_dtype(self, name: str) -> np.dtype[np.generic]:
-        """The dtype in which a tensor is used as it lies or, where an adapter changes it, as a copy."""
+        """The dtype in which a tensor is used as it lies or, where an adapter changes it or it is blocks, as a copy."""
+        if self.is_widened(name):
+            return np.dtype(np.float32)
         dtype = self.dtype(name)
         return np.dtype(ml_dtypes.bfloat16) if dtype == FLOAT8 and self.is_merged(name) else dtype
 
@@ -112,8 +154,13 @@ class Checkpoint:
         return self.tensors[name].nbytes
 
     def dtype(self, name: str) -> np.dtype[np.generic]:
-        """The tensor's dtype in the file."""
+        """The tensor's dtype in the file; of blocks, that of their bytes."""
         return self.tensors[name].dtype
+
+    def type_name(self, name: str) -> str:
+        """What the tensor's type is called: its dtype, or the format of its blocks."""
+        tensor = self.tensors[name]
+        return tensor.kind.name if isinstance(tensor, StoredBlocks) else tensor.dtype.name
 
     def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Where the tensor lies in its file: first byte and strides, in elements, of each of its parts."""
@@ -129,7 +176,8 @@ def open_checkpoint(
     lora: str | Path | None = None,
     elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None,
 ) -> Checkpoint:
-    """Open a folder of official or Hugging Face files; only headers are read, and all that they show is checked.
+    """Open a folder of official or Hugging Face files, or a GGUF file; only headers are read, and all that they show is
+    checked.
 
     `folder` may be all that `find_checkpoint` finds: also a weight file, or org/name in the local Hugging Face cache.
     `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
@@ -138,6 +186,8 @@ def open_checkpoint(
     tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
     """
     folder = find_checkpoint(folder)
+    if folder.is_file():
+        return _open_gguf(folder, lora)
     elsewhere = elsewhere or {}
     form = find_form(folder, elsewhere)
     args = read_args(form.args_file)
@@ -147,8 +197,7 @@ def open_checkpoint(
     warnings = (*(f"{what} {'is' if what == 'audio' else 'are'} not read; text only" for what in unread), *warnings)
     adapter = None if lora is None else open_adapter(lora, args)
     if args.ignored_keys:
-        keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
-        warnings = (f"{form.args_file.name}: keys not known, ignored: {keys}", *warnings)
+        warnings = (_ignored(form.args_file, args), *warnings)
     return Checkpoint(
         folder=folder,
         args=args,
@@ -161,3 +210,28 @@ def open_checkpoint(
         adapter=adapter,
         towers=contents.towers,
     )
+
+
+def _open_gguf(path: Path, lora: str | Path | None) -> Checkpoint:
+    model = read_model(path)
+    args = read_gguf_args(model)
+    require_countable(args, model.path)
+    tensors = match_gguf(model, args)
+    count = len(model.files)
+    return Checkpoint(
+        folder=path.parent,
+        args=args,
+        form=f"GGUF ({count} files)" if count > 1 else "GGUF",
+        files=tuple(file.path for file in model.files),
+        warnings=(_ignored(model.path, args),) if args.ignored_keys else (),
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        tensors=tensors,
+        rotary_halves=False,
+        adapter=None if lora is None else open_adapter(lora, args),
+        gguf=model.metadata,
+    )
+
+
+def _ignored(file: Path, args: ModelArgs) -> str:
+    keys = ", ".join(quoted(key) for key in args.ignored_keys[:20])
+    return f"{file.name}: keys not known, ignored: {keys}"

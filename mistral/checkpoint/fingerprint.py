@@ -19,7 +19,7 @@ def fingerprint(checkpoint: Checkpoint, args: ModelArgs) -> str:
     digest = hashlib.sha256(repr(args).encode())
     for name in sorted(checkpoint.shapes):
         tensor = checkpoint.tensors[name]
-        digest.update(repr((name, tensor.shape, tensor.dtype.name)).encode())
+        digest.update(repr((name, tensor.shape, checkpoint.type_name(name))).encode())
         for part in tensor.parts:
             first = part.start + (part.nbytes // 2 if part.nbytes > SAMPLE else 0)
             last = min(first + SAMPLE, part.start + part.nbytes)  # what lies behind it may be no part of the model

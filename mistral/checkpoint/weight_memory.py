@@ -26,6 +26,8 @@ def copied_of(parameter: Parameter, checkpoint: Checkpoint, backend: str) -> int
     if backend == "native":
         if bits is not None and checkpoint.args.quantization is None:
             return quantized_nbytes(bits, parameter.shape)
+        if checkpoint.is_widened(source):
+            return 4 * parameter.size
         return 0 if checkpoint.in_place(source) else checkpoint.loaded_nbytes(source)
     stays = bits is None and checkpoint.dtype(source) == np.float32 and checkpoint.in_place(source)
     return 0 if stays else 4 * parameter.size

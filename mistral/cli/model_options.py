@@ -28,7 +28,7 @@ def shipped_checkpoint() -> Path:
 class Options:
     """The options that all commands share; `mistral/cli/options.py` turns text into their values."""
 
-    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
+    ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
     max_tokens: int = option(35, "New tokens for each prompt, at most.", CHOICE)
     temperature: float = option(0.0, "0 takes the likeliest token; higher values spread the choice.", CHOICE)
     top_p: float = option(

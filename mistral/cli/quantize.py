@@ -58,6 +58,8 @@ class Quantize:
         check_surroundings()  # a compiler needs a temporary folder
         status(f"quantizing {Path(self.ckpt).name} ...")
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
+        if checkpoint.gguf:
+            raise InputError(f"{checkpoint.path}: GGUF is not quantized again; name the original weights")
         if checkpoint.args.quantization:
             raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")
         if checkpoint.adapter:

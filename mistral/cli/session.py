@@ -173,7 +173,11 @@ def raise_first(errors: Sequence[InputError]) -> None:
 def open_tokenizer(options: Options, checkpoint: Checkpoint, chat: bool, chat_template: str | None = None) -> Tokenizer:
     """The checkpoint's tokenizer. Raises InputError where it does not serve, or the model has too few layers."""
     split_layers(checkpoint.args.n_layers, options.num_pipeline_ranks)
-    tokenizer = Tokenizer.from_folder(checkpoint.folder, chat_template).for_rows(checkpoint.args.vocab_size)
+    if checkpoint.gguf:
+        tokenizer = Tokenizer.from_gguf(checkpoint.gguf, chat_template)
+    else:
+        tokenizer = Tokenizer.from_folder(checkpoint.folder, chat_template)
+    tokenizer = tokenizer.for_rows(checkpoint.args.vocab_size)
     if chat:
         tokenizer.check_chat()
     for line in (*checkpoint.warnings, *tokenizer.notes):

@@ -63,6 +63,18 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True)
+class FactorScaling:
+    """A factor for each pair of a head, by which it turns more slowly, as GGUF files have it: (d / 2,)."""
+
+    factors: tuple[float, ...]
+
+    def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
+        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        slowed: NDArray[np.float64] = frequencies / np.array(self.factors)
+        return slowed
+
+
+@dataclass(frozen=True)
 class YarnScaling:
     """YaRN (arXiv:2309.00071): pairs that turn quickly stay, slow ones turn `factor` times as slowly.
 
@@ -130,7 +142,7 @@ class Llama4Scaling:
         return (1 + self.beta * np.log1p(steps.astype(np.float64))).astype(np.float32)
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | FactorScaling
 
 
 def require_factor(factor: float) -> None:

@@ -25,13 +25,15 @@ SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # tensors of each file, and bytes of e
 def open_shared(named: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
     """Open a checkpoint, named as `find_checkpoint` allows.
 
-    Under several ranks, a rank knows what is in a file that it lacks by what others say of it.
-    Every rank needs the settings, the tokenizer, and all of an adapter (`lora`). Raises InputError on all ranks where
-    one of them cannot open its files.
+    Under several ranks, a rank knows what is in a file that it lacks by what others say of it. Every rank needs the
+    settings, the tokenizer, all of a GGUF file and all of an adapter (`lora`). Raises InputError on all ranks where one
+    of them cannot open its files.
     """
     if world is None:
         return open_checkpoint(named, lora)
     folder = world.agreed(lambda: find_checkpoint(named))
+    if any(world.gather(folder.is_file())):  # a GGUF file, which every rank needs: its header is all that it says
+        return world.agreed(lambda: open_checkpoint(folder, lora))
     everyone = world.gather(world.agreed(lambda: {file.name for file in weight_files(folder)}))
     lacking = set().union(*everyone) - everyone[0].intersection(*everyone)
     if not lacking:
@@ -77,7 +79,7 @@ def identity(checkpoint: Checkpoint) -> dict[str, str]:
     digest = hashlib.sha256(repr(checkpoint.args).encode())
     for name in sorted(checkpoint.shapes):
         file, place = checkpoint.file_of(name), checkpoint.place(name)
-        digest.update(repr((name, checkpoint.shapes[name], checkpoint.dtype(name).name, file.name, place)).encode())
+        digest.update(repr((name, checkpoint.shapes[name], checkpoint.type_name(name), file.name, place)).encode())
     if checkpoint.adapter:
         digest.update(checkpoint.adapter.identity().encode())
     found = {"a checkpoint with the digest": digest.hexdigest()[:12], "mistral-mindspore": __version__}

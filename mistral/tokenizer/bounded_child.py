@@ -118,6 +118,14 @@ def load(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"pieces": pieces, "added": added}
 
 
+def load_table(request: Mapping[str, Any]) -> bool:
+    """Load a tokenizer that is not in a tokenizer.json but in the request, under the name of `path`."""
+    import tokenizers
+
+    LOADED[request["path"]] = tokenizers.Tokenizer.from_str(json.dumps(request["table"]))
+    return True
+
+
 def encode(request: Mapping[str, Any]) -> list[int]:
     """Ids of a text. With `control`, spelled-out control tokens become their ids; else they are plain characters."""
     raw, text = LOADED[request["path"]], request["text"]
@@ -142,6 +150,7 @@ def try_pattern(request: Mapping[str, Any]) -> bool:
 
 OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "render": render, "load": load, "encode": encode, "try_pattern": try_pattern,
+    "load_table": load_table,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mistral.tokenizer.chat_template import Template
@@ -36,6 +37,11 @@ def choose_template(
 def _jinja(folder: Path, vocabulary: Vocabulary, text: ChatTemplateText) -> JinjaTemplate:
     names = {token.id: name for name, token in vocabulary.specials.items()}
     variables = special_variables(folder, names.get(vocabulary.bos_id, ""), names.get(vocabulary.eos_id, ""))
+    return template_with(vocabulary, text, variables)
+
+
+def template_with(vocabulary: Vocabulary, text: ChatTemplateText, variables: Mapping[str, str]) -> JinjaTemplate:
+    """The template of a text; `variables` are bos_token and their like."""
     return JinjaTemplate(
         text.source, text.templates, variables, vocabulary.specials, vocabulary.encode_part, vocabulary.codec.encode,
         vocabulary.encode_whole,

@@ -67,13 +67,14 @@ def load_huggingface(path: Path) -> Vocabulary:
     size = max(pieces, default=-1) + 1
     return Vocabulary(
         "tokenizer.json", size, bos, eos,
-        Codec(encode, _piece(pieces, hidden, byte_level), adds_space), specials,
+        Codec(encode, table_piece(pieces, hidden, byte_level), adds_space), specials,
         _encode_part(encode, specials), missing_ids(path, size, pieces),
-        adds_bos=_adds_bos(path.parent), tool_tokens=_tool_tokens(ids), encode_whole=partial(encode, control=True),
+        adds_bos=_adds_bos(path.parent), tool_tokens=tool_tokens_of(ids), encode_whole=partial(encode, control=True),
     )  # fmt: skip
 
 
-def _piece(pieces: Mapping[int, str], hidden: set[int], byte_level: bool) -> Callable[[int], Piece]:
+def table_piece(pieces: Mapping[int, str], hidden: set[int], byte_level: bool) -> Callable[[int], Piece]:
+    """What an id stands for, of pieces spelled as a tokenizer.json spells them; `hidden` ids stand for no text."""
     byte_of = _byte_level_alphabet() if byte_level else {}
 
     def piece(token_id: int) -> Piece:
@@ -108,7 +109,7 @@ def _adds_bos(folder: Path) -> bool:
     return says if isinstance(says, bool) else not str(config.get("tokenizer_class")).startswith("GPT2")
 
 
-def _tool_tokens(ids: Mapping[str, int]) -> ToolTokens | None:
+def tool_tokens_of(ids: Mapping[str, int]) -> ToolTokens | None:
     """The control tokens around tool calls, where the vocabulary has Mistral's."""
     calls = ids.get("[TOOL_CALLS]")
     return None if calls is None else ToolTokens(calls, ids.get("[ARGS]"), ids.get("[CALL_ID]"), beside_text=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mistral.errors import InputError, one_line, setting
+from mistral.gguf.model_files import read_metadata
+from mistral.gguf.value import Metadata
 from mistral.places import find_checkpoint
 from mistral.text import check_text
 from mistral.tokenizer.chat_template import NO_SYSTEM_THOUGHTS, Template, ToolTokens
@@ -27,14 +29,15 @@ from mistral.tokenizer.files import (
     tokenizer_files,
 )
 from mistral.tokenizer.fill_in_middle import CONTROL, FillInMiddle
-from mistral.tokenizer.folder_template import choose_template
+from mistral.tokenizer.folder_template import choose_template, template_with
+from mistral.tokenizer.gguf.metadata import file_beside, load_gguf
 from mistral.tokenizer.huggingface_file import load_huggingface
 from mistral.tokenizer.jinja_template import JinjaTemplate
 from mistral.tokenizer.messages import Message, Tool, check_conversation
 from mistral.tokenizer.sentencepiece_file import load_sentencepiece
 from mistral.tokenizer.streaming import StreamDecoder
 from mistral.tokenizer.tekken_file import load_tekken
-from mistral.tokenizer.template_files import is_instruct
+from mistral.tokenizer.template_files import is_instruct, read_template
 from mistral.tokenizer.thoughts import MARKS, ThinkState, ThinkTokens, system_parts
 from mistral.tokenizer.vocabulary import Vocabulary
 
@@ -74,16 +77,41 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path, chat_template: str | Path | None = None) -> Tokenizer:
-        """Load the tokenizer of a checkpoint folder, of several the first of `tokenizer_files`.
+        """Load the tokenizer of a checkpoint folder, of several the first of `tokenizer_files`; or that of a GGUF file.
 
         `chat_template`: a file with a template to use in place of the folder's own. Raises InputError if there is no
         tokenizer, or it or the template is damaged.
         """
         folder = find_checkpoint(as_path(folder))
+        if folder.is_file():
+            return cls.from_gguf(read_metadata(folder), chat_template)
         found = tokenizer_files(folder)
         if not found:
             raise InputError(f"{folder}: no tokenizer here; add the model's {OFFICIAL_FILES}")
         return replace(cls.from_file(found[0], chat_template), note=choice_note(found))
+
+    @classmethod
+    def from_gguf(cls, metadata: Metadata, chat_template: str | Path | None = None) -> Tokenizer:
+        """Load the tokenizer of a GGUF file, or the file of Mistral's beside it, where it has as many tokens.
+
+        `chat_template` and errors as for `from_folder`.
+        """
+        beside, note = file_beside(metadata)
+        if beside is not None:
+            return replace(cls.from_file(beside, chat_template), note=note)
+        loaded, path = load_gguf(metadata), metadata.path
+        vocabulary = loaded.vocabulary
+        text = loaded.template if chat_template is None else read_template(as_path(chat_template))
+        template = None if text is None else template_with(vocabulary, text, loaded.variables)
+        tools = vocabulary.tool_tokens if template is None or template.writes_calls else None
+        tokenizer = cls(
+            path, vocabulary.version, vocabulary.size, vocabulary.bos_id, vocabulary.eos_id, vocabulary.codec,
+            vocabulary, loaded.end_ids, None, template, note, tools, None,
+            text.source if text else None, loaded.is_instruct,
+        )  # fmt: skip
+        if tokenizer.decode(vocabulary.codec.encode(PROBE)) != PROBE:
+            raise InputError(f"{path}: text does not survive encoding; the file is damaged, download it again")
+        return tokenizer
 
     @classmethod
     def from_file(cls, path: str | Path, chat_template: str | Path | None = None) -> Tokenizer:

@@ -148,7 +148,10 @@ def archive(path: Path) -> None:
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "notes": (lambda path: path.write_text("some text"), "is a file of text; name the folder of a downloaded model"),
-    "mistral.gguf": (lambda path: path.write_bytes(b"GGUF\3\0\0\0"), "is a GGUF file, which is not read; name the"),
+    "ggml-model.bin": (
+        lambda path: path.write_bytes(b"tjgg\1\0\0\0"),
+        "is a file of before GGUF, which is not read",
+    ),
     "mistral.tar": (archive, "is an archive; unpack it, and name the folder that it makes"),
     "mistral": (archive, "is an archive; unpack it, and name the folder that it makes"),
     "pointer": (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "is a Git LFS pointer"),
@@ -185,7 +188,7 @@ def test_what_is_no_path_is_refused(place: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("model.Q4_K_M.gguf", "holds model.Q4_K_M.gguf, a GGUF file, which is not read; name the folder of the orig"),
+        ("mmproj-model-f16.gguf", "holds mmproj-model-f16.gguf, a GGUF file; name it"),
         ("mistral-7B-v0.1.tar", "holds the archive mistral-7B-v0.1.tar; unpack it, and name the folder that it makes"),
         ("zero_to_fp32.py", "holds a training run's state in parts; join them with its zero_to_fp32.py"),
         ("inside/config.json", "holds no model itself; name "),

@@ -14,6 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = (
     ("errors", "version", "limits"),
     ("text", "memory", "places", "atomic_files", "ops"),
+    ("mapped_file",),
+    ("gguf",),
     ("model", "tokenizer"),
     ("checkpoint",),
     ("engine",),

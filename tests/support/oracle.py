@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.args import ModelArgs, MoeArgs
-from mistral.model.rope import LinearScaling, RopeScaling, YarnScaling
+from mistral.model.rope import FactorScaling, LinearScaling, RopeScaling, YarnScaling
 
 Matrix = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[Any]]
@@ -85,6 +85,8 @@ def speed(pair: int, head_dim: int, rope_theta: float, scaling: RopeScaling | No
         return plain
     if isinstance(scaling, LinearScaling):
         return plain / scaling.factor
+    if isinstance(scaling, FactorScaling):
+        return plain / scaling.factors[pair]
     if isinstance(scaling, YarnScaling):
         return yarn_speed(plain, pair, head_dim, rope_theta, scaling)
     wavelength = 2 * math.pi / plain

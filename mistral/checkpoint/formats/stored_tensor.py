@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import mmap
 from dataclasses import dataclass, replace
@@ -12,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mistral.errors import InputError
-from mistral.text import LFS_POINTER
+from mistral.mapped_file import map_file, quoted
+
+__all__ = ("Array", "StoredTensor", "map_file", "quoted", "row_major")
 
 # A header (JSON, pickle or zip directory) is never larger: room for 30,000 tensors in one file, and a bound on what a
 # hostile file can make us hold (some 70 bytes of objects per byte of header).
@@ -107,28 +108,3 @@ class StoredTensor:
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a contiguous tensor."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def quoted(name: str) -> str:
-    """A name out of a file in quotes, on one line and cut after 100 characters, for a message."""
-    return repr(name if len(name) <= 100 else name[:100] + "...")
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """Map a file for reading. Raises InputError if it is no file, empty, or a Git LFS pointer."""
-    try:
-        if not path.is_file():  # a named pipe would block
-            what = "is no file" if path.exists() else "no such file"
-            raise InputError(f"{path}: {what}; download it again")
-        with path.open("rb") as file:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            what = "does not fit into what the shell lets a program map"
-            raise InputError(f"{path}: {what}; raise the limit: ulimit -v unlimited") from None
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
-    except ValueError:  # what mmap says to an empty file
-        raise InputError(f"{path}: is empty; download it again") from None
-    if buffer[: len(LFS_POINTER)] == LFS_POINTER:
-        raise InputError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
-    return buffer

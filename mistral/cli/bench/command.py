@@ -36,7 +36,7 @@ class Bench:
     weights of real dimensions can be random too.
     """
 
-    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
+    ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
     shape: str | None = option(None, "Instead: random weights of a model's dimensions, such as mistral-7b or tiny.")
     layers: int | None = option(None, "With --shape: so many layers instead of all.")
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
@@ -89,7 +89,7 @@ class Bench:
         figures = measurement.measure()
         stored = 8 * min(checkpoint.dtype(name).itemsize for name in (EMBEDDING, FIRST_MATRIX))
         bits = args.quantization.bits if args.quantization else stored
-        name = checkpoint.folder.resolve().name if self.shape is None else f"{self.shape}-{args.n_layers}"
+        name = checkpoint.name if self.shape is None else f"{self.shape}-{args.n_layers}"
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}
         if self.json:
             for figure in figures:

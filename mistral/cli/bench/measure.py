@@ -129,7 +129,7 @@ class Measurement:
         while True:
             started = time.perf_counter()
             model = load_model(
-                open_checkpoint(self.checkpoint.folder), backend=self.backend, bits=self.bits,
+                open_checkpoint(self.checkpoint.path), backend=self.backend, bits=self.bits,
                 device=self.device, progress=ProgressLine("reading weights:", "GB", 1e9), precise=self.precise,
             )  # fmt: skip
             engine = Engine(model)

@@ -125,7 +125,7 @@ def introduction(conversation: Conversation) -> str:
     limit = session.engine.context_limit
     return " | ".join(
         [
-            session.checkpoint.folder.resolve().name,
+            session.checkpoint.name,
             template if conversation.instruct else "no template: goes on with each text",
             "context without limit" if limit is None else f"context {limit} tokens",
             "/help lists commands",

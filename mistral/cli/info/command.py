@@ -19,7 +19,7 @@ from mistral.limits import cpu_limit, memory_limit
 from mistral.memory import available_memory, gigabytes
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import PARTS, parameters
-from mistral.model.rope import LinearScaling, YarnScaling
+from mistral.model.rope import FactorScaling, LinearScaling, YarnScaling
 
 CONTEXT = 4096  # tokens of a row, where none are named and the checkpoint allows as many
 MOST_ROWS, MOST_TOKENS = 1 << 20, 1 << 30
@@ -32,7 +32,7 @@ class Info:
     Only headers are read; a folder that is not whole is described as far as it goes. --verify reads everything.
     """
 
-    ckpt: str | None = operand("A folder, a file in it, or org/name; the project's small checkpoint when left out.")
+    ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
     batch: int = option(1, "Rows that are answered at once.")
     context: int | None = option(None, f"Tokens of each row, prompt and answer; {CONTEXT} or the checkpoint's limit.")
     ranks: int = option(1, "Processes that share the layers.")
@@ -55,7 +55,8 @@ class Info:
         if self.verify:
             adapter = summary.checkpoint.adapter if summary.checkpoint else None
             files = (*summary.files, *([adapter.file] if adapter else []))
-            verification = verify(summary.folder, files, summary.args, ProgressLine("verifying:", "GB", 1e9))
+            folder = summary.folder.parent if summary.folder.is_file() else summary.folder
+            verification = verify(folder, files, summary.args, ProgressLine("verifying:", "GB", 1e9))
             record["verified"] = asdict(verification)
         if self.json:
             print(result_line(record))
@@ -167,7 +168,8 @@ def lengthened(args: ModelArgs) -> str:
     words, scaling = "", args.rope_scaling
     if scaling:
         name = {YarnScaling: "YaRN", LinearScaling: "linear"}.get(type(scaling), "Llama 3")
-        words = f", {name} scaling by {scaling.factor:g}"
+        size = "factors" if isinstance(scaling, FactorScaling) else f"{scaling.factor:g}"
+        words = f", {name} scaling by {size}"
     if isinstance(scaling, YarnScaling):
         words += f" from {scaling.original_max_position_embeddings}"
     if args.llama_4_scaling:

@@ -73,7 +73,8 @@ def memory_estimates(summary: Summary, args: ModelArgs, ranks: int, batch: int, 
     split = auto_split(args, summary.weights(), ranks)
     stored = "float8" if summary.dtype == FLOAT8.name else summary.dtype
     as_stored = f"{args.quantization.bits} bits" if args.quantization else stored
-    ways = [(f"{NATIVE}, {as_stored}", args)]
+    widened = summary.checkpoint is not None and summary.checkpoint.has_blocks
+    ways = [] if widened else [(f"{NATIVE}, {as_stored}", args)]
     if not args.quantization:
         ways += [(f"{NATIVE}, {bits} bits", quantized_args(args, bits)) for bits in (8, 4)]
     ways.append((f"{PORTABLE}, float32", args))

@@ -20,6 +20,7 @@ from mistral.ops.float8 import FLOAT8
 from mistral.places import find_checkpoint
 from mistral.tokenizer.coverage import check_rows, coverage_note, uncovered_runs
 from mistral.tokenizer.files import TokenizerFile, choice_note, read_tokenizer_file, tokenizer_files
+from mistral.tokenizer.gguf.metadata import describe_gguf, file_beside
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def active_parameters(args: ModelArgs) -> int:
 def summarize(place: str | Path, lora: str | None = None) -> Summary:
     """What is in a folder, and in the one of an adapter. Raises InputError only where nothing of a model is there."""
     folder = find_checkpoint(place)
+    if folder.is_file():
+        return summarize_gguf(folder, lora)
     problems, dtypes = list[str](), Counter[str]()
     checkpoint: Checkpoint | None = None
     try:
@@ -89,7 +92,7 @@ def summarize(place: str | Path, lora: str | None = None) -> Summary:
     if checkpoint:
         files, args = checkpoint.files, checkpoint.args
         for name in checkpoint.shapes:
-            dtypes[checkpoint.dtype(name).name] += checkpoint.nbytes(name)
+            dtypes[checkpoint.type_name(name)] += checkpoint.nbytes(name)
     else:
         for file in files:
             try:
@@ -109,6 +112,28 @@ def summarize(place: str | Path, lora: str | None = None) -> Summary:
     form = checkpoint.form if checkpoint else None
     found = tuple(dict.fromkeys(problems))
     return Summary(folder, form, args, files, dtypes, tokenizer, checkpoint, notes, found)
+
+
+def summarize_gguf(path: Path, lora: str | None) -> Summary:
+    """What is in a GGUF file. Raises InputError for one that is not sound; its tokenizer may be wanting."""
+    checkpoint = open_checkpoint(path, lora)
+    assert checkpoint.gguf
+    dtypes, problems = Counter[str](), list[str]()
+    for name in checkpoint.shapes:
+        dtypes[checkpoint.type_name(name)] += checkpoint.nbytes(name)
+    tokenizer, notes = None, list(checkpoint.warnings)
+    try:
+        beside, note = file_beside(checkpoint.gguf)
+        tokenizer = describe_gguf(checkpoint.gguf) if beside is None else read_tokenizer_file(beside)
+        notes += [note] if note else []
+        check_rows(tokenizer.file, tokenizer.vocab_size, checkpoint.args.vocab_size)
+    except InputError as error:
+        problems.append(error.with_flags())
+    notes += [str(checkpoint.adapter)] if checkpoint.adapter else []
+    return Summary(
+        path, checkpoint.form, checkpoint.args, checkpoint.files, dtypes, tokenizer, checkpoint, tuple(notes),
+        tuple(problems),
+    )  # fmt: skip
 
 
 def readable_args(folder: Path, problems: list[str]) -> ModelArgs | None:

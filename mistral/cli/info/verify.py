@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from mistral.checkpoint.formats.stored_tensor import StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_checksums
+from mistral.checkpoint.gguf.model import GgufTensor, read_gguf_tensors
+from mistral.checkpoint.gguf.stored_blocks import StoredBlocks
 from mistral.checkpoint.matching import read_file
 from mistral.checkpoint.quantized_tensor import matrix_scaled_by
 from mistral.cli.console import ProgressLine
@@ -24,6 +26,7 @@ from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
 from mistral.ops.float8 import FLOAT8
 from mistral.ops.quantized import MOST_SHIFT
+from mistral.places import starts_as_gguf
 
 BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
 EXPONENTS = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
@@ -72,6 +75,16 @@ def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int 
     bits = block.view(f"u{dtype.itemsize}")
     exponents = bits & bits.dtype.type(mask)
     return int(np.count_nonzero(exponents == mask)) if exponents.max(initial=0) == mask else 0
+
+
+def bad_scales(file: Path, tensors: Mapping[str, GgufTensor]) -> list[str]:
+    """A problem for each tensor of blocks, of a GGUF file, with scales that are NaN or infinite."""
+    bad = {name: each.array().bad_blocks() for name, each in tensors.items() if isinstance(each, StoredBlocks)}
+    return [
+        f"{file}: tensor {quoted(name)}: {count} of its blocks have a scale that is NaN or infinite; download it again"
+        for name, count in list(bad.items())
+        if count
+    ][:SHOWN]
 
 
 def segments(
@@ -143,8 +156,11 @@ class Reading:
     def read(self, file: Path, sums: Sequence[Checksum], weights: bool) -> None:
         """Read one file from its first byte to its last; `weights`: it holds tensors, whose values are looked at."""
         try:
-            tensors = read_file(file) if weights else {}
-            members = read_checksums(file) if weights and file.suffix != ".safetensors" else []
+            is_gguf = weights and starts_as_gguf(file)
+            stored = read_gguf_tensors(file) if is_gguf else {}
+            tensors = {name: each.parts[0] for name, each in stored.items()} or (read_file(file) if weights else {})
+            members = read_checksums(file) if weights and not is_gguf and file.suffix != ".safetensors" else []
+            self.problems += bad_scales(file, stored)
         except InputError as error:
             self.problems.append(error.with_flags())
             tensors, members = {}, []

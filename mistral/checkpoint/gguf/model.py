@@ -1,0 +1,95 @@
+"""The tensors of a GGUF file matched against what its model needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from mistral.checkpoint.formats.stored_tensor import StoredTensor, row_major
+from mistral.checkpoint.gguf.names import ROPE_FACTORS, gguf_name, is_ignored, merged_name, reason
+from mistral.checkpoint.gguf.stored_blocks import StoredBlocks
+from mistral.errors import InputError
+from mistral.gguf.header import GgufFile, TensorPlace, read_gguf
+from mistral.gguf.model_files import GgufModel
+from mistral.mapped_file import quoted
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import Parameter, parameters
+from mistral.ops.blocks.block_quantized import byte_shape
+from mistral.ops.blocks.kind import PLAIN, SUPPORTED
+
+GgufTensor = StoredTensor | StoredBlocks
+
+
+def match_gguf(model: GgufModel, args: ModelArgs) -> dict[str, GgufTensor]:
+    """Every tensor of the model by its name in Mistral's files.
+
+    Rows of wq and wk lie in Mistral's order in files of the architectures that are read. Raises InputError for a tensor
+    that is missing, not expected, of the wrong shape, or of a type that is not read.
+    """
+    left = set(model.tensors) - {ROPE_FACTORS}
+    found: dict[str, GgufTensor] = {}
+    for name, parameter in parameters(args).items():
+        merged = merged_name(parameter)
+        own = gguf_name(parameter)
+        in_file = own if merged is None or own in model.tensors else merged
+        if in_file not in model.tensors:
+            raise InputError(f"{model.path}: tensor {quoted(in_file)} is missing; download the file again")
+        file, place = model.tensors[in_file]
+        shape = parameter.shape
+        if in_file == merged:
+            assert args.moe
+            shape = (args.moe.num_experts, *shape)
+        require_fit(file.path, in_file, place, shape)
+        found[name] = taken(file, place, parameter, in_file == merged)
+        left.discard(in_file)
+    for name in sorted(left):
+        if not is_ignored(name):
+            file = model.tensors[name][0]
+            raise InputError(
+                f"{file.path}: tensor {quoted(name)} is not part of the model that its values describe{reason(name)}"
+            )
+    return found
+
+
+def require_fit(path: Path, name: str, place: TensorPlace, shape: tuple[int, ...]) -> None:
+    """Raise InputError for a tensor of another shape than the model has, or of a type that is not read."""
+    if not place.kind.is_supported:
+        raise InputError(
+            f"{path}: tensor {quoted(name)} is of type {place.kind.name}, which is not read ({', '.join(SUPPORTED)}"
+            " are); use a file of another type"
+        )
+    if place.shape != shape:
+        raise InputError(
+            f"{path}: tensor {quoted(name)} has shape {place.shape} and its values ask for {shape};"
+            " download the file again"
+        )
+
+
+def taken(file: GgufFile, place: TensorPlace, parameter: Parameter, merged: bool) -> GgufTensor:
+    """The parameter that a file's tensor is, or that is one expert's of a tensor of all experts."""
+    whole = stored(file, place)
+    if not merged:
+        return whole
+    assert parameter.expert is not None
+    rows = parameter.shape[0]
+    return whole.rows(parameter.expert * rows, (parameter.expert + 1) * rows)
+
+
+def stored(file: GgufFile, place: TensorPlace) -> GgufTensor:
+    """A tensor of a file as it lies there; the experts of a layer lie one behind the other, (E * out, in)."""
+    shape = place.shape if len(place.shape) < 3 else (place.shape[0] * place.shape[1], place.shape[2])
+    if place.kind.is_plain:
+        name = PLAIN[place.kind.name]
+        dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        return StoredTensor(file.path, file.buffer, place.start, dtype, shape, row_major(shape))
+    bytes_shape = byte_shape(place.kind, shape)
+    values = StoredTensor(file.path, file.buffer, place.start, np.dtype(np.uint8), bytes_shape, row_major(bytes_shape))
+    return StoredBlocks(values, place.kind, shape)
+
+
+def read_gguf_tensors(path: Path) -> dict[str, GgufTensor]:
+    """Every tensor of a file by its name there; what is of a type that is not read is left out."""
+    file = read_gguf(path)
+    return {name: stored(file, place) for name, place in file.tensors.items() if place.kind.is_supported}
