@@ -34,9 +34,11 @@ FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psab
 # because the time that they take is mostly that of the compiler's own headers.
 COMPILED_ALONE = (
     "attention/online_softmax.cpp",
+    "blocks/in_place.cpp",
+    "blocks/panel_bytes.cpp",
+    "blocks/panel_words.cpp",
     "matmul/microkernel_bf16.cpp",
     "matmul/microkernel_float.cpp",
-    "matmul/microkernel_int16.cpp",
 )
 # MindSpore's builder finds ninja on PATH, and leaves NAME.so in the folder.
 GLUE = (

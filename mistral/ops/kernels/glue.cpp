@@ -39,15 +39,11 @@ void *slots(const Tensor &x, size_t size, bool precise) {
 // A weight in memory that the caller keeps alive. It is no tensor, so that the cost of calling an operator does not
 // grow with its number of weights.
 struct Weight : Matrix {
-  Weight(uintptr_t values, uintptr_t scales, uintptr_t exponents, int32_t type, int64_t out, int64_t in)
-      : Matrix{reinterpret_cast<const void *>(values),
-               reinterpret_cast<const uint8_t *>(scales),
-               reinterpret_cast<const uint8_t *>(exponents),
-               Type(type),
-               out,
-               in} {
-    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= FLOAT8, "an unsound weight");
-    check(type < BITS8 || (scales && (exponents || type == FLOAT8)), "a quantized weight without its scales");
+  Weight(uintptr_t values, uintptr_t scale, int32_t type, int64_t out, int64_t in)
+      : Matrix{reinterpret_cast<const void *>(values), reinterpret_cast<const float *>(scale), Type(type), out, in} {
+    check(values && out > 0 && in > 0 && type >= FLOAT32 && type <= BLOCKS_IQ4_XS, "an unsound weight");
+    check(scale || type != FLOAT8, "a weight of 8-bit floats without its scale");
+    check(type < BLOCKS_Q8_0 || in % (type < BLOCKS_Q4_K ? 32 : 256) == 0, "rows that are no whole blocks");
   }
 };
 
@@ -211,7 +207,7 @@ struct Library {
 }  // namespace
 
 PYBIND11_MODULE(MS_EXTENSION_NAME, m) {
-  py::class_<Weight>(m, "Weight").def(py::init<uintptr_t, uintptr_t, uintptr_t, int32_t, int64_t, int64_t>());
+  py::class_<Weight>(m, "Weight").def(py::init<uintptr_t, uintptr_t, int32_t, int64_t, int64_t>());
   py::class_<Library>(m, "Library")
       .def(py::init<const std::string &, bool>())
       .def_property_readonly("instructions", [](const Library &library) { return library.kernels->instructions; })

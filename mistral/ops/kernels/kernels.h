@@ -4,6 +4,7 @@
 // Where to read:
 //   embed.cpp rms_norm.cpp mixture.cpp blocks.cpp   the operators of a transformer block
 //   matmul/      W (out, in) @ x (T, in) -> y (T, out) and the feed-forward network, for weights of every type
+//   blocks/      the same product for weights in the block formats of GGUF files, in integers
 //   attention/   RoPE, the rolling cache, attention by online softmax
 //   operators.h  the operators' declarations
 //   simd.h scratch.h transpose.h processor.h amx.h   vectors, buffers, and what the processor multiplies with
@@ -14,14 +15,29 @@
 #pragma once
 #include <cstdint>
 
-// Element types of a weight. BITS8 and BITS4 are the formats that mistral/ops/quantized.py defines: groups of 32
-// weights share a scale, and the weights of a row share an exponent. FLOAT8 is E4M3 (OCP 8-bit floating point, 2023:
-// a sign, 4 bits of exponent with bias 7, 3 of mantissa, no infinity); all weights of a matrix share a float32 scale.
-enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, BITS8 = 3, BITS4 = 4, FLOAT8 = 5 };
+// Element types of a weight. FLOAT8 is E4M3 (OCP 8-bit floating point, 2023: a sign, 4 bits of exponent with bias 7, 3
+// of mantissa, no infinity); all weights of a matrix share a float32 scale. The others are the block formats of GGUF
+// files, in blocks of 32 weights and, from BLOCKS_Q4_K on, of 256: see blocks/formats.h.
+enum Type : int32_t {
+  FLOAT32 = 0,
+  BFLOAT16 = 1,
+  FLOAT16 = 2,
+  FLOAT8 = 3,
+  BLOCKS_Q8_0 = 4,
+  BLOCKS_Q4_0 = 5,
+  BLOCKS_Q4_1 = 6,
+  BLOCKS_Q5_0 = 7,
+  BLOCKS_Q5_1 = 8,
+  BLOCKS_IQ4_NL = 9,
+  BLOCKS_Q4_K = 10,
+  BLOCKS_Q5_K = 11,
+  BLOCKS_Q6_K = 12,
+  BLOCKS_IQ4_XS = 13
+};
 
 struct Matrix {  // a weight (out, in) as it lies in the file; a vector is (1, in)
   const void *data;
-  const uint8_t *scales, *exponents;  // of BITS8 and BITS4; of FLOAT8, the bytes of its scale
+  const float *scale;  // of FLOAT8
   Type type;
   int64_t out, in;
 };
@@ -56,8 +72,8 @@ struct FeedForwardWeights {  // of a dense block or of one expert
 };
 
 // `precise`: activations, keys and values stay float32 whatever a weight's type. Otherwise keys and values are rounded
-// to bfloat16. Activations are rounded to bfloat16 for bfloat16 and FLOAT8 weights; for BITS8 and BITS4 they are rounded to
-// bfloat16 with AMX, to integers of 14 bits with AVX2 or AVX-512, and not at all elsewhere.
+// to bfloat16, activations to bfloat16 for bfloat16 and FLOAT8 weights, and to integers of 8 bits with a scale for each
+// block (blocks/activations.h) for weights in blocks.
 struct Kernels {
   void (*embed)(Matrix table, const int64_t *ids, float *y, int64_t tokens);  // table (V, D), ids (T,) -> y (T, D)
   void (*rms_norm)(const float *x, Norm norm, float *y, int64_t tokens);      // x (T, D) -> y (T, D)

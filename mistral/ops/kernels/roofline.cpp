@@ -1,6 +1,7 @@
 // The two limits of the machine's roofline (Williams et al., Communications of the ACM, 2009): bytes read from memory,
 // and products of vectors or tiles held in registers. The caller takes the time, so that the speed of a model can be
 // given as a share of them.
+#include "blocks/in_place.h"
 #include "matmul/arithmetic.h"
 #include "processor.h"
 #ifdef HAVE_AMX
@@ -57,9 +58,15 @@ double peak_pairs([[maybe_unused]] int64_t repeats) {
 }
 
 double peak_integers([[maybe_unused]] int64_t repeats) {
-#ifdef HAVE_INT16
-  const Shorts x = (Shorts)broadcast(sink), y = x + 1;
-  return 4 * add_in_registers(repeats, [=](Floats s) { return (Floats)Int16Math::add((Ints)s, x, y); });
+#ifdef __AVX2__
+  const __m256i u = _mm256_set1_epi32(int32_t(sink)), x = _mm256_set1_epi32(int32_t(sink) + 1);
+  __m256i sums[SUMS];
+  for (int j = 0; j < SUMS; j++) sums[j] = _mm256_set1_epi32(int32_t(sink) + j);
+  for (int64_t i = 0; i < repeats; i++)
+    for (__m256i &s : sums) s = add_fours(s, u, x);
+  for (int j = 1; j < SUMS; j++) sums[0] = _mm256_add_epi32(sums[0], sums[j]);
+  sink = float(_mm256_extract_epi32(sums[0], 0));
+  return 64.0 * SUMS * repeats;
 #else
   return 0;
 #endif
@@ -82,7 +89,7 @@ double peak_tiles([[maybe_unused]] int64_t repeats) {
 }  // namespace
 
 // `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2) or
-// 16-bit integers (3) -> operations done, a product and an addition being two; 0 where there is no such instruction.
+// 8-bit integers in vectors of 256 bits (3) -> operations done, a product and an addition being two; 0 where there is no such instruction.
 extern "C" double multiply_in_registers(int64_t repeats, int way) {
   double done = 0;
 #pragma omp parallel reduction(+ : done)

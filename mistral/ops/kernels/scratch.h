@@ -1,5 +1,6 @@
 // Buffers that outlive a call.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

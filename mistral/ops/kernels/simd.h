@@ -23,7 +23,6 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));      // bits of Floats
 typedef uint16_t HalfWords __attribute__((vector_size(LANES * 2)));  // bits of LANES 16-bit floats
-typedef int16_t Shorts __attribute__((vector_size(LANES * 4)));      // 2 * LANES elements
 #ifdef HAVE_BF16
 using Pairs = __m512bh;
 constexpr int64_t BF16_LANES = 32;  // bfloat16 in Pairs
@@ -103,19 +102,6 @@ inline Floats rounded_to(Floats x) {
 
 inline uint16_t bits_bf16(float x) { return uint16_t(round_words(broadcast(x))[0] >> 16); }
 
-// table[index] lane by lane: a table of 16 floats, indices below 16
-inline Floats look_up(const float *table, Words index) {
-#if defined(__AVX512F__)
-  return __builtin_shuffle(load(table), (Ints)index);
-#elif defined(__AVX2__)
-  return __builtin_shuffle(load(table), load(table + LANES), (Ints)index);
-#else
-  Floats x;
-  for (int i = 0; i < LANES; i++) x[i] = table[index[i]];
-  return x;
-#endif
-}
-
 // The sum of the lanes, as a tree: lanes i and i + LANES / 2 first, then i and i + LANES / 4, and so on
 inline float sum(Floats x) {
   typedef float Two __attribute__((vector_size(8)));
@@ -130,6 +116,17 @@ inline float sum(Floats x) {
   memcpy(two, four, sizeof two);
   two[0] += two[1];
   return two[0][0] + two[0][1];
+}
+
+// a * b + c, rounded once where the processor can
+inline Floats fused(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
 }
 
 inline Floats maximum(Floats x, Floats y) { return x > y ? x : y; }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "blocks/activations.h"
+#include "blocks/formats.h"
 #include "matmul/matmul_amx.h"
 #include "matmul/weight_rows.h"
 #include "processor.h"
@@ -39,24 +41,14 @@ void pack_odd_even(const Activations &a, int64_t k, const float *x, int64_t x_st
     }
 }
 
-// A block of a row -> integers of 14 bits; returns the scale that makes numbers of them
-float pack_int16(const float *from, int16_t *to, int64_t count) {
-  Floats largest_lanes{};
-  int64_t i = 0;
-  for (; i + LANES <= count; i += LANES)
-    largest_lanes = maximum(maximum(load(from + i), -load(from + i)), largest_lanes);
-  float largest = 0;
-  for (int lane = 0; lane < LANES; lane++) largest = std::max(largest, float(largest_lanes[lane]));
-  for (; i < count; i++) largest = std::max(largest, std::abs(from[i]));
-  const float scale = largest > 0 ? largest / INT14_MAX : 1, by = largest > 1e-30f ? INT14_MAX / largest : 0;
-  const auto rounded = [by](Floats x) { return __builtin_convertvector((x * by + ROUNDER) - ROUNDER, Ints); };
-  typedef int16_t Shortened __attribute__((vector_size(LANES * 2)));
-  for (i = 0; i + LANES <= count; i += LANES) {
-    const Shortened shorts = __builtin_convertvector(rounded(load(from + i)), Shortened);
-    memcpy(to + i, &shorts, sizeof shorts);
-  }
-  for (; i < count; i++) to[i] = int16_t(rounded(broadcast(from[i]))[0]);
-  return scale;
+// Blocks of rows -> integers of 8 bits
+void pack_blocks(const Activations &a, int64_t k, const float *x, int64_t x_stride, int64_t count) {
+  const int64_t size = a.layout == BLOCKS_32 ? SMALL_BLOCK : LARGE_BLOCK, group = a.layout == BLOCKS_32 ? 32 : 16;
+  for (int64_t t = 0; t < a.tokens; t++)
+    for (int64_t i = 0; i < count; i += size)
+      a.scales[t * a.scale_step + (k + i) / size] =
+          quantize_block(x + t * x_stride + i, size, static_cast<int8_t *>(a.data) + t * a.stride + k + i,
+                         a.sums + t * a.sums_step + (k + i) / group);
 }
 
 bool is_tiled(Layout layout) { return layout == TILES || layout == HIGH_LOW_TILES; }
@@ -65,50 +57,47 @@ bool is_tiled(Layout layout) { return layout == TILES || layout == HIGH_LOW_TILE
 
 void Activations::pack(int64_t k, const float *x, int64_t x_stride, int64_t count) const {
   if (is_tiled(layout)) return pack_tiles(*this, k, x, x_stride, count);
-  if (layout == INT16_ROWS) {
-    for (int64_t t = 0; t < tokens; t++)
-      scales[t * scale_step + k / INT16_K_BLOCK] =
-          pack_int16(x + t * x_stride, static_cast<int16_t *>(data) + t * stride + k, count);
-    return;
-  }
+  if (is_in_blocks(layout)) return pack_blocks(*this, k, x, x_stride, count);
   if (layout == PAIR_ROWS) return pack_pairs(*this, k, x, x_stride, count);
   if (layout == ODD_EVEN_ROWS) return pack_odd_even(*this, k, x, x_stride, count);
   pack_floats(*this, k, x, x_stride, count);
 }
 
-Layout layout_for(Type weight, int64_t tokens, bool precise) {
+Layout layout_for(Type weight, [[maybe_unused]] int64_t tokens, bool precise) {
   if (weight == FLOAT32 || weight == FLOAT16) return FLOAT_ROWS;
+  if (is_blocks(weight)) return precise ? FLOAT_ROWS : block_size(weight) == SMALL_BLOCK ? BLOCKS_32 : BLOCKS_256;
   if (amx_available()) return precise ? HIGH_LOW_TILES : TILES;
   if (precise) return FLOAT_ROWS;
-#ifdef HAVE_INT16
-  if (weight == BITS8 || weight == BITS4) return INT16_ROWS;
-#endif
 #ifdef HAVE_BF16
-  if ((weight == BFLOAT16 || weight == FLOAT8) && (tokens <= MEMORY_BOUND_TOKENS || bf16_pairs_pay())) return PAIR_ROWS;
+  if (tokens <= MEMORY_BOUND_TOKENS || bf16_pairs_pay()) return PAIR_ROWS;
 #endif
-  return weight == BFLOAT16 || weight == FLOAT8 ? ODD_EVEN_ROWS : FLOAT_ROWS;
+  return ODD_EVEN_ROWS;
 }
 
 Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) {
-  static float one = 1;
-  // 32 more than a multiple of BLOCK, so that the rows do not compete for the same sets of a cache
-  const int64_t stride = (in + BLOCK - 1) / BLOCK * BLOCK + 32;
-  if (is_tiled(layout)) return {layout, tokens, in, stride, buffer.get(tiled_bytes(layout, tokens, in) / 4), &one, 0};
+  // 64 bytes more than whole blocks, so that the rows do not compete for the same sets of a cache
+  const int64_t stride = (in + 127) / 128 * 128 + (is_in_blocks(layout) ? 64 : 32);
+  if (is_tiled(layout))
+    return {layout, tokens, in, stride, buffer.get(tiled_bytes(layout, tokens, in) / 4), nullptr, 0, nullptr, 0};
   const int64_t rows = tokens + FEW_TOKENS;  // microkernels read whole groups of tokens
-  const int64_t size = layout == PAIR_ROWS || layout == INT16_ROWS ? 2 : 4;
-  const int64_t blocks = layout == INT16_ROWS ? (in + INT16_K_BLOCK - 1) / INT16_K_BLOCK : 0;
-  float *all = buffer.get(rows * stride * size / 4 + rows * blocks);
+  const int64_t size = is_in_blocks(layout) ? 1 : layout == PAIR_ROWS ? 2 : 4;
+  const int64_t blocks = layout == BLOCKS_32 ? in / SMALL_BLOCK : layout == BLOCKS_256 ? in / LARGE_BLOCK : 0;
+  const int64_t sums = layout == BLOCKS_32 ? (in / 32 + 1) / 2 * 2 : layout == BLOCKS_256 ? in / 16 : 0;
+  float *all = buffer.get(rows * (stride * size / 4 + blocks + sums / 2));
   char *data = reinterpret_cast<char *>(all);
+  float *scales = all + rows * stride * size / 4;
+  int16_t *sum_data = reinterpret_cast<int16_t *>(scales + rows * blocks);
   for (int64_t t = 0; t < tokens; t++) std::fill(data + (t * stride + in) * size, data + (t + 1) * stride * size, 0);
   std::fill(data + tokens * stride * size, data + rows * stride * size, 0);
-  return {layout, tokens, in, stride, data, blocks ? all + rows * stride * size / 4 : &one, blocks};
+  std::fill(scales + tokens * blocks, scales + rows * blocks, 0.f);
+  std::fill(sum_data + tokens * sums, sum_data + rows * sums, int16_t(0));
+  return {layout, tokens, in, stride, data, scales, blocks, sum_data, sums};
 }
 
 Activations ActivationScratch::pack(const float *x, Layout layout, int64_t tokens, int64_t in) {
   const Activations a = empty(layout, tokens, in);
-  const int64_t step = layout == INT16_ROWS ? INT16_K_BLOCK : 256;
 #pragma omp parallel for schedule(static) if (tokens > FEW_TOKENS)
-  for (int64_t k = 0; k < in; k += step) a.pack(k, x + k, in, std::min(step, in - k));
+  for (int64_t k = 0; k < in; k += 256) a.pack(k, x + k, in, std::min<int64_t>(256, in - k));
   return a;
 }
 
@@ -117,9 +106,7 @@ void multiply_rows(const Activations &x, Matrix w, int64_t first, int64_t rows, 
 #ifdef HAVE_BF16
   if (x.layout == PAIR_ROWS) return multiply_rows_pairs(x, w, first, rows, y, stride);
 #endif
-#ifdef HAVE_INT16
-  if (x.layout == INT16_ROWS) return multiply_rows_int16(x, w, first, rows, y, stride);
-#endif
+  if (is_in_blocks(x.layout)) return multiply_rows_blocks(x, w, first, rows, y, stride);
   if (x.layout == ODD_EVEN_ROWS) return multiply_rows_odd_even(x, w, first, rows, y, stride);
   multiply_rows_float(x, w, first, rows, y, stride);
 }

@@ -9,7 +9,8 @@ enum Layout {
   FLOAT_ROWS,     // rows of float32
   PAIR_ROWS,      // rows of bfloat16
   ODD_EVEN_ROWS,  // rows of bfloat16 as float32: of every 2 * LANES elements first the odd ones, then the even ones
-  INT16_ROWS,     // rows of integers of 14 bits; every INT16_K_BLOCK elements of a row share a scale
+  BLOCKS_32,      // rows of 8-bit integers; every 32 elements of a row share a scale
+  BLOCKS_256,     // the same for every 256
   TILES,          // AMX tiles of 16 tokens in bfloat16, see matmul_amx.cpp
   HIGH_LOW_TILES  // the same with each float32 as the sum of two bfloat16: x rounded, and the rest rounded
 };
@@ -19,23 +20,23 @@ constexpr int64_t FEW_TOKENS = 8;           // up to so many are multiplied with
 constexpr int64_t MEMORY_BOUND_TOKENS = 2;  // up to so many, reading the weights takes longer than any arithmetic
 constexpr int64_t MAX_ROWS = 512;           // weight rows that multiply_rows takes at a time
 
-// Elements that share a scale, and the largest integer. The sums of products are exact: a lane adds 128 products of at
-// most 8191 * 2032 (the largest number that a weight stands for), which is less than 2^31.
-constexpr int64_t INT16_K_BLOCK = 128 * LANES;
-constexpr float INT14_MAX = 8191;
-
 struct Activations {
   Layout layout;
   int64_t tokens, in;
   int64_t stride;  // elements from row to row; rows are filled up with zeros
   void *data;
-  float *scales;       // INT16_ROWS: scales[token * scale_step + block of INT16_K_BLOCK]
-  int64_t scale_step;  // 0: a single scale of 1 for all
+  // Of BLOCKS_32 and BLOCKS_256 (see blocks/activations.h):
+  float *scales;  // scales[token * scale_step + block]
+  int64_t scale_step;
+  int16_t *sums;  // sums[token * sums_step + i]: of 32 elements from 32 i on, or of 16 from 16 i on
+  int64_t sums_step;
 
-  // Packs columns k to k + count of all tokens, whose first is at x[0], x[x_stride], ...; k is a multiple of 32, and of
-  // INT16_K_BLOCK for INT16_ROWS.
+  // Packs columns k to k + count of all tokens, whose first is at x[0], x[x_stride], ...; k is a multiple of 32, and k
+  // and count of 256 for BLOCKS_256.
   void pack(int64_t k, const float *x, int64_t x_stride, int64_t count) const;
 };
+
+inline bool is_in_blocks(Layout layout) { return layout == BLOCKS_32 || layout == BLOCKS_256; }
 
 Layout layout_for(Type weight, int64_t tokens, bool precise);
 
@@ -54,4 +55,3 @@ void multiply_rows(const Activations &x, Matrix w, int64_t first, int64_t rows, 
 void multiply_rows_float(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_rows_pairs(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_rows_odd_even(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
-void multiply_rows_int16(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);

@@ -4,7 +4,6 @@
 //   FloatMath     float32 products                                  weights of any type, activations of FLOAT_ROWS
 //   OddEvenMath   products of bfloat16 as float32                   bfloat16 weights, ODD_EVEN_ROWS
 //   PairMath      vdpbf16ps: two products of bfloat16 a lane        bfloat16 weights, PAIR_ROWS
-//   Int16Math     vpmaddwd: two products of integers a lane         8 and 4 bits, INT16_ROWS
 //
 // OddEvenMath and PairMath give the same bits, for vdpbf16ps is two float32 products, first that of the odd elements,
 // then that of the even ones (only subnormal numbers, which it takes as zero, differ). A panel that is packed with
@@ -86,44 +85,6 @@ struct PairMath {
   template <class WeightRow>
   static void load_run(const WeightRow &row, int64_t k, Vector *w) {
     row.pairs_run(k, w);
-  }
-};
-#endif
-
-#ifdef HAVE_INT16
-struct Int16Math {
-  using Panel = Int16Math;
-  using Element = int16_t;
-  using Vector = Shorts;
-  using Sum = Ints;
-  static constexpr int64_t STEP = 2 * LANES;
-  static constexpr int64_t K_BLOCK = INT16_K_BLOCK;
-  static constexpr int RUN = 4;
-  static constexpr int SMALL_BATCH = 4;
-  static constexpr int MR = LANES == 16 ? 6 : 2;
-  static Vector load(const int16_t *p) {
-    Shorts x;
-    memcpy(&x, p, sizeof x);
-    return x;
-  }
-  static void store(int16_t *p, Vector x) { memcpy(p, &x, sizeof x); }
-  static Sum add(Sum sum, Vector w, Vector x) {
-#ifdef __AVX512VNNI__
-    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-#elif defined(__AVX512BW__)
-    return sum + (Ints)_mm512_madd_epi16((__m512i)w, (__m512i)x);
-#else
-    return sum + (Ints)_mm256_madd_epi16((__m256i)w, (__m256i)x);
-#endif
-  }
-  static Floats finish(Sum sum) { return __builtin_convertvector(sum, Floats); }
-  template <class WeightRow>
-  static Vector load_padded(const WeightRow &row, int64_t k) {
-    return row.int16_padded(k);
-  }
-  template <class WeightRow>
-  static void load_run(const WeightRow &row, int64_t k, Vector *w) {
-    row.int16_run(k, w);
   }
 };
 #endif

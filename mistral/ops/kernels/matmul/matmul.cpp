@@ -79,8 +79,8 @@ void linear_three(const float *x, const Matrix *weights, float *const *y, int64_
   linear_several(x, weights, y, 3, tokens, precise);
 }
 
-// A thread computes a range of hidden elements of all tokens, and packs them at once as activations of w2. With
-// integers they can be packed only when all are there, since a block of INT16_K_BLOCK needs its largest first.
+// A thread computes a range of hidden elements of all tokens, and packs them at once as activations of w2. For weights
+// in blocks they are packed when all are there, since a block of activations needs its largest first.
 void feed_forward(const float *x, FeedForwardWeights weights, float *y, int64_t tokens, bool precise) {
   static thread_local ActivationScratch scratch1, scratch3, scratch2;
   static thread_local Scratch<float> unpacked_buffer;
@@ -93,7 +93,7 @@ void feed_forward(const float *x, FeedForwardWeights weights, float *y, int64_t 
     const Activations a1 = scratch1.pack(x + t * w1.in, layout1, count, w1.in);
     const Activations a3 = layout3 == layout1 ? a1 : scratch3.pack(x + t * w1.in, layout3, count, w1.in);
     const int64_t step = std::min(rows_at_once(w1.out, layout1, count), MAX_ROWS / 2);
-    float *unpacked = layout2 == INT16_ROWS ? unpacked_buffer.get(count * w2.in) : nullptr;
+    float *unpacked = is_in_blocks(layout2) ? unpacked_buffer.get(count * w2.in) : nullptr;
     Activations hidden = unpacked ? Activations{} : scratch2.empty(layout2, count, w2.in);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t n = 0; n < w1.out; n += step) {

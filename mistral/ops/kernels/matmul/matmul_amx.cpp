@@ -172,8 +172,6 @@ void pack_tiles(const Activations &a, int64_t k, const float *x, int64_t x_strid
 void multiply_rows_amx(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   const TileConfig config;
   const TokenTiles tiles(x);
-  if (w.type == BITS4) return multiply_tiles<WeightRow4>(w, first, rows, tiles, y, stride);
-  if (w.type == BITS8) return multiply_tiles<WeightRow8>(w, first, rows, tiles, y, stride);
   if (w.type == FLOAT8) return multiply_tiles<WeightRowFloat8>(w, first, rows, tiles, y, stride);
   multiply_tiles<DenseWeightRow<Bf16>>(w, first, rows, tiles, y, stride);
 }

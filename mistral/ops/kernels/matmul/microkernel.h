@@ -55,18 +55,16 @@ inline float scaled_sum(float a, float b, float c) {
 #endif
 }
 
-// Where sums go: y[t * stride + n] (+)= sum * scales[t * scale_step] * factors[n]
+// Where sums go: y[t * stride + n] (+)= sum * factors[n]
 struct Output {
   float *y;
   int64_t stride;
-  const float *factors, *scales;  // of weight rows; of tokens, in this block of K
-  int64_t scale_step;
-  bool add;  // to what earlier blocks of K have left there
+  const float *factors;  // of weight rows
+  bool add;              // to what earlier blocks of K have left there
 
   void store(int64_t t, int64_t n, float sum) const {
     float &to = y[t * stride + n];
-    const float total = sum * scales[t * scale_step];
-    to = add ? scaled_sum(total, factors[n], to) : total * factors[n];
+    to = add ? scaled_sum(sum, factors[n], to) : sum * factors[n];
   }
   // NR rows from n on, of which only the first `rows` exist
   void store_four(int64_t t, int64_t n, const float *sums, int64_t rows) const {
@@ -79,7 +77,6 @@ struct Output {
     memcpy(&total, sums, sizeof total);
     memcpy(&factor, factors + n, sizeof factor);
     memcpy(&earlier, y + t * stride + n, sizeof earlier);
-    total = total * scales[t * scale_step];
     if (add)
       for (int i = 0; i < 4; i++) total[i] = scaled_sum(total[i], factor[i], earlier[i]);
     else
@@ -155,7 +152,7 @@ void one_token(const Activations &a, Matrix w, int64_t first, int64_t rows, cons
     for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
       typename M::Sum sums[C] = {};
       accumulate<M, WeightRow, 1, C>(x + k, 0, row, {k, std::min(M::K_BLOCK, w.in - k)}, PREFETCH_AHEAD, sums);
-      const Output output = {y, 0, factors, a.scales + k / M::K_BLOCK * (a.scale_step > 0), a.scale_step, k > 0};
+      const Output output = {y, 0, factors, k > 0};
       for (int64_t c = 0; c < C && n + c * apart < rows; c++) output.store(0, n + c * apart, sum(M::finish(sums[c])));
     }
   }
@@ -231,16 +228,14 @@ void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t r
   const auto run = [&](auto tokens, int64_t k) {  // tokens: a constant, the number that the loop is compiled for
     const auto *x = static_cast<const typename M::Element *>(a.data) + k;
     const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
-    const Output output = {y, stride, factors, a.scales + k / M::K_BLOCK * (a.scale_step > 0), a.scale_step, k > 0};
+    const Output output = {y, stride, factors, k > 0};
     if constexpr (tokens > FEW_TOKENS)
       many_tokens<M, WeightRow>(x, a.stride, w, first, rows, block, output, a.tokens);
     else
       few_tokens<M, WeightRow, tokens>(x, a.stride, w, first, rows, block, output, a.tokens);
   };
   // These are multiplied as floats only where `precise` or the processor asks for it: one loop is enough there.
-  constexpr bool quantized = std::is_same_v<WeightRow, WeightRow8> || std::is_same_v<WeightRow, WeightRow4> ||
-                             std::is_same_v<WeightRow, WeightRowFloat8>;
-  constexpr bool rare = std::is_same_v<M, FloatMath> && quantized;
+  constexpr bool rare = std::is_same_v<M, FloatMath> && WeightRow::RARELY_FLOAT;
   for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
     if constexpr (!rare) {
       if (a.tokens <= M::SMALL_BATCH) {

@@ -1,0 +1,194 @@
+// The product of weights in blocks with many tokens, in parts that two files share. For CHUNK columns at a time, a strip
+// of rows is decoded into a panel of integers, interleaved so that a lane of a vector belongs to a row. The panel stays
+// in the first-level cache while all tokens are multiplied with it (as in Goto and van de Geijn, Anatomy of
+// High-Performance Matrix Multiplication, 2008). The definition of the product is in activations.h.
+#pragma once
+#include "blocks/activations.h"
+#include "blocks/in_place.h"
+#include "scratch.h"
+#include "transpose.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(PLAIN_BLOCKS)
+#if !defined(__AVX512F__) || defined(__AVX512BW__)
+#define HAVE_PANELS 1
+#endif
+#endif
+
+#ifdef HAVE_PANELS
+#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
+constexpr bool VNNI = true;  // products of four bytes, added in 32 bits
+#else
+constexpr bool VNNI = false;
+#endif
+
+// Which panel a format has: panel_bytes.cpp, or panel_words.cpp where that is faster
+template <class F>
+constexpr bool HAS_BYTE_PANEL = VNNI || (!InPlace<F>::SIGNED && InPlace<F>::BITS < 6);
+
+constexpr int64_t CHUNK = 256;                     // columns
+constexpr int VECTORS = 2;                         // across a strip
+constexpr int64_t STRIP = VECTORS * LANES;         // rows
+constexpr int64_t BLOCKS = CHUNK / SMALL_BLOCK;    // that a chunk has at most
+constexpr int64_t RANGE = LANES == 16 ? 128 : 64;  // rows whose results are kept in the second-level cache
+
+inline Ints load_integers(const void *p) {
+  Ints x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+
+inline Ints broadcast_word(const void *p) {
+  int32_t word;
+  memcpy(&word, p, 4);
+  return Ints{} + word;
+}
+
+// sum + products of two pairs of 16-bit integers
+inline Ints add_products(Ints sum, Ints w, Ints x) {
+#if defined(__AVX512VNNI__)
+  return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+#elif defined(__AVX512BW__)
+  return computed(sum + (Ints)_mm512_madd_epi16((__m512i)w, (__m512i)x));
+#else
+  return (Ints)add_pairs((__m256i)sum, (__m256i)w, (__m256i)x);
+#endif
+}
+
+// The scales of a chunk of a strip of rows
+struct Scales {
+  alignas(64) float scales[BLOCKS][STRIP];             // d
+  alignas(64) float minima[BLOCKS][STRIP];             // -dmin
+  alignas(64) int16_t minimum_factors[4 * STRIP * 2];  // m, [pair of groups of 32][row][2]
+
+  template <class F>
+  void pack(const uint8_t *block, int64_t b, int64_t row) {
+    scales[b][row] = F::scale(block);
+    if constexpr (F::MINIMA) minima[b][row] = -F::minimum(block);
+    if constexpr (F::MINIMA && F::FACTORS) {
+      const uint64_t m = six_bit_minima(block + 4);
+      for (int g = 0; g < 4; g++) {
+        const uint32_t pair = uint32_t(m >> 16 * g & 255) | uint32_t(m >> (16 * g + 8) & 255) << 16;
+        memcpy(minimum_factors + (g * STRIP + row) * 2, &pair, 4);
+      }
+    }
+  }
+};
+
+// What a token contributes to a chunk beside its integers
+struct TokenScales {
+  float scales[BLOCKS];
+  int16_t sums[BLOCKS];        // over every 32
+  int16_t sums_of_16[CHUNK / 16];  // of blocks of 256
+};
+
+inline void pack_token_scales(const Activations &a, int64_t t, int64_t k, int64_t depth, TokenScales &to) {
+  const bool small = a.layout == BLOCKS_32;
+  const int16_t *sums = a.sums + t * a.sums_step;
+  const float *scales = a.scales + t * a.scale_step;
+  if (small) {
+    memcpy(to.sums, sums + k / 32, depth / 32 * sizeof *sums);
+    memcpy(to.scales, scales + k / SMALL_BLOCK, depth / SMALL_BLOCK * sizeof *scales);
+    return;
+  }
+  memcpy(to.sums_of_16, sums + k / 16, sizeof to.sums_of_16);
+  for (int g = 0; g < 8; g++) to.sums[g] = int16_t(to.sums_of_16[2 * g] + to.sums_of_16[2 * g + 1]);
+  to.scales[0] = scales[k / LARGE_BLOCK];
+}
+
+// y + what block b contributes, given the integer sums of its products, for the rows of vector v
+template <class F>
+inline Floats add_block(const Scales &panel, const TokenScales &x, int64_t b, int v, Ints sums, Floats y) {
+  const float scale = x.scales[b];
+  y = fused(__builtin_convertvector(sums, Floats), load(panel.scales[b] + v * LANES) * scale, y);
+  if constexpr (F::MINIMA) {
+    Ints sum = Ints{} + x.sums[b];
+    if constexpr (F::FACTORS) {
+      sum = Ints{};
+      for (int g = 0; g < 4; g++)
+        sum = add_products(sum, load_integers(panel.minimum_factors + (g * STRIP + v * LANES) * 2),
+                           broadcast_word(x.sums + 2 * g));
+    }
+    y = fused(__builtin_convertvector(sum, Floats), load(panel.minima[b] + v * LANES) * scale, y);
+  }
+  return y;
+}
+
+// LANES rows of LANES words, `step` bytes apart -> columns: word j of row i goes to word i of line j
+inline void transpose_words(const void *from_words, int64_t from_step, void *to_words, int64_t to_step) {
+  const char *from = static_cast<const char *>(from_words);
+  char *to = static_cast<char *>(to_words);
+#if defined(__AVX512F__)
+  __m512i lines[16];
+  for (int i = 0; i < 16; i++) lines[i] = _mm512_loadu_si512(from + i * from_step);
+  transpose(lines);
+  for (int j = 0; j < 16; j++) _mm512_store_si512(to + j * to_step, lines[j]);
+#else
+  __m256i r[8], t[8];
+  for (int i = 0; i < 4; i++) {  // rows i and i + 4 in the halves of a register
+    const auto half = [&](int row, int at) {
+      return _mm_load_si128(reinterpret_cast<const __m128i *>(from + row * from_step + at));
+    };
+    r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(half(i, 0)), half(i + 4, 0), 1);
+    r[i + 4] = _mm256_inserti128_si256(_mm256_castsi128_si256(half(i, 16)), half(i + 4, 16), 1);
+  }
+  for (int h = 0; h < 8; h += 4) {
+    t[0] = _mm256_unpacklo_epi32(r[h], r[h + 1]), t[1] = _mm256_unpackhi_epi32(r[h], r[h + 1]);
+    t[2] = _mm256_unpacklo_epi32(r[h + 2], r[h + 3]), t[3] = _mm256_unpackhi_epi32(r[h + 2], r[h + 3]);
+    const __m256i columns[4] = {_mm256_unpacklo_epi64(t[0], t[2]), _mm256_unpackhi_epi64(t[0], t[2]),
+                                _mm256_unpacklo_epi64(t[1], t[3]), _mm256_unpackhi_epi64(t[1], t[3])};
+    for (int j = 0; j < 4; j++) _mm256_store_si256(reinterpret_cast<__m256i *>(to + (h + j) * to_step), columns[j]);
+  }
+#endif
+}
+
+// y[t * stride + i] for at most RANGE rows, by a Panel: Panel::Element of activations, and the members used here
+template <class Panel>
+void multiply_range(const Activations &a, const uint8_t *weights, int64_t rows, float *y, int64_t stride) {
+  using F = typename Panel::Format;
+  using Element = typename Panel::Element;
+  static thread_local Scratch<float> result_buffer;
+  static thread_local Scratch<TokenScales> scale_buffer;
+  static thread_local Scratch<Element> integer_buffer;
+  static thread_local Panel panel;
+  Panel &own = panel;  // found once
+  const int64_t tokens = a.tokens, strips = (rows + STRIP - 1) / STRIP, row_bytes = a.in / F::WEIGHTS * F::BYTES;
+  Element *integers = integer_buffer.get(tokens * CHUNK);  // [token][CHUNK]
+  TokenScales *scales = scale_buffer.get(tokens);
+  float *results = result_buffer.get(strips * tokens * STRIP);  // [strip][token][row]
+  for (int64_t k = 0; k < a.in; k += CHUNK) {
+    const int64_t depth = std::min(CHUNK, a.in - k), chunk_bytes = depth / F::WEIGHTS * F::BYTES;
+    for (int64_t t = 0; t < tokens; t++) {
+      const int8_t *from = static_cast<const int8_t *>(a.data) + t * a.stride + k;
+      for (int64_t i = 0; i < depth; i++) integers[t * CHUNK + i] = from[i];
+      pack_token_scales(a, t, k, depth, scales[t]);
+    }
+    for (int64_t s = 0; s < strips; s++) {
+      const uint8_t *strip = weights + s * STRIP * row_bytes + k / F::WEIGHTS * F::BYTES;
+      const int64_t ahead = s + 1 < strips ? STRIP * row_bytes : chunk_bytes - s * STRIP * row_bytes;
+      for (int64_t i = 0; i < STRIP; i++) {  // the last row is repeated
+        const uint8_t *row = strip + std::min(i, rows - s * STRIP - 1) * row_bytes;
+        for (int64_t at = 0; at < chunk_bytes; at += 64) __builtin_prefetch(row + ahead + at, 0, 2);
+        for (int64_t b = 0; b < depth / F::WEIGHTS; b++) own.pack(row + b * F::BYTES, b, i);
+        if (i % LANES == LANES - 1) own.interleave(i / LANES, depth);
+      }
+      own.multiply(integers, scales, tokens, depth, k > 0, results + s * tokens * STRIP);
+    }
+  }
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t s = 0; s < strips; s++)
+      memcpy(y + t * stride + s * STRIP, results + (s * tokens + t) * STRIP,
+             std::min(STRIP, rows - s * STRIP) * sizeof(float));
+}
+
+// Calls panel.microkernel<R> for R tokens at a time, at most MR
+template <int R, class Panel>
+inline void multiply_tokens(const Panel &panel, const typename Panel::Element *x, const TokenScales *scales,
+                            int64_t tokens, int64_t depth, bool add, float *results) {
+  int64_t t = 0;
+  for (; t + R <= tokens; t += R)
+    panel.template microkernel<R>(x + t * CHUNK, scales + t, depth, add, results + t * STRIP);
+  if constexpr (R > 1)
+    if (t < tokens)
+      multiply_tokens<R / 2>(panel, x + t * CHUNK, scales + t, tokens - t, depth, add, results + t * STRIP);
+}
+#endif
