@@ -1,91 +1,129 @@
-"""The quantize command: a checkpoint's matrices in 8 or 4 bits, as a folder that loads like any other."""
+"""The quantize command: a checkpoint as a GGUF file, its matrices in block formats."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from mistral.atomic_files import unfinished
-from mistral.checkpoint.args_file import params_of
-from mistral.checkpoint.checkpoint import open_checkpoint
-from mistral.checkpoint.quantization import quantized_args
-from mistral.checkpoint.write import write_model
+from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from mistral.checkpoint.gguf.importances import Importances, read_importances
+from mistral.checkpoint.gguf.write import write_gguf
+from mistral.checkpoint.quantization import MIXTURE_OF_BITS, MIXTURES, check_mixture
 from mistral.cli.console import ProgressLine
-from mistral.cli.options import operand, option
+from mistral.cli.input_text import read_text_file
+from mistral.cli.options import MACHINE, operand, option
 from mistral.cli.status_line import status
 from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.ops import build
 from mistral.ops.device import check_surroundings
-from mistral.text import read_json
-from mistral.tokenizer.files import behaviour_files
+from mistral.tokenizer.gguf.export import tokenizer_values
 from mistral.tokenizer.tokenizer import Tokenizer
-
-
-def check_bits(name: str, bits: int) -> None:
-    """Raise InputError, naming the option, for a number of bits that there is no format for."""
-    if bits not in (8, 4):
-        raise InputError("must be 8 or 4", option=name, value=bits)
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """Write a checkpoint's matrices in 8 or 4 bits, as a folder that every command takes.
+    """Write a checkpoint as a GGUF file, which every command and llama.cpp take.
 
-    Embeddings, norms and routers stay as they are.
+    Which matrix has how many bits is as llama.cpp has it for the type; norms and routers stay float32.
     """
 
-    ckpt: str | None = operand("The checkpoint folder; its files stay as they are.")
-    out: str | None = operand("The folder to write; it must not exist yet, or be empty.")
-    bits: int = option(8, "8 (nothing to be seen of it) or 4 (a little over half the size of 8).", choices=("8", "4"))
+    ckpt: str | None = operand("The checkpoint, in any form; its files stay as they are.")
+    out: str | None = operand("The file to write, such as model.gguf; it must not exist yet.")
+    type: str | None = option(
+        None, "Q8_0 (when left out), Q6_K, Q5_K_M, Q4_K_M, IQ4_XS or Q4_0, BF16 or F16.", choices=tuple(MIXTURES)
+    )
+    bits: int | None = option(None, "Instead of --type: 8 for Q8_0, 4 for Q4_K_M.", choices=("8", "4"))
     lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.", file=True)
-    output_bits: int = option(8, "Bits of the output matrix, whose errors reach every word: 8 or 4.")
+    calibrate: str | None = option(
+        None, "A text like those that the model will read: errors count by how it uses its weights there.", file=True
+    )
+    importances: str | None = option(
+        None, "Instead of --calibrate: a GGUF file of importances, this program's or llama.cpp's imatrix.", file=True
+    )
+    save_importances: str | None = option(None, "With --calibrate: a GGUF file to keep its result in.", file=True)
+    chunks: int | None = option(None, "With --calibrate: read so many pieces of 512 tokens at most; 0 for all.")
+    backend: str = option(
+        "auto", "With --calibrate: native, portable or auto.", MACHINE, ("auto", "native", "portable")
+    )
 
     def check(self) -> None:
         """Raise InputError for what cannot be, before anything is read."""
         if self.ckpt is None or self.out is None:
-            raise InputError("quantize: name a checkpoint folder and a folder to write")
-        check_bits("bits", self.bits)
-        check_bits("output_bits", self.output_bits)
+            raise InputError("quantize: name a checkpoint and a GGUF file to write")
+        if self.bits is not None and self.type is not None:
+            raise InputError("leave it out with a type", option="bits", value=self.bits)
+        if self.bits is not None and self.bits not in MIXTURE_OF_BITS:
+            raise InputError("must be 8 or 4", option="bits", value=self.bits)
+        check_mixture("type", self.mixture)
+        if not self.out.endswith(".gguf"):
+            raise InputError(f"{self.out}: must end in .gguf: a GGUF file is written")
+        if self.importances is not None and self.calibrate is not None:
+            raise InputError("leave it out with a text to calibrate by", option="importances", value=self.importances)
+        for name in ("save_importances", "chunks"):
+            value = getattr(self, name)
+            if value is not None and self.calibrate is None:
+                raise InputError("needs a text to calibrate by", option=name, value=value)
+        if self.chunks is not None and self.chunks < 0:
+            raise InputError("must be 0 or more", option="chunks", value=self.chunks)
         build.require_compiler()
 
+    @property
+    def mixture(self) -> str:
+        """The type, as llama.cpp calls it."""
+        if self.type is not None:
+            return self.type.upper()
+        return MIXTURE_OF_BITS[8 if self.bits is None else self.bits]
+
     def run(self) -> None:
-        """Quantize tensor by tensor; an unfinished folder never has the name that was asked for."""
+        """Quantize tensor by tensor; an unfinished file never has the name that was asked for."""
         assert self.ckpt is not None and self.out is not None
         check_surroundings()  # a compiler needs a temporary folder
         status(f"quantizing {Path(self.ckpt).name} ...")
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
+        for line in (*checkpoint.warnings, *notes(checkpoint)):
+            print(f"note: {line}", file=sys.stderr)
         if checkpoint.gguf:
-            raise InputError(f"{checkpoint.path}: GGUF is not quantized again; name the original weights")
-        if checkpoint.args.quantization:
-            raise InputError(f"{checkpoint.folder}: is quantized already; name the original weights")
-        if checkpoint.adapter:
-            print(f"note: {checkpoint.adapter}", file=sys.stderr)
-        tokenizer = Tokenizer.from_folder(checkpoint.folder)
-        args = quantized_args(checkpoint.args, self.bits, self.output_bits)
+            tokenizer = Tokenizer.from_gguf(checkpoint.gguf)
+        else:
+            tokenizer = Tokenizer.from_folder(checkpoint.folder)
+        tokenizer = tokenizer.for_rows(checkpoint.args.vocab_size)
+        values = tokenizer_values(tokenizer, checkpoint.args.vocab_size, checkpoint.gguf)
         with unfinished(out) as work:
-            total = write_model(checkpoint, args, work, ProgressLine("quantizing:", "GB", 1e9))
-            (work / "params.json").write_text(json.dumps(params_of(args) | family(checkpoint.folder), indent=2) + "\n")
-            copy_behaviour(checkpoint.folder, tokenizer, work)
-            work.rename(out)
+            importances = self.found_importances(checkpoint, tokenizer)
+            progress = ProgressLine("quantizing:", "GB", 1e9)
+            total = write_gguf(checkpoint, work / out.name, self.mixture, values, progress, importances)
+            (work / out.name).rename(out)
         before = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
         print(f"{out}: {gigabytes(total)} of weights, {gigabytes(before)} before")
 
+    def found_importances(self, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Importances | None:
+        """The importances that were asked for; None without. Those of a text are written where that was asked for."""
+        if self.importances is not None:
+            found = read_importances(Path(self.importances))
+            found.require_fit(Path(self.importances), checkpoint.args)
+            return found
+        if self.calibrate is None:
+            return None
+        from mistral.calibrate import calibrate
 
-def copy_behaviour(folder: Path, tokenizer: Tokenizer, out: Path) -> None:
-    """Copy what decides how the model is spoken to, and where an answer ends; config.json, which may say it, stays."""
-    for name in behaviour_files(folder, tokenizer.file):
-        (out / name.parent).mkdir(exist_ok=True)
-        shutil.copyfile(folder / name, out / name)
-    config = out / "generation_config.json"
-    table = {"bos_token_id": tokenizer.bos_id} | (read_json(config) if config.is_file() else {})
-    config.write_text(json.dumps(table | {"eos_token_id": list(tokenizer.end_ids)}, indent=2) + "\n")
+        ids = tokenizer.encode(read_text_file(self.calibrate), bos=False)
+        progress = ProgressLine("calibrating:", "tokens")
+        name = Path(self.calibrate).name
+        found = calibrate(checkpoint, tokenizer.bos_id, ids, self.chunks, self.backend, name, progress)
+        if self.save_importances is not None:
+            found.write(Path(self.save_importances))
+        return found
 
 
-def family(folder: Path) -> dict[str, str]:
-    """The model_type of a folder's config.json, which says that a model is not one of Mistral's own."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return {"model_type": "llama"} if config.get("model_type") == "llama" else {}
+def notes(checkpoint: Checkpoint) -> list[str]:
+    """Lines about what llama.cpp will do otherwise than this program."""
+    lines = [str(checkpoint.adapter)] if checkpoint.adapter else []
+    windows = {window for window in checkpoint.args.sliding_windows if window is not None}
+    if windows:
+        lines.append(
+            f"llama.cpp has no sliding window in this architecture: it answers otherwise beyond {min(windows)} tokens"
+        )
+    return lines

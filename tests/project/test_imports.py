@@ -21,7 +21,7 @@ LEVELS = (
     ("engine",),
     ("pipeline",),
     ("load",),
-    ("generate",),
+    ("calibrate", "generate"),
     ("llm",),
     ("", "cli", "server"),
     ("__main__",),

@@ -19,13 +19,13 @@ constexpr Format FORMATS[] = {
     {12, q4_k, 256, 144}, {13, q5_k, 256, 176}, {14, q6_k, 256, 210}, {20, iq4_nl, 32, 18}, {23, iq4_xs, 256, 136},
 };
 
-enum Type { FLOAT32, BFLOAT16, FLOAT16 };
+enum Source { FROM_FLOAT32, FROM_BFLOAT16, FROM_FLOAT16 };
 
 // Weight k of a row as float32
 float value_of(const void *row, int32_t type, int64_t k) {
-  if (type == FLOAT32) return static_cast<const float *>(row)[k];
+  if (type == FROM_FLOAT32) return static_cast<const float *>(row)[k];
   const uint16_t bits = static_cast<const uint16_t *>(row)[k];
-  if (type == FLOAT16) return half_value(bits);
+  if (type == FROM_FLOAT16) return half_value(bits);
   const uint32_t wide = uint32_t(bits) << 16;
   float value;
   memcpy(&value, &wide, 4);
@@ -54,7 +54,7 @@ extern "C" int64_t quantize_blocks(const void *values, int32_t type, int64_t row
     if (each.number == format) found = &each;
   if (!found || columns % found->weights) return -1;
   const AllThreads threads;
-  const int64_t size = type == FLOAT32 ? 4 : 2, nbytes = columns / found->weights * found->nbytes;
+  const int64_t size = type == FROM_FLOAT32 ? 4 : 2, nbytes = columns / found->weights * found->nbytes;
   int64_t lost = 0;
 #pragma omp parallel reduction(+ : lost)
   {
