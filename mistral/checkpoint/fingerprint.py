@@ -9,7 +9,7 @@ from mistral.checkpoint.checkpoint import Checkpoint
 SAMPLE = 256  # bytes out of the middle of each tensor that go into the digest
 
 
-def fingerprint(checkpoint: Checkpoint, bits: int) -> str:
+def fingerprint(checkpoint: Checkpoint, bits: int = 16) -> str:
     """The digest of a model, as 64 hexadecimal digits; `bits` as the model is used.
 
     SHA-256 of the architecture, the shape and dtype of every tensor, some bytes out of the middle of each, and the

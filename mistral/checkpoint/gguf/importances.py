@@ -17,7 +17,7 @@ from mistral.atomic_files import replaced
 from mistral.checkpoint.gguf.names import gguf_name, merged_name
 from mistral.errors import InputError
 from mistral.gguf.header import GgufFile, read_gguf
-from mistral.gguf.write import PlannedTensor, header, padding
+from mistral.gguf.write import Plain, PlannedTensor, header, padding
 from mistral.mapped_file import quoted
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
@@ -43,9 +43,9 @@ class Importances:
 
     def of(self, parameter: Parameter) -> NDArray[np.float32] | None:
         """Mean squares of a matrix's inputs (in,); None where it has seen no token."""
-        name, row = merged_name(parameter), parameter.expert or 0
-        if name not in self.sums:
-            name, row = gguf_name(parameter), 0
+        name, row = gguf_name(parameter), 0
+        if name not in self.sums and parameter.expert is not None:
+            name, row = merged_name(parameter) or name, parameter.expert
         if name not in self.sums or not self.counts[name][row] > 0:
             return None
         mean: NDArray[np.float32] = self.sums[name][row] / self.counts[name][row]
@@ -57,7 +57,7 @@ class Importances:
         matched = 0
         for parameter in parameters(args).values():
             for name in (merged_name(parameter), gguf_name(parameter)):
-                if name not in self.sums:
+                if name is None or name not in self.sums:
                     continue
                 matched += 1
                 shape, experts = self.sums[name].shape, args.moe.num_experts if args.moe else 1
@@ -72,7 +72,7 @@ class Importances:
 
     def write(self, path: Path) -> None:
         """Write them to a file, which is there whole or not at all."""
-        values = {
+        values: dict[str, Plain] = {
             KIND: IMATRIX, DATASETS: [self.dataset], CHUNKS: self.chunks, CHUNK_SIZE: self.chunk_size,
         }  # fmt: skip
         arrays = dict[str, NDArray[np.float32]]()
