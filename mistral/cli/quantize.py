@@ -83,8 +83,6 @@ class Quantize:
         check_surroundings()  # a compiler needs a temporary folder
         status(f"quantizing {Path(self.ckpt).name} ...")
         checkpoint, out = open_checkpoint(self.ckpt, self.lora), Path(self.out)
-        for line in (*checkpoint.warnings, *notes(checkpoint)):
-            print(f"note: {line}", file=sys.stderr)
         if checkpoint.gguf:
             tokenizer = Tokenizer.from_gguf(checkpoint.gguf)
         else:
@@ -96,6 +94,8 @@ class Quantize:
             progress = ProgressLine("quantizing:", "GB", 1e9)
             total = write_gguf(checkpoint, work / out.name, self.mixture, values, progress, importances)
             (work / out.name).rename(out)
+        for line in (*checkpoint.warnings, *notes(checkpoint)):
+            print(f"note: {line}", file=sys.stderr)
         before = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
         print(f"{out}: {gigabytes(total)} of weights, {gigabytes(before)} before")
 

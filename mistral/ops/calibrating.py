@@ -30,6 +30,7 @@ class Calibrating:
         self.inner, self.SLOT_BYTES = inner, inner.SLOT_BYTES
         self.names = dict[int, str]()
         self.squares, self.tokens = dict[str, NDArray[np.float64]](), dict[str, int]()
+        self._last: tuple[Tensor, NDArray[np.float64]] | None = None
 
     def named(self, name: str, weight: Weight) -> None:
         """Call a weight, which must stay alive, by a name."""
@@ -39,10 +40,16 @@ class Calibrating:
         """x (T, in) times the transpose of weight (out, in) -> (T, out)."""
         name = self.names.get(id(weight))
         if name is not None:
-            inputs = x.asnumpy().astype(np.float64)
-            self.squares[name] = self.squares.get(name, 0.0) + np.square(inputs).sum(0)
-            self.tokens[name] = self.tokens.get(name, 0) + len(inputs)
-        return self.inner.linear(x, weight)
+            self.squares[name] = self.squares.get(name, 0.0) + self._squares_of(x)
+            self.tokens[name] = self.tokens.get(name, 0) + x.shape[0]
+        # a copy: what follows is not always one operator of the kernels, which ask for the shape of a finished result
+        return self.inner.tensor(self.inner.linear(x, weight).asnumpy())
+
+    def _squares_of(self, x: Tensor) -> NDArray[np.float64]:
+        """The sums of squares (in,) of x (T, in), which several matrices may be given one after the other."""
+        if self._last is None or self._last[0] is not x:
+            self._last = x, np.square(x.asnumpy()).sum(0, dtype=np.float64)
+        return self._last[1]
 
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""
