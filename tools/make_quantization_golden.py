@@ -33,7 +33,7 @@ def weights(spread: str) -> NDArray[np.float32]:
 
 def importances() -> NDArray[np.float32]:
     """How much each of 1024 columns counts: a few count many times as much as others."""
-    return np.exp(np.random.default_rng(12).standard_normal(1024)).astype(np.float32)
+    return np.asarray(np.exp(np.random.default_rng(12).standard_normal(1024)), np.float32)
 
 
 def main() -> None:

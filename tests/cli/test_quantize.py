@@ -287,7 +287,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_killed_run_leaves_nothing_that_loads(run: CommandLine, tmp_path: Path) -> None:
     program = (
-        "import os, signal, mistral.checkpoint.gguf.write as w\nfrom mistral.cli.quantize import Quantize\n"
+        "import os, signal, mistral.checkpoint.gguf.write as w\nfrom mistral.cli.quantize.command import Quantize\n"
         "def parts(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "w.tensor_bytes = parts\n"
         f"Quantize({str(shipped_checkpoint())!r}, {str(tmp_path / 'out.gguf')!r}).run()"

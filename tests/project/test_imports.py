@@ -21,7 +21,7 @@ LEVELS = (
     ("engine",),
     ("pipeline",),
     ("load",),
-    ("calibrate", "generate"),
+    ("generate",),
     ("llm",),
     ("", "cli", "server"),
     ("__main__",),

@@ -80,20 +80,15 @@ def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits:
     plain = folder / f"{shape}-{args.n_layers}"
     if bits == 16:
         return found_or_made(plain, args, lambda work: write_random(args, work, "quantization" in SHAPES[shape]))
-    random_checkpoint(folder, shape, layers)
-    return found_or_quantized(plain, bits)
-
-
-def found_or_quantized(plain: Path, bits: int) -> Path:
-    """The GGUF file of a folder's model in 8 or 4 bits, left by an earlier run or made now; it has no tokenizer."""
-    mixture, checkpoint = MIXTURE_OF_BITS[bits], open_checkpoint(plain)
-    out = plain.with_name(f"{plain.name}-{mixture}.gguf")
+    out = plain.with_name(f"{plain.name}-{MIXTURE_OF_BITS[bits]}.gguf")
     with locked(out):
-        size = weights_nbytes(out, shapes=checkpoint.shapes)
+        size = weights_nbytes(out, shapes={name: each.shape for name, each in parameters(args).items()})
         if size is None:
+            checkpoint = open_checkpoint(random_checkpoint(folder, shape, layers))
             out.unlink(missing_ok=True)
             with unfinished(out) as work:
-                size = write_gguf(checkpoint, work / out.name, mixture, {}, ProgressLine("quantizing:", "GB", 1e9))
+                progress = ProgressLine("quantizing:", "GB", 1e9)
+                size = write_gguf(checkpoint, work / out.name, MIXTURE_OF_BITS[bits], {}, progress)
                 (work / out.name).rename(out)
     print(f"note: random weights, {gigabytes(size)}, are kept in {out}", file=sys.stderr)
     return out

@@ -107,7 +107,7 @@ class Quantize:
             return found
         if self.calibrate is None:
             return None
-        from mistral.calibrate import calibrate
+        from mistral.cli.quantize.calibrate import calibrate
 
         ids = tokenizer.encode(read_text_file(self.calibrate), bos=False)
         progress = ProgressLine("calibrating:", "tokens")
