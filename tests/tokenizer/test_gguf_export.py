@@ -14,10 +14,10 @@ from tokenizers import Tokenizer as Library
 from mistral.errors import InputError
 from mistral.gguf.model_files import read_metadata
 from mistral.gguf.write import header
-from mistral.tokenizer.gguf.export import tokenizer_values
+from mistral.tokenizer.gguf.export import require_same, tokenizer_values
 from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.test_gguf_tokenizer import LLAMA3, ORIGINALS, TEXTS, VALUES
+from tests.tokenizer.test_gguf_tokenizer import ORIGINALS, TEXTS, VALUES
 
 DATA = Path(MistralTokenizer._data_path())
 OFFICIAL = {
@@ -137,7 +137,18 @@ def test_words_cut_in_a_way_without_a_name_are_refused(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(folder)
     with pytest.raises(InputError, match=r"cuts texts into words in a way of its own, which GGUF files have no name"):
         tokenizer_values(tokenizer, tokenizer.vocab_size)
-    assert LLAMA3
+
+
+def test_a_normalizer_that_gguf_has_no_words_for_is_found(tmp_path: Path) -> None:
+    folder = table(tmp_path / "model", "gpt-2")
+    library = Library.from_file(str(folder / "tokenizer.json"))
+    library.normalizer = normalizers.NFC()
+    library.save(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_folder(folder)
+    found = exported(tokenizer, tmp_path / "out")
+    require_same(found, found)
+    with pytest.raises(InputError, match=r"it changes texts such as .* which GGUF files have no name for"):
+        require_same(tokenizer, found)
 
 
 def test_the_values_of_another_file_are_taken_over(tmp_path: Path) -> None:

@@ -106,8 +106,10 @@ def read_importances(path: Path) -> Importances:
                 f"{path}: tensor {quoted(name + SUMS)} has values that are no sums of squares; make it again"
             )
     datasets = file.metadata.texts(DATASETS) or [""]
-    return Importances(sums, counts, datasets[0], int(file.metadata.number(CHUNKS) or 0),
-                       int(file.metadata.number(CHUNK_SIZE) or 0))  # fmt: skip
+    chunks, size = (file.metadata.number(key) for key in (CHUNKS, CHUNK_SIZE))
+    return Importances(
+        sums, counts, datasets[0], *(number if isinstance(number, int) else 0 for number in (chunks, size))
+    )
 
 
 def _array(file: GgufFile, name: str) -> NDArray[np.float32]:

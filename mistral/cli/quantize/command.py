@@ -19,7 +19,7 @@ from mistral.errors import InputError
 from mistral.memory import gigabytes
 from mistral.ops import build
 from mistral.ops.device import check_surroundings
-from mistral.tokenizer.gguf.export import tokenizer_values
+from mistral.tokenizer.gguf.export import require_same, tokenizer_values
 from mistral.tokenizer.tokenizer import Tokenizer
 
 
@@ -93,6 +93,8 @@ class Quantize:
             importances = self.found_importances(checkpoint, tokenizer)
             progress = ProgressLine("quantizing:", "GB", 1e9)
             total = write_gguf(checkpoint, work / out.name, self.mixture, values, progress, importances)
+            if tokenizer.file != checkpoint.path:
+                require_same(tokenizer, Tokenizer.from_folder(work / out.name))
             (work / out.name).rename(out)
         for line in (*checkpoint.warnings, *notes(checkpoint)):
             print(f"note: {line}", file=sys.stderr)

@@ -26,6 +26,12 @@ _BYTE_NAME = re.compile(r"<0x[0-9A-F]{2}>")
 _SPELLINGS = {"(?i:'s|'t|'re|'ve|'m|'ll|'d)": "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"}
 
 
+TRIED = (
+    "Hello, world!  It's 12345.67 o'clock", "\n\n\tdef f(x):\r\n    return x ",
+    "e\u0301 \u00e9 \ufb01 \u2460 \u6f22\u5b57 \U0001f642",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A vocabulary: texts and types by id; scores for SentencePiece, merges and `pre` for byte-level merges."""
@@ -194,6 +200,13 @@ def template_values(tokenizer: Tokenizer) -> dict[str, Plain]:
     if "default" in found.templates:
         values[TEMPLATE] = found.templates["default"]
     return values | ({"tokenizer.chat_templates": list(more)} if more else {})
+
+
+def require_same(original: Tokenizer, written: Tokenizer) -> None:
+    """Raise InputError where a tokenizer does not make the same ids of some texts once it is in a GGUF file."""
+    for text in TRIED:
+        if original.encode(text) != written.encode(text):
+            raise unnamed(original, f"it changes texts such as {text[:12]!r} in a way of its own")
 
 
 def unnamed(tokenizer: Tokenizer, what: str) -> InputError:
