@@ -80,7 +80,7 @@ def main() -> None:
     held, path = slot.export(), options.folder / SAVED
     assert held
     started = time.perf_counter()
-    key = fingerprint(checkpoint, model.args)
+    key = fingerprint(checkpoint)
     write_saved(path, Saved("", held), key)
     written, size = time.perf_counter(), path.stat().st_size
     snapshot = read_saved(path, key, model.args, model.ops.SLOT_BYTES).snapshot

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.formats.stored_tensor import Array
-from mistral.checkpoint.quantization import model_args, quantized_args, source_of
+from mistral.checkpoint.gguf.write import blocks_of
+from mistral.checkpoint.quantization import block_kind
 from mistral.checkpoint.weight_memory import copied_nbytes, stage_nbytes, used_in_place
 from mistral.errors import InputError, setting
 from mistral.memory import available_memory, gigabytes, require_memory
@@ -21,15 +22,13 @@ from mistral.model import transformer
 from mistral.model.args import ModelArgs
 from mistral.model.block import GetWeight
 from mistral.model.kv_cache import CacheMetadata, RollingCache
-from mistral.model.parameters import owns, parameters
+from mistral.model.parameters import Parameter, owns, parameters
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
 from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.device import check_device, device_lock, start_device
 from mistral.ops.float8 import Float8
 from mistral.ops.interface import Ops, Weight
 from mistral.ops.mapped_files import MappedFiles
-from mistral.ops.quantize import quantize_array
-from mistral.ops.quantized import Quantized
 from mistral.pipeline.launch import check_ranks
 from mistral.pipeline.shared_checkpoint import identity, open_shared, require_files, require_same
 from mistral.pipeline.split import choose_layers
@@ -136,50 +135,50 @@ def load_model(
         world = world or connect(num_pipeline_ranks)
     checkpoint = folder if isinstance(folder, Checkpoint) else open_shared(folder, lora, world)
 
-    def planned() -> tuple[ModelArgs, list[range]]:
-        return model_args(checkpoint, bits), choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
+    def planned() -> list[range]:
+        return choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
 
     if world is None:
-        args, layers = planned()
-        backend = start_backend(checkpoint, args, backend, device, threads)
-        check_memory(checkpoint, args, backend, layers)
-        return build(checkpoint, args, load_backend(backend, precise), layers[0], progress)
-    args, layers = world.agreed(planned)
+        layers = planned()
+        backend = start_backend(checkpoint, bits, backend, device, threads)
+        check_memory(checkpoint, bits, backend, layers)
+        return build(checkpoint, bits, load_backend(backend, precise), layers[0], progress)
+    layers = world.agreed(planned)
     chosen = {"bits": str(bits), "precise": str(precise), "pipeline_split": str([len(part) for part in layers])}
     require_same_model(world, checkpoint, chosen, layers)
-    backend = agreed_backend(world, checkpoint, args, backend, device, threads)
+    backend = agreed_backend(world, checkpoint, bits, backend, device, threads)
     here = [part for part, host in zip(layers, world.gather(world.host), strict=True) if host == world.host]
-    world.agreed(lambda: check_memory(checkpoint, args, backend, here))
+    world.agreed(lambda: check_memory(checkpoint, bits, backend, here))
     mine = layers[world.rank]
-    return world.agreed(lambda: build(checkpoint, args, load_backend(backend, precise), mine, progress, world))
+    return world.agreed(lambda: build(checkpoint, bits, load_backend(backend, precise), mine, progress, world))
 
 
-def backend_for(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str) -> str:
-    """The backend behind "auto" for this model; see `choose_backend`. GGUF blocks are widened, by portable."""
-    if checkpoint.has_blocks and not args.quantization:
+def backend_for(checkpoint: Checkpoint, bits: int, backend: str, device: str) -> str:
+    """The backend behind "auto" for this model; see `choose_backend`. Blocks are widened, by portable."""
+    if checkpoint.has_blocks or bits != 16:
         check_backend(backend)
         if backend == "native":
-            reason = f"{checkpoint.path.name} runs on the portable backend for now; leave it out"
+            reason = f"weights in blocks of {checkpoint.path.name} run on the portable backend for now; leave it out"
             raise InputError(reason, option="backend", value=backend)
         if sum(checkpoint.nbytes(name) for name in checkpoint.shapes) >= WORTH_BUILDING:
-            print("note: GGUF runs on the portable backend for now, its weights in float32", file=sys.stderr)
+            print("note: blocks run on the portable backend for now, weights in float32", file=sys.stderr)
         return "portable"
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
-    return choose_backend(backend, device, WORTH_BUILDING if args.quantization else total)
+    return choose_backend(backend, device, total)
 
 
-def start_backend(checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str, threads: int | None) -> str:
+def start_backend(checkpoint: Checkpoint, bits: int, backend: str, device: str, threads: int | None) -> str:
     """Start the device -> the backend to use."""
-    return backend_for(checkpoint, args, backend, start_device(device, threads))
+    return backend_for(checkpoint, bits, backend, start_device(device, threads))
 
 
 def agreed_backend(
-    world: World, checkpoint: Checkpoint, args: ModelArgs, backend: str, device: str, threads: int | None
+    world: World, checkpoint: Checkpoint, bits: int, backend: str, device: str, threads: int | None
 ) -> str:
     """Start the device of this rank -> the backend to use, which must be the same on all ranks."""
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         threads = world.share_of_cores()
-    found = world.agreed(lambda: start_backend(checkpoint, args, backend, device, threads))
+    found = world.agreed(lambda: start_backend(checkpoint, bits, backend, device, threads))
     require_same(world, {setting("backend"): found}, "name the backend, or install a compiler everywhere")
     return found
 
@@ -192,21 +191,21 @@ def require_same_model(world: World, checkpoint: Checkpoint, chosen: dict[str, s
     world.agreed(lambda: require_files(checkpoint, layers[world.rank]))
 
 
-def check_memory(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
+def check_memory(checkpoint: Checkpoint, bits: int, backend: str, stages: Iterable[range]) -> None:
     """Raise InputError where the weights of this machine's stages need more memory than is free.
 
     Where it is the mapped file that does not fit, a note on standard error.
     """
     stages, free = list(stages), available_memory()
 
-    def copied(args: ModelArgs, backend: str) -> int:
-        return sum(copied_nbytes(checkpoint, args, backend, layers) for layers in stages)
+    def copied(bits: int, backend: str) -> int:
+        return sum(copied_nbytes(checkpoint, bits, backend, layers) for layers in stages)
 
-    sizes = {bits: copied(quantized_args(checkpoint.args, bits), "native") for bits in (8, 4)}
-    smaller = {} if args.quantization else {bits: size for bits, size in sizes.items() if size <= free}
-    needed, form = copied(args, backend), " in float32" if backend == "portable" else ""
+    sizes = {fewer: copied(fewer, "native") for fewer in (8, 4)}
+    smaller = {} if bits != 16 else {fewer: size for fewer, size in sizes.items() if size <= free}
+    needed, form = copied(bits, backend), " in float32" if backend == "portable" else ""
     if checkpoint.adapter:
-        note_adapter(checkpoint, args, backend, stages)
+        note_adapter(checkpoint, bits, backend, stages)
     require_memory(needed, free, f"{checkpoint.path}: this model{form}", remedy(smaller, setting("bits")))
     mapped = sum(stage_nbytes(checkpoint, layers) for layers in stages) - needed
     if backend == "native" and not needed and mapped > free:
@@ -223,58 +222,63 @@ def remedy(smaller: dict[int, int], option: str) -> str:
     return " and ".join(ways) or "use a machine with more, or a smaller model"
 
 
-def note_adapter(checkpoint: Checkpoint, args: ModelArgs, backend: str, stages: Iterable[range]) -> None:
+def note_adapter(checkpoint: Checkpoint, bits: int, backend: str, stages: Iterable[range]) -> None:
     """Say, on standard error, which adapter is merged, and what the merged copies take where they take memory."""
     assert checkpoint.adapter is not None
+    args = checkpoint.args
     changed = [parameters(args)[name] for name in checkpoint.adapter.deltas]
     merged = {each.name for each in changed for layers in stages if owns(layers, each, args)}
     size = gigabytes(sum(map(checkpoint.loaded_nbytes, merged)))
-    extra = f"; merged copies take {size}" if backend == "native" and not args.quantization else ""
+    extra = f"; merged copies take {size}" if backend == "native" and bits == 16 else ""
     print(f"note: {checkpoint.adapter}{extra}", file=sys.stderr)
 
 
 def build(
     checkpoint: Checkpoint,
-    args: ModelArgs,
+    bits: int,
     ops: Ops,
     layers: range,
     progress: Progress | None = None,
     world: World | None = None,
+    loaded: Callable[[str, Weight], None] | None = None,
 ) -> Transformer:
-    """Read the weights of some layers."""
+    """Read the weights of some layers; `loaded` is called with the name of each and what the backend has for it."""
     done, total = 0, stage_nbytes(checkpoint, layers)
     everything = MappedFiles(checkpoint.mapped(checkpoint.shapes))
-    if ops.name == "native" or args.quantization != checkpoint.args.quantization:
+    args = checkpoint.args
+    if ops.name == "native" or bits != 16:
         everything.guard()
     everything.require_whole()
 
     def get(name: str) -> Weight:
         nonlocal done
-        source = source_of(name, checkpoint)
-        stored = read_weight(checkpoint, source, parameters(args)[name].bits)
+        stored = read_weight(checkpoint, parameters(args)[name], bits)
         with device_lock:
             weight = ops.weight(stored)
-        done += checkpoint.nbytes(source)
+        if loaded:
+            loaded(name, weight)
+        done += checkpoint.nbytes(name)
         if progress:
             progress(min(done, total), total)
         return weight
 
-    in_place = used_in_place(checkpoint, args, ops.name, layers)
+    in_place = used_in_place(checkpoint, bits, ops.name, layers)
     files = MappedFiles(checkpoint.mapped(in_place, adapted=False))
     return Transformer(args, get, ops, layers, world, files)
 
 
-def read_weight(checkpoint: Checkpoint, name: str, bits: int | None) -> Array | Quantized | Float8:
-    """A tensor of a checkpoint as a backend gets it: in the `bits` that it is to have, or as it is (None).
+def read_weight(checkpoint: Checkpoint, parameter: Parameter, bits: int) -> Array | Float8 | BlockQuantized:
+    """A parameter as a backend gets it: as it is (16), or in the blocks that `bits` stands for.
 
     What is not used where it lies in the file need not stay in memory once it is read.
     """
-    copied = checkpoint.is_merged(name) or checkpoint.is_widened(name)
-    if checkpoint.args.quantization or (bits is None and not copied):
-        found = checkpoint.packed(name)
-        assert not isinstance(found, BlockQuantized)
-        return found
-    array = checkpoint.get(name)
-    made = array if bits is None else quantize_array(array, bits, f"{checkpoint.file_of(name)}: tensor {name}")
+    name, kind = parameter.name, block_kind(parameter, checkpoint.args, bits)
+    made: Array | Float8 | BlockQuantized
+    if kind is not None:
+        made = blocks_of(checkpoint, parameter, kind)
+    elif checkpoint.is_merged(name) or checkpoint.is_widened(name):
+        made = checkpoint.get(name)
+    else:
+        return checkpoint.packed(name)
     checkpoint.release(name)
     return made

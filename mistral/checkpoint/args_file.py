@@ -17,7 +17,7 @@ from mistral.checkpoint.unsupported import (
     refuse_sound,
 )
 from mistral.errors import InputError
-from mistral.model.args import ModelArgs, MoeArgs, Quantization
+from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.rope import FactorScaling, LinearScaling, RopeScaling, YarnScaling
 from mistral.text import read_json
 
@@ -26,7 +26,7 @@ from mistral.text import read_json
 HARMLESS_PARAMS = frozenset({"model_type", "max_batch_size", "max_seq_len", "use_biases", "causal", "lora"})
 # Keys that describe what reads images or audio beside the decoder, which is not loaded
 TOWERS = {"vision_encoder": "images", "audio": "audio", "audio_encoder": "audio", "multimodal": "images"}
-QUANTIZATION_FORM = ("mistral-mindspore", 1)  # what this program writes, and its version
+FORMER_FORM = "mistral-mindspore"  # of quantized folders that early releases wrote
 
 
 def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> ModelArgs:
@@ -36,6 +36,7 @@ def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> 
     keys.refuse(UNSUPPORTED)
     towers = towers_of(keys)
     check_quantization_config(keys.take("quantization_config"), source)
+    check_quantization(keys)
     rope_scaling, llama_4_scaling = official_rotary(keys)
     n_layers = keys.integer("n_layers", limit=MAX_LAYERS)
     n_heads = keys.integer("n_heads")
@@ -69,7 +70,6 @@ def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> 
         moe=moe,
         tied_embeddings=keys.boolean("tied_embeddings"),
         max_seq_len=keys.integer("max_position_embeddings", default=keys.integer("max_seq_len", default=0)) or None,
-        quantization=quantization_of(keys),
         rope_scaling=rope_scaling,
         llama_4_scaling=llama_4_scaling,
         towers=towers,
@@ -94,9 +94,6 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
     table["sliding_window"] = windows[0] if len(set(windows)) == 1 else list(windows)
     if args.moe:
         table["moe"] = vars(args.moe)
-    if args.quantization:
-        form, version = QUANTIZATION_FORM
-        table["quantization"] = {"format": form, "version": version, **vars(args.quantization)}
     if args.rope_scaling:  # no official file has this key
         table["rope_scaling"] = {"rope_type": kind_of(args.rope_scaling), **vars(args.rope_scaling)}
     if args.llama_4_scaling:
@@ -124,26 +121,18 @@ def towers_of(keys: Keys) -> tuple[str, ...]:
     return tuple(found)
 
 
-def quantization_of(keys: Keys) -> Quantization | None:
-    """The table `quantization` as this program writes it.
+def check_quantization(keys: Keys) -> None:
+    """Raise InputError for a table `quantization`, unless it is that of official FP8 weights.
 
-    None where it is absent or that of official FP8 weights, whose tensors say which they are.
+    The tensors of these say which they are. Folders in formats of its own were written by this program's early
+    releases.
     """
     table = keys.take("quantization")
     if table is None:
-        return None
-    if isinstance(table, Mapping) and "qformat_weight" in table:
-        check_official_quantization(table, keys.source)
-        return None
-    if not isinstance(table, Mapping) or (table.get("format"), table.get("version")) != QUANTIZATION_FORM:
-        form = f"{QUANTIZATION_FORM[0]}, version {QUANTIZATION_FORM[1]}"
+        return
+    if isinstance(table, Mapping) and table.get("format") == FORMER_FORM:
         raise InputError(
-            f"{keys.source}: quantization is not of the form {form}; use the original weights, or quantize again"
+            f"{keys.source}: quantized by an earlier release, in a format that is not read any more; quantize the"
+            " original checkpoint again, to a GGUF file"
         )
-    inner = Keys(table, f"{keys.source}: quantization")
-    inner.taken |= {"format", "version"}
-    bits, output_bits = inner.integer("bits"), inner.integer("output_bits")
-    inner.refuse_unknown()
-    if {bits, output_bits} - {8, 4}:
-        raise InputError(f"{inner.source}: bits and output_bits must be 8 or 4; quantize the model again")
-    return Quantization(bits, output_bits)
+    check_official_quantization(table if isinstance(table, Mapping) else {}, keys.source)

@@ -26,7 +26,6 @@ from mistral.model.args import ModelArgs
 from mistral.model.parameters import parameters
 from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.float8 import FLOAT8, Float8
-from mistral.ops.quantized import Quantized
 from mistral.places import find_checkpoint
 
 
@@ -71,13 +70,11 @@ class Checkpoint:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
         A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
-        what an adapter changes is a copy, and a matrix of 8 or 4 bits, of 8-bit floats or in blocks is widened to
+        what an adapter changes is a copy, and a matrix of 8-bit floats or in blocks is widened to
         float32. Of 8-bit floats, what an adapter changes is rounded to bfloat16. Raises InputError for blocks whose
         scales are NaN or infinite.
         """
         found = self.packed(name)
-        if isinstance(found, Quantized):
-            return found.dense()
         if isinstance(found, BlockQuantized):
             array = self._widened(name, found)
         else:
@@ -102,14 +99,14 @@ class Checkpoint:
         """Whether `get` gives float32 made of blocks."""
         return isinstance(self.tensors[name], StoredBlocks)
 
-    def packed(self, name: str) -> Array | Quantized | Float8 | BlockQuantized:
+    def packed(self, name: str) -> Array | Float8 | BlockQuantized:
         """One tensor as it lies in the file, without an adapter: what is packed is not widened.
 
         Views of the mapped file, but for wq and wk of a Hugging Face file, which are copied into Mistral's order.
         """
         found = self.tensors[name].array()
         heads = parameters(self.args)[name].heads if self.rotary_halves else None
-        if heads is None or isinstance(found, Quantized | BlockQuantized):
+        if heads is None or isinstance(found, BlockQuantized):
             return found
         values = neighbouring_pairs(found.values if isinstance(found, Float8) else found, heads)
         values.flags.writeable = False

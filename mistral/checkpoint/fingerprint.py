@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 
 from mistral.checkpoint.checkpoint import Checkpoint
-from mistral.model.args import ModelArgs
 
 SAMPLE = 256  # bytes out of the middle of each tensor that go into the digest
 
 
-def fingerprint(checkpoint: Checkpoint, args: ModelArgs) -> str:
-    """The digest of a model, as 64 hexadecimal digits; `args` as the model is used, quantized or not.
+def fingerprint(checkpoint: Checkpoint, bits: int = 16) -> str:
+    """The digest of a model, as 64 hexadecimal digits; `bits` as the model is used.
 
     SHA-256 of the architecture, the shape and dtype of every tensor, some bytes out of the middle of each, and the
     identity of an adapter.
     """
-    digest = hashlib.sha256(repr(args).encode())
+    digest = hashlib.sha256(repr((checkpoint.args, bits)).encode())
     for name in sorted(checkpoint.shapes):
         tensor = checkpoint.tensors[name]
         digest.update(repr((name, tensor.shape, checkpoint.type_name(name))).encode())

@@ -143,13 +143,6 @@ def open_adapter(folder: str | Path, args: ModelArgs) -> Adapter:
     """
     folder = find_checkpoint(folder, option="lora")
     file = find_adapter(folder)
-    if args.quantization:
-        raise InputError(
-            "the checkpoint's weights are quantized already; name the original weights, with"
-            f" {setting('bits')} or quantize",
-            option="lora",
-            value=folder,
-        )
     tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_zip(file)
     scale: Callable[[str, int], float]
     matrices = [each for each in parameters(args).values() if each.is_matrix and each.part != "embedding"]

@@ -23,7 +23,6 @@ from mistral.checkpoint.foreign_names import (
 from mistral.checkpoint.formats.safetensors_file import read_safetensors
 from mistral.checkpoint.formats.stored_tensor import NOT_GATHERED, StoredTensor, quoted
 from mistral.checkpoint.formats.torch_zip import read_torch_zip
-from mistral.checkpoint.quantized_tensor import QuantizedTensor, part_names, take_quantized
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import EMBEDDING, HEAD, Parameter, parameters
@@ -34,7 +33,7 @@ _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
 HEAD_IN_FILE = "lm_head.weight"  # what Hugging Face files call the output matrix
 Tensors = Mapping[str, StoredTensor]
-Found = StoredTensor | QuantizedTensor | Float8Tensor
+Found = StoredTensor | Float8Tensor
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,6 @@ def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Foun
     left = dict(tensors)
     found: dict[str, Found] = {}
     for name, parameter in parameters(args).items():
-        if parameter.bits is not None:
-            found[name] = take_quantized(parameter, tensors, _files(form))
-            for part in part_names(name):
-                del left[part]
-            continue
         in_file, expert = _name_in_file(parameter, form, args, tensors)
         tensor = tensors.get(in_file)
         if tensor is None:

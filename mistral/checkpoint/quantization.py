@@ -1,46 +1,84 @@
-"""The quantized form of a model: its architecture, and what its tensors are made of."""
+"""Which block format each parameter of a quantized model has: the mixtures of llama.cpp, by their names there."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
-from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.errors import InputError
-from mistral.model.args import ModelArgs, Quantization
-from mistral.model.parameters import EMBEDDING, HEAD
-from mistral.ops.quantized import stored_shapes
+from mistral.model.args import ModelArgs
+from mistral.model.parameters import HEAD, Parameter
+from mistral.ops.blocks.kind import BY_NAME, Kind
+
+# The mixtures that can be made, and their numbers in a file's general.file_type
+MIXTURES = {"Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15, "Q4_0": 2, "IQ4_XS": 30, "BF16": 32, "F16": 1}
+MIXTURE_OF_BITS = {8: "Q8_0", 4: "Q4_K_M"}
+# What takes the place of blocks of 256 weights where these do not divide a row
+FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
 
-def model_args(checkpoint: Checkpoint, bits: int) -> ModelArgs:
-    """The architecture as it is used with weights of 16 (as in the file), 8 or 4 bits.
+def check_mixture(option: str, name: str) -> None:
+    """Raise InputError, naming the option, for a mixture that there is none of."""
+    if name not in MIXTURES:
+        raise InputError(f"must be one of {', '.join(MIXTURES)}", option=option, value=name)
 
-    Raises InputError where the checkpoint is quantized to another number of bits.
+
+def kind_of(parameter: Parameter, args: ModelArgs, mixture: str, weighted: bool = False) -> Kind:
+    """The type of a parameter in a file of this mixture; `weighted`: importances are known.
+
+    Norms and routers stay float32. Where 32 does not divide a row it is float16.
     """
-    quantization = checkpoint.args.quantization
-    if bits == 16 or (quantization and quantization.bits == bits):
-        return checkpoint.args
-    if quantization:
-        raise InputError(
-            f"{checkpoint.folder} has {quantization.bits} bits; leave it out, or name the original",
-            option="bits",
-            value=bits,
-        )
-    return quantized_args(checkpoint.args, bits)
+    if not parameter.is_matrix or parameter.part == "router":
+        return BY_NAME["F32"]
+    kind = BY_NAME[_wanted(parameter, args, mixture, weighted)]
+    if parameter.shape[-1] % kind.weights and kind.name in FALLBACKS:
+        kind = BY_NAME[FALLBACKS[kind.name]]
+    return BY_NAME["F16"] if parameter.shape[-1] % kind.weights else kind
 
 
-def quantized_nbytes(bits: int, shape: tuple[int, ...]) -> int:
-    """Bytes of a matrix (out, in) in 8 or 4 bits: values, scales and exponents."""
-    values, scales = stored_shapes(bits, *shape)
-    return int(np.prod(values) + np.prod(scales)) + shape[0]
+def block_kind(parameter: Parameter, args: ModelArgs, bits: int) -> Kind | None:
+    """The block format of a parameter of a model that is loaded with `bits`; None where it stays as it is."""
+    if bits not in MIXTURE_OF_BITS:
+        return None
+    kind = kind_of(parameter, args, MIXTURE_OF_BITS[bits])
+    return None if kind.is_plain else kind
 
 
-def quantized_args(args: ModelArgs, bits: int, output_bits: int = 8) -> ModelArgs:
-    """The architecture with quantized matrices; a tied head becomes a matrix of its own."""
-    return replace(args, tied_embeddings=False, quantization=Quantization(bits, output_bits))
+def _wanted(parameter: Parameter, args: ModelArgs, mixture: str, weighted: bool) -> str:
+    """The type that a mixture has for a matrix, whatever the length of its rows."""
+    base = mixture.removesuffix("_M")
+    if base in ("F16", "BF16", "Q8_0"):
+        return base
+    if parameter.name == HEAD or (parameter.part == "embedding" and args.tied_embeddings):
+        return "Q8_0" if parameter.shape[-1] % BY_NAME[base].weights else "Q6_K"
+    if parameter.layer is None:
+        return base
+    if parameter.part == "attention":
+        return _wanted_in_attention(parameter, args, mixture)
+    n, layer = args.n_layers, parameter.layer
+    if parameter.weight == "w2":
+        if mixture.endswith("_K_M") and _more_bits(layer, n):
+            return "Q6_K"
+        if mixture == "IQ4_XS" and layer < n // 8 and not weighted:
+            return "Q5_K"
+        if mixture == "Q4_0" and layer < n // 8 and weighted:
+            return "Q4_1"
+    return base
 
 
-def source_of(name: str, checkpoint: Checkpoint) -> str:
-    """The tensor of an unquantized checkpoint that `name` of the quantized model is made of."""
-    return EMBEDDING if name == HEAD and checkpoint.args.tied_embeddings else name
+def _wanted_in_attention(parameter: Parameter, args: ModelArgs, mixture: str) -> str:
+    base, eight_experts = mixture.removesuffix("_M"), args.moe is not None and args.moe.num_experts == 8
+    assert parameter.layer is not None
+    if parameter.weight in ("wk", "wv") and eight_experts:
+        return "Q8_0"
+    if parameter.weight == "wo" and eight_experts and mixture in ("Q4_K_M", "IQ4_XS"):
+        return "Q5_K"
+    if parameter.weight != "wv":
+        return base
+    if mixture == "IQ4_XS" and args.n_heads // args.n_kv_heads >= 4:
+        return "Q5_K"
+    if mixture.endswith("_K_M") and _more_bits(parameter.layer, args.n_layers):
+        return "Q6_K"
+    return "Q5_K" if base == "Q4_K" and args.n_layers == 80 and args.n_heads != args.n_kv_heads else base
+
+
+def _more_bits(layer: int, n_layers: int) -> bool:
+    """Whether a layer is among those whose wv and w2 have more bits: the outer eighths, and each third between."""
+    return layer < n_layers // 8 or layer >= 7 * n_layers // 8 or (layer - n_layers // 8) % 3 == 2

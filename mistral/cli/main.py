@@ -20,7 +20,7 @@ from mistral.cli.demo import Demo
 from mistral.cli.help_text import ELSEWHERE, Help, command_help
 from mistral.cli.info.command import Info
 from mistral.cli.options import checked_arguments, converted
-from mistral.cli.quantize import Quantize
+from mistral.cli.quantize.command import Quantize
 from mistral.cli.score import Score
 from mistral.cli.settings import found_settings, taken_apart
 from mistral.cli.status_line import START, loaded, status, status_line

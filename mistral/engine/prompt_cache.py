@@ -9,7 +9,6 @@ from pathlib import Path
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.fingerprint import fingerprint
-from mistral.checkpoint.quantization import model_args
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.requests import Event, Request
@@ -31,7 +30,7 @@ class PromptCache:
 
         Needs no model, so that a wrong file is refused before one is loaded.
         """
-        found = cls(Path(path), fingerprint(checkpoint, model_args(checkpoint, bits)))
+        found = cls(Path(path), fingerprint(checkpoint, bits))
         if os.path.exists(found.path):
             open_saved(found.path, found.checkpoint)
         return found

@@ -17,14 +17,6 @@ class MoeArgs:
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """Bits, 8 or 4, of the matrices of a quantized model, and of its output matrix; see mistral/ops/quantized.py."""
-
-    bits: int
-    output_bits: int
-
-
-@dataclass(frozen=True)
 class ModelArgs:
     """Architecture of one model; field names are the keys of `params.json`.
 
@@ -48,7 +40,6 @@ class ModelArgs:
     moe: MoeArgs | None = None
     tied_embeddings: bool = False
     max_seq_len: int | None = None
-    quantization: Quantization | None = None
     rope_scaling: RopeScaling | None = None
     llama_4_scaling: Llama4Scaling | None = None
     towers: tuple[str, ...] = field(default=(), compare=False, repr=False)

@@ -15,7 +15,7 @@ Part = Literal["embedding", "attention", "feed-forward", "experts", "norms", "ro
 PARTS: tuple[Part, ...] = get_args(Part)
 EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"  # names; a model with tied embeddings has no HEAD
 FIRST_MATRIX = "layers.0.attention.wq.weight"
-_CACHED = 8  # models, such as one and its quantized forms, whose parameters are kept
+_CACHED = 8  # models whose parameters are kept
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class Parameter:
 
     `shape` is (out, in) for a matrix. `weight` is the short name within a layer or an expert, such as "wq", "w1",
     "gate" or "attention_norm". `layer` is None outside the layers, `expert` outside the experts of a mixture. `heads`
-    is the number of heads whose rows the rotary embedding turns, in wq and wk. `bits` is 8 or 4 for a matrix of a
-    quantized model, None for a tensor that stays as it was: embeddings (read one row a token) and norms are no cost,
-    and a router decides which experts a token sees at all.
+    is the number of heads whose rows the rotary embedding turns, in wq and wk.
     """
 
     name: str
@@ -36,7 +34,6 @@ class Parameter:
     layer: int | None = None
     expert: int | None = None
     heads: int | None = None
-    bits: int | None = None
 
     @property
     def size(self) -> int:
@@ -76,17 +73,15 @@ def _in_order(args: ModelArgs) -> Iterator[Parameter]:
         yield from _layer(args, layer)
     yield Parameter("norm.weight", (args.dim,), "norms", "norm")
     if not args.tied_embeddings:
-        bits = args.quantization.output_bits if args.quantization else None
-        yield Parameter(HEAD, embedding, "head", "output", bits=bits)
+        yield Parameter(HEAD, embedding, "head", "output")
 
 
 def _layer(args: ModelArgs, layer: int) -> Iterator[Parameter]:
     dim, queries, keys = args.dim, args.n_heads * args.head_dim, args.n_kv_heads * args.head_dim
-    bits = args.quantization.bits if args.quantization else None
     heads = {"wq": args.n_heads, "wk": args.n_kv_heads}
     for weight, shape in {"wq": (queries, dim), "wk": (keys, dim), "wv": (keys, dim), "wo": (dim, queries)}.items():
         name = f"layers.{layer}.attention.{weight}.weight"
-        yield Parameter(name, shape, "attention", weight, layer, heads=heads.get(weight), bits=bits)
+        yield Parameter(name, shape, "attention", weight, layer, heads=heads.get(weight))
     for weight in ("attention_norm", "ffn_norm"):
         yield Parameter(f"layers.{layer}.{weight}.weight", (dim,), "norms", weight, layer)
     feed_forward = f"layers.{layer}.feed_forward"
@@ -100,6 +95,5 @@ def _layer(args: ModelArgs, layer: int) -> Iterator[Parameter]:
 
 def _feed_forward(args: ModelArgs, prefix: str, part: Part, layer: int, expert: int | None) -> Iterator[Parameter]:
     dim, hidden = args.dim, args.hidden_dim
-    bits = args.quantization.bits if args.quantization else None
     for weight, shape in {"w1": (hidden, dim), "w2": (dim, hidden), "w3": (hidden, dim)}.items():
-        yield Parameter(f"{prefix}.{weight}.weight", shape, part, weight, layer, expert, bits=bits)
+        yield Parameter(f"{prefix}.{weight}.weight", shape, part, weight, layer, expert)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.float8 import Float8
-from mistral.ops.quantized import Quantized
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -105,8 +105,8 @@ class Ops(Protocol):
     SLOT_BYTES: int  # of each element in a cache
     fused: FusedOps | None  # for a backend that has a block in two operators
 
-    def weight(self, array: NDArray[Any] | Quantized | Float8) -> Weight:
-        """A weight as this backend wants it, of float32, float16, bfloat16, 8-bit floats, or 8 or 4 bits."""
+    def weight(self, array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
+        """A weight as this backend wants it, of float32, float16, bfloat16, 8-bit floats, or blocks."""
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """A host array on the device."""

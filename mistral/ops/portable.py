@@ -15,9 +15,9 @@ import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.float8 import Float8
 from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
-from mistral.ops.quantized import Quantized
 
 name = "portable"
 SLOT_BYTES = 4  # of each element in a cache
@@ -28,9 +28,9 @@ _batch_matmul = ops.BatchMatMul()
 _batch_matmul_transposed = ops.BatchMatMul(transpose_b=True)
 
 
-def weight(array: NDArray[Any] | Quantized | Float8) -> Weight:
+def weight(array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
     """A float32 weight. float32 input is used in place (a memory map stays one); all other is widened."""
-    if isinstance(array, Quantized | Float8):
+    if isinstance(array, Float8 | BlockQuantized):
         array = array.dense()
     if array.dtype.name == "bfloat16":  # bfloat16 is the upper half of a float32
         wide = np.ascontiguousarray(array).view(np.uint16).astype(np.uint32)

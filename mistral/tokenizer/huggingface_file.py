@@ -75,7 +75,7 @@ def load_huggingface(path: Path) -> Vocabulary:
 
 def table_piece(pieces: Mapping[int, str], hidden: set[int], byte_level: bool) -> Callable[[int], Piece]:
     """What an id stands for, of pieces spelled as a tokenizer.json spells them; `hidden` ids stand for no text."""
-    byte_of = _byte_level_alphabet() if byte_level else {}
+    byte_of = byte_level_alphabet() if byte_level else {}
 
     def piece(token_id: int) -> Piece:
         token = pieces.get(token_id)
@@ -131,7 +131,7 @@ def _control(ids: Mapping[str, int], path: Path, key: str, default: str) -> int:
     return found
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """The 256 characters that stand for bytes in GPT-2's byte-level pieces."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ from mistral.checkpoint.args_file import args_from_params
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.config_file import args_from_config
 from mistral.checkpoint.fingerprint import fingerprint
-from mistral.checkpoint.quantization import model_args
+from mistral.checkpoint.quantization import block_kind
 from mistral.checkpoint.weight_memory import copied_nbytes, used_in_place, used_nbytes
 from mistral.engine.sampling import log_softmax
 from mistral.errors import InputError
 from mistral.load import load_model, read_weight
 from mistral.model.parameters import parameters
+from mistral.ops.blocks.block_quantized import BlockQuantized
+from mistral.ops.blocks.kind import BY_NAME
+from mistral.ops.blocks.quantize import quantize_blocks
 from mistral.ops.float8 import FLOAT8, Float8
 from mistral.ops.interface import Ops
-from mistral.ops.quantize import quantize_array
-from mistral.ops.quantized import Quantized
 from tests.support.adapters import random_factors, write_official
 from tests.support.checkpoint_forms import (
     DENSE,
@@ -43,6 +45,7 @@ from tests.support.oracle import oracle_logits
 
 FORMS = ("consolidated.safetensors", "consolidated-sharded", "hf", "hf-sharded-index")
 WQ, W2, NORM = "layers.1.attention.wq.weight", "layers.0.feed_forward.w2.weight", "norm.weight"
+WIDE = replace(ARGS, dim=64, n_heads=4, n_kv_heads=2, head_dim=16, hidden_dim=96, sliding_windows=(5, 5))
 IDS = [3, 7, 1, 12, 9, 3, 3, 20, 28]
 
 
@@ -89,12 +92,12 @@ def test_values_are_views_of_the_file_but_for_rows_that_are_reordered(tmp_path: 
             assert checkpoint.in_place(name) != reordered
             mapped = checkpoint.mapped([name])[checkpoint.file_of(name)]
             assert np.shares_memory(packed.values, np.frombuffer(mapped, np.uint8)) != reordered
-        copied = copied_nbytes(checkpoint, DENSE, "native")
+        copied = copied_nbytes(checkpoint, 16, "native")
         queries_and_keys = sum(checkpoint.nbytes(n) for n, each in parameters(DENSE).items() if each.heads)
         assert copied == (queries_and_keys if form == "hf" else 0)
-        assert (WQ in used_in_place(checkpoint, DENSE, "native", range(2))) == (form != "hf")
-        assert sum(used_nbytes(checkpoint, DENSE, "native").values()) == sum(map(checkpoint.nbytes, checkpoint.shapes))
-        assert copied_nbytes(checkpoint, DENSE, "portable") == 4 * sum(each.size for each in parameters(DENSE).values())
+        assert (WQ in used_in_place(checkpoint, 16, "native", range(2))) == (form != "hf")
+        assert sum(used_nbytes(checkpoint, 16, "native").values()) == sum(map(checkpoint.nbytes, checkpoint.shapes))
+        assert copied_nbytes(checkpoint, 16, "portable") == 4 * sum(each.size for each in parameters(DENSE).values())
 
 
 def test_experts_may_be_8_bit_floats_and_a_router_is_not(tmp_path: Path) -> None:
@@ -126,29 +129,33 @@ def test_a_model_computes_with_the_weights_that_the_file_stands_for(
     found = model.forward(IDS, [len(IDS)]).asnumpy()
     tensors = {name: checkpoint.get(name) for name in checkpoint.shapes}
     np.testing.assert_allclose(found, oracle_logits(tensors, DENSE, IDS), rtol=0, atol=1e-4)
-    weight = read_weight(checkpoint, W2, None)
+    weight = read_weight(checkpoint, parameters(DENSE)[W2], 16)
     assert isinstance(weight, Float8)
     assert model.ops.weight(weight).dtype == ("float8" if backend == "native" else "float32")
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_bits_are_made_of_what_the_file_stands_for(tmp_path: Path, ops: Ops, bits: int) -> None:
-    checkpoint = open_checkpoint(written(tmp_path, "hf"))
-    args = model_args(checkpoint, bits)
-    for name in (WQ, W2):
-        found = read_weight(checkpoint, name, parameters(args)[name].bits)
-        assert isinstance(found, Quantized)
-        assert np.array_equal(found.dense(), quantize_array(dense(name), bits).dense())
+    tensors = random_tensors(WIDE, dtype=ml_dtypes.bfloat16)
+    folder = write_checkpoint(tmp_path, WIDE, tensors, "consolidated.safetensors", float8_tensors)
+    checkpoint = open_checkpoint(folder)
+    for name, parameter in parameters(WIDE).items():
+        found, kind = read_weight(checkpoint, parameter, bits), block_kind(parameter, WIDE, bits)
+        if kind is None:
+            assert parameter.part == "norms" and not isinstance(found, BlockQuantized)
+        else:
+            assert isinstance(found, BlockQuantized) and found.kind is kind
+            assert np.array_equal(found.values, quantize_blocks(checkpoint.get(name), kind).values)
 
 
 def test_quantize_writes_it_and_an_adapter_is_merged_into_it(run: CommandLine, tmp_path: Path, ops: Ops) -> None:
     folder = write_checkpoint(
-        tmp_path / "model", ARGS, random_tensors(ARGS, dtype=ml_dtypes.bfloat16), "consolidated.safetensors",
+        tmp_path / "model", WIDE, random_tensors(WIDE, dtype=ml_dtypes.bfloat16), "consolidated.safetensors",
         float8_tensors,
     )  # fmt: skip
     shutil.copy(TOKENIZER, folder)
-    (folder / "params.json").write_text(json.dumps(params_of(ARGS) | {"quantization": OFFICIAL}))
-    lora = write_official(tmp_path / "lora", random_factors(ARGS))
+    (folder / "params.json").write_text(json.dumps(params_of(WIDE) | {"quantization": OFFICIAL}))
+    lora = write_official(tmp_path / "lora", random_factors(WIDE))
     plain, merged = open_checkpoint(folder), open_checkpoint(folder, lora)
     assert merged.adapter
     name = "layers.0.attention.wq.weight"
@@ -157,24 +164,24 @@ def test_quantize_writes_it_and_an_adapter_is_merged_into_it(run: CommandLine, t
     assert merged.get(name).dtype == ml_dtypes.bfloat16 and not merged.in_place(name)
     np.testing.assert_allclose(merged.get(name).astype(np.float64), exact, rtol=2**-8, atol=1e-6)
     sizes = {each: merged.loaded_nbytes(each) for each in merged.shapes}
-    assert sizes[name] == 2 * parameters(ARGS)[name].size
-    assert copied_nbytes(merged, ARGS, "native") == sum(sizes[each] for each in sizes if merged.is_merged(each))
+    assert sizes[name] == 2 * parameters(WIDE)[name].size
+    assert copied_nbytes(merged, 16, "native") == sum(sizes[each] for each in sizes if merged.is_merged(each))
     for more, source in (((), plain), (("--lora", lora), merged)):
-        out = tmp_path / f"out{len(more)}"
+        out = tmp_path / f"out{len(more)}.gguf"
         assert run("quantize", folder, out, *more).code == 0
         written_out = open_checkpoint(out)
-        assert written_out.args.quantization and written_out.dtype("tok_embeddings.weight") == ml_dtypes.bfloat16
-        assert np.array_equal(written_out.get(name), quantize_array(source.get(name), 8).dense())
+        assert {written_out.type_name(name), written_out.type_name("tok_embeddings.weight")} == {"Q8_0"}
+        assert np.array_equal(written_out.get(name), quantize_blocks(source.get(name), BY_NAME["Q8_0"]).dense())
     found = [
         log_softmax(load_model(place, device="CPU", backend="portable", bits=bits).forward(IDS, [9]).asnumpy())
-        for place, bits in ((folder, 8), (tmp_path / "out0", 16))
+        for place, bits in ((folder, 8), (tmp_path / "out0.gguf", 16))
     ]
     assert np.array_equal(found[0], found[1])
 
 
 def test_fingerprints_differ_by_values_and_scales_and_not_by_what_lies_behind(tmp_path: Path) -> None:
     def of(number: int, change: Callable[[dict[str, Array]], object]) -> str:
-        return fingerprint(open_checkpoint(written(tmp_path / str(number), "consolidated.safetensors", change)), DENSE)
+        return fingerprint(open_checkpoint(written(tmp_path / str(number), "consolidated.safetensors", change)))
 
     scale = "layers.1.feed_forward.w3.qscale_weight"
     plain = of(0, lambda _: None)
@@ -221,13 +228,13 @@ def test_a_scale_of_zero_is_refused_when_weights_are_read(run: CommandLine, tmp_
     def change(tensors: dict[str, Array]) -> dict[str, Array]:
         return float8_tensors(tensors) | {SCALES["consolidated.safetensors"]: np.array(0, np.float32)}
 
-    write_checkpoint(tmp_path, ARGS, random_tensors(ARGS), "consolidated.safetensors", change)
+    write_checkpoint(tmp_path, WIDE, random_tensors(WIDE), "consolidated.safetensors", change)
     shutil.copy(TOKENIZER, tmp_path)
     line = run("complete", tmp_path, "--prompt", "a", "--backend", backend).error
     assert "qscale_weight' is 0 and must be above 0; a part of the file may not be downloaded" in line
     assert "\nproblem" not in run("info", tmp_path).out
-    line = run("quantize", tmp_path, tmp_path / "out").error
-    assert "must be above 0" in line and not (tmp_path / "out").exists()
+    line = run("quantize", tmp_path, tmp_path / "out.gguf").error
+    assert "must be above 0" in line and not (tmp_path / "out.gguf").exists()
 
 
 @pytest.mark.parametrize("form", SCALES)

@@ -19,9 +19,10 @@ from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.load import Transformer, build, load_model
 from mistral.model.args import ModelArgs
+from mistral.ops.blocks.block_quantized import BlockQuantized
+from mistral.ops.blocks.kind import BY_NAME
+from mistral.ops.blocks.quantize import quantize_blocks
 from mistral.ops.interface import Ops
-from mistral.ops.quantize import quantize_array
-from mistral.ops.quantized import Quantized
 from mistral.pipeline.shared_checkpoint import identity
 from tests.support.adapters import Factors, peft_tensors, random_factors, write_official, write_peft
 from tests.support.checkpoint_forms import DENSE, SPARSE, Array, random_tensors, write_checkpoint, write_safetensors
@@ -128,7 +129,7 @@ def test_a_stage_merges_its_own_layers_only(tmp_path: Path, ops: Ops, monkeypatc
         return weight
 
     monkeypatch.setattr(LoraDelta, "added_to", spy)
-    build(checkpoint, checkpoint.args, ops, range(1, 2))
+    build(checkpoint, 16, ops, range(1, 2))
     assert len(asked) == 7 and all(name.startswith("layers.1.") for name in asked)
 
 
@@ -145,21 +146,21 @@ def test_weights_that_an_adapter_is_merged_into_already_are_weights_like_others(
 
 
 def test_adapters_are_merged_before_weights_are_quantized(run: CommandLine, tmp_path: Path, ops: Ops) -> None:
-    folder = write_model(tmp_path / "model")
-    lora = write_official(tmp_path / "lora", random_factors(ARGS))
-    assert run("quantize", folder, tmp_path / "out", "--lora", lora).code == 0
-    merged, quantized = open_checkpoint(folder, lora), open_checkpoint(tmp_path / "out")
+    args = replace(ARGS, dim=64, n_heads=4, n_kv_heads=2, head_dim=16, hidden_dim=96, sliding_windows=(5, 5))
+    folder, out = write_model(tmp_path / "model", args), tmp_path / "out.gguf"
+    lora = write_official(tmp_path / "lora", random_factors(args))
+    assert run("quantize", folder, out, "--lora", lora).code == 0
+    merged, quantized = open_checkpoint(folder, lora), open_checkpoint(out)
     for name in ("layers.0.attention.wq.weight", "layers.1.feed_forward.w2.weight"):
         found = quantized.packed(name)
-        assert isinstance(found, Quantized)
-        assert np.array_equal(found.dense(), quantize_array(merged.get(name), 8).dense())
+        assert isinstance(found, BlockQuantized)
+        assert np.array_equal(found.values, quantize_blocks(merged.get(name), BY_NAME["Q8_0"]).values)
     models = [
-        load_model(tmp_path / "out", device="CPU", backend="portable"),
+        load_model(out, device="CPU", backend="portable"),
         load_model(folder, device="CPU", backend="portable", bits=8, lora=lora),
     ]
     one, other = (log_softmax(model.forward(IDS, [len(IDS)]).asnumpy()) for model in models)
     assert np.array_equal(one, other)
-    assert "quantized already; name the original" in run_refused(run, "demo", tmp_path / "out", "--lora", lora)
 
 
 def test_the_command_line_takes_an_adapter(run: CommandLine, tmp_path: Path) -> None:

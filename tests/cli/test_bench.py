@@ -31,9 +31,10 @@ from mistral.engine.scheduler import generate_stream
 from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.memory import forget_peak, resident_memory
-from mistral.model.args import MoeArgs, Quantization
+from mistral.model.args import MoeArgs
 from mistral.model.attention_plan import visible
 from mistral.model.parameters import Parameter, parameters
+from mistral.ops.blocks.kind import BY_NAME
 from mistral.ops.device import thread_count
 from tests.support.command_line import ARGS, ROOT, CommandLine, Outcome, write_model
 
@@ -126,12 +127,13 @@ def test_memory_has_weights_cache_and_600_mb() -> None:
 def test_weights_count_as_the_backend_reads_them(tiny: Path) -> None:
     checkpoint = open_checkpoint(tiny)
     name, size = "layers.0.feed_forward.w1.weight", 1024 * 256
-    assert used_nbytes(checkpoint, checkpoint.args, "native")[name] == 2 * size
-    assert used_nbytes(checkpoint, checkpoint.args, "portable")[name] == 4 * size
-    for bits, expected in ((8, size + size // 32 + 1024), (4, size // 2 + size // 32 + 1024)):
-        args = replace(checkpoint.args, quantization=Quantization(bits, 8))
-        assert used_nbytes(checkpoint, args, "native")[name] == expected
-        assert used_nbytes(checkpoint, args, "native")["tok_embeddings.weight"] == 2 * 32000 * 256
+    assert used_nbytes(checkpoint, 16, "native")[name] == 2 * size
+    assert used_nbytes(checkpoint, 16, "portable")[name] == 4 * size
+    for bits, kind in ((8, BY_NAME["Q8_0"]), (4, BY_NAME["Q4_K"])):
+        found = used_nbytes(checkpoint, bits, "native")
+        assert found[name] == size // kind.weights * kind.nbytes
+        assert found["tok_embeddings.weight"] == 32000 * 256 // kind.weights * kind.nbytes
+        assert found["norm.weight"] == 2 * 256
 
 
 def test_the_peak_of_memory_begins_anew() -> None:
@@ -213,13 +215,15 @@ def test_a_random_checkpoint_of_8_bit_floats(folder: Path, monkeypatch: pytest.M
             values = checkpoint.get(name)
             assert np.isfinite(values).all() and values.std() == pytest.approx(0.02, rel=0.02)
     found = open_checkpoint(random_checkpoint(folder, "tiny-fp8", 1, bits=8))
-    assert found.args.quantization
+    assert found.type_name("layers.0.attention.wq.weight") == "Q8_0"
 
 
 def test_a_quantized_one_lies_beside_it_and_does_without_it(tiny: Path, folder: Path) -> None:
     found = random_checkpoint(folder, "tiny", 1, bits=4)
-    assert found == folder / "tiny-1-4bit"
-    assert open_checkpoint(found).args == replace(shape_args("tiny", 1), quantization=Quantization(4, 8))
+    assert found == folder / "tiny-1-Q4_K_M.gguf"
+    checkpoint = open_checkpoint(found)
+    assert checkpoint.args == replace(shape_args("tiny", 1), max_seq_len=checkpoint.args.max_seq_len)
+    assert checkpoint.type_name("layers.0.feed_forward.w1.weight") == "Q4_K"
     moved = tiny.rename(folder / "moved")
     try:
         assert random_checkpoint(folder, "tiny", 1, bits=4) == found and not tiny.exists()
@@ -333,7 +337,7 @@ def plan(tokens: int = 3, repeats: int = 2) -> MeasurementPlan:
 def stand_in(tiny: Path, plan: MeasurementPlan, max_seq_len: int | None = None) -> Measurement:
     checkpoint = open_checkpoint(tiny)
     args = replace(checkpoint.args, vocab_size=ARGS.vocab_size, max_seq_len=max_seq_len)
-    return Measurement(checkpoint, args, 16, "portable", "CPU", False, plan)
+    return Measurement(replace(checkpoint, args=args), 16, "portable", "CPU", False, plan)
 
 
 def test_a_prompt_is_read_in_chunks_with_the_head_on_its_last_token() -> None:
@@ -493,12 +497,12 @@ def test_random_weights_are_measured_on_the_kernels(run: CommandLine, tiny: Path
     assert "kernels" in found[0]["note"] and "in registers" in found[1]["note"]
 
 
-def test_eight_bits_are_measured_from_a_folder_and_while_loading(run: CommandLine, tiny: Path, folder: Path) -> None:
+def test_eight_bits_are_measured_from_a_file_and_while_loading(run: CommandLine, tiny: Path, folder: Path) -> None:
     both = [
-        run("bench", "--shape=tiny", "--layers=1", f"--folder={folder}", "--bits=8", "--backend=native", *QUICK),
-        run("bench", tiny, "--bits=8", "--backend=native", *QUICK),
+        run("bench", "--shape=tiny", "--layers=1", f"--folder={folder}", "--bits=8", "--backend=portable", *QUICK),
+        run("bench", tiny, "--bits=8", "--backend=portable", *QUICK),
     ]
-    assert (folder / "tiny-1-8bit").is_dir()
+    assert (folder / "tiny-1-Q8_0.gguf").is_file()
     for outcome in both:
         check_figures(figures(outcome), (1, 3), (1, 3), (3, 40))
         assert {line["bits"] for line in figures(outcome)} == {8}

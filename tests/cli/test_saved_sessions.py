@@ -175,7 +175,7 @@ def test_a_conversation_that_does_not_hold_together_is_refused(
     from mistral.checkpoint.fingerprint import fingerprint
 
     checkpoint = open_checkpoint(model)
-    key = fingerprint(checkpoint, checkpoint.args)
+    key = fingerprint(checkpoint)
     for name, state in (("sound", STATE), ("changed", STATE | change), ("list", [])):
         write_saved(tmp_path / name, Saved(json.dumps(state), None), key)
     write_saved(tmp_path / "json", Saved("[" * 100_000, None), key)

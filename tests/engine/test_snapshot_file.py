@@ -222,7 +222,7 @@ def test_a_fingerprint_tells_models_apart(tmp_path: Path) -> None:
     for name, args, seed in (("a", ARGS, 0), ("b", ARGS, 0), ("c", ARGS, 1), ("d", replace(ARGS, rope_theta=5.0), 0)):
         write_checkpoint(tmp_path / name, args, random_tensors(args, seed), "consolidated.safetensors")
         checkpoint = open_checkpoint(tmp_path / name)
-        found.append(fingerprint(checkpoint, checkpoint.args))
+        found.append(fingerprint(checkpoint))
     assert found[0] == found[1] and len(set(found)) == 3
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mistral.model.args import ModelArgs, Quantization
+from mistral.model.args import ModelArgs
 from mistral.model.parameters import PARTS, owns, parameters
 from tests.support.checkpoint_forms import DENSE, SPARSE
 
@@ -63,22 +63,12 @@ def test_the_fields_say_what_the_name_does(args: ModelArgs) -> None:
         assert parameter.is_matrix == (parameter.part != "norms")
         assert parameter.size == math.prod(parameter.shape)
         assert parameter.heads == {"wq": args.n_heads, "wk": args.n_kv_heads}.get(parameter.weight)
-        assert parameter.bits is None
 
 
 def test_every_part_has_its_share() -> None:
     found = Counter(parameter.part for parameter in parameters(SPARSE).values())
     assert found == {"embedding": 1, "attention": 8, "experts": 18, "norms": 5, "router": 2, "head": 1}
     assert {*found} | {"feed-forward"} == {*PARTS}
-
-
-@pytest.mark.parametrize("args", [DENSE, SPARSE], ids=["dense", "sparse"])
-def test_a_quantized_model_has_bits_where_bits_save_something(args: ModelArgs) -> None:
-    quantized = replace(args, quantization=Quantization(4, 8))
-    for name, parameter in parameters(quantized).items():
-        stays = parameter.part in ("embedding", "norms", "router")
-        assert parameter.bits == (None if stays else 8 if parameter.part == "head" else 4)
-        assert replace(parameter, bits=None) == parameters(args)[name]
 
 
 def test_the_mapping_is_made_once_and_cannot_be_changed() -> None:

@@ -108,7 +108,7 @@ def test_no_temporary_folder_is_one_line(run: CommandLine, monkeypatch: pytest.M
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
     message = "no temporary folder can be written; set TMPDIR to a folder that can be"
     assert run("demo", "--max_tokens=0").error == message
-    assert run("quantize", "x", "y").error == message
+    assert run("quantize", "x", "y.gguf").error == message
     monkeypatch.undo()
     check_surroundings()
 

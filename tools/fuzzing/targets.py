@@ -140,7 +140,7 @@ COMMANDS = (
     "interactive|ckpt|--instruct|--system|Be brief.|--temperature=0.7|--stop|[\"x\"]",
     "complete|ckpt|--prompt|Tom|--n|2|--seed|-1|--logprobs|3|--top_p|0.9|--batch_size|4",
     "complete|--fim|a|b|--max_context|100|--backend|native|--device|CPU|--threads|2",
-    "score|ckpt|-|--json", "info|ckpt|--verify", "quantize|ckpt|out|--bits|4|--output_bits|8",
+    "score|ckpt|-|--json", "info|ckpt|--verify", "quantize|ckpt|out.gguf|--type|Q4_K_M|--importances|file",
     "bench|--shape|mistral-7b|--layers|2|--bits|8",
 )  # fmt: skip
 

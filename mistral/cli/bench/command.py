@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistral.checkpoint.checkpoint import open_checkpoint
-from mistral.checkpoint.quantization import model_args
 from mistral.cli.bench.figure import table
 from mistral.cli.bench.measure import Measurement, MeasurementPlan
 from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
@@ -41,7 +40,7 @@ class Bench:
     layers: int | None = option(None, "With --shape: so many layers instead of all.")
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
     bits: int = option(
-        16, "16: weights as in the file; 8 or 4: quantized, with --shape as a folder of its own.", MACHINE, BITS
+        16, "16: weights as in the file; 8 or 4: quantized, with --shape as a GGUF file of its own.", MACHINE, BITS
     )
     prefill: str = option("128,512,2048", "Tokens of the prompts that are read.")
     batches: str = option("1,8", "Rows that are decoded at once; answers are generated for 1 and the most of these.")
@@ -80,16 +79,15 @@ class Bench:
         set_threads(self.threads)
         status(f"measuring {self.shape or Path(self.ckpt or shipped_checkpoint()).name} ...")
         checkpoint = open_checkpoint(self.find_checkpoint())
-        args = model_args(checkpoint, self.bits)
         for line in checkpoint.warnings:
             print(f"note: {line}", file=sys.stderr)
         device = start_device(self.device, self.threads)
-        backend = backend_for(checkpoint, args, self.backend, device)
-        measurement = Measurement(checkpoint, args, self.bits, backend, device, self.precise, self.plan())
+        backend = backend_for(checkpoint, self.bits, self.backend, device)
+        measurement = Measurement(checkpoint, self.bits, backend, device, self.precise, self.plan())
         figures = measurement.measure()
         stored = 8 * min(checkpoint.dtype(name).itemsize for name in (EMBEDDING, FIRST_MATRIX))
-        bits = args.quantization.bits if args.quantization else stored
-        name = checkpoint.name if self.shape is None else f"{self.shape}-{args.n_layers}"
+        bits = stored if self.bits == 16 else self.bits
+        name = checkpoint.name if self.shape is None else f"{self.shape}-{checkpoint.args.n_layers}"
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}
         if self.json:
             for figure in figures:

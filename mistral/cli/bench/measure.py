@@ -23,7 +23,6 @@ from mistral.engine.scheduler import generate_stream
 from mistral.engine.work import Work
 from mistral.load import load_model
 from mistral.memory import available_memory, forget_peak, resident_memory
-from mistral.model.args import ModelArgs
 from mistral.ops.backend import load_backend
 
 PROMPT = 128  # tokens that a row has read before it is decoded, or that an answer is generated to
@@ -72,15 +71,15 @@ class Measurement:
     """One model measured on one machine, as a plan says."""
 
     def __init__(
-        self, checkpoint: Checkpoint, args: ModelArgs, bits: int, backend: str, device: str, precise: bool,
+        self, checkpoint: Checkpoint, bits: int, backend: str, device: str, precise: bool,
         plan: MeasurementPlan,
     ) -> None:  # fmt: skip
-        """`args`: as loading with these `bits` makes the model; `backend` and `device` are not "auto"."""
-        self.checkpoint, self.args, self.bits, self.backend, self.device = checkpoint, args, bits, backend, device
+        """`bits`: those that the model is loaded with; `backend` and `device` are not "auto"."""
+        self.checkpoint, self.bits, self.backend, self.device = checkpoint, bits, backend, device
+        self.args = args = checkpoint.args
         self.precise, self.plan = precise, plan.within(args.max_seq_len)
-        self.weights = used_nbytes(checkpoint, args, backend)
-        used = args.quantization.bits if args.quantization else 16
-        self.machine = Machine(backend, used) if device == "CPU" else None
+        self.weights = used_nbytes(checkpoint, bits, backend)
+        self.machine = Machine(backend, bits) if device == "CPU" else None
         self.random, self.tokens = np.random.default_rng(0), 0
         room = PROMPT if args.max_seq_len is None else args.max_seq_len - plan.tokens - 1
         self.decode_prompt = min(PROMPT, room)

@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from mistral.checkpoint.args_file import args_from_params, params_of
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.float8_tensor import scale_name
 from mistral.checkpoint.formats.safetensors_file import stored_nbytes, write_header
-from mistral.checkpoint.quantization import quantized_args
-from mistral.checkpoint.write import write_model
+from mistral.checkpoint.gguf.write import write_gguf
+from mistral.checkpoint.quantization import MIXTURE_OF_BITS
 from mistral.cli.console import ProgressLine
 from mistral.errors import InputError, setting
 from mistral.memory import gigabytes
@@ -72,7 +72,7 @@ def shape_args(shape: str, layers: int | None = None) -> ModelArgs:
 
 
 def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits: int = 16) -> Path:
-    """The checkpoint of a shape, made in `folder` unless it is there; with `bits` 8 or 4, a quantized one.
+    """The checkpoint of a shape, made in `folder` unless it is there; with `bits` 8 or 4, a GGUF file.
 
     A line on standard error says where it is. Raises InputError where it cannot be written.
     """
@@ -80,13 +80,18 @@ def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits:
     plain = folder / f"{shape}-{args.n_layers}"
     if bits == 16:
         return found_or_made(plain, args, lambda work: write_random(args, work, "quantization" in SHAPES[shape]))
-    quantized = quantized_args(args, bits)
-
-    def quantize(work: Path) -> int:
-        random_checkpoint(folder, shape, layers)
-        return write_model(open_checkpoint(plain), quantized, work, ProgressLine("quantizing:", "GB", 1e9))
-
-    return found_or_made(plain.with_name(f"{plain.name}-{bits}bit"), quantized, quantize)
+    out = plain.with_name(f"{plain.name}-{MIXTURE_OF_BITS[bits]}.gguf")
+    with locked(out):
+        size = weights_nbytes(out, shapes={name: each.shape for name, each in parameters(args).items()})
+        if size is None:
+            checkpoint = open_checkpoint(random_checkpoint(folder, shape, layers))
+            out.unlink(missing_ok=True)
+            with unfinished(out) as work:
+                progress = ProgressLine("quantizing:", "GB", 1e9)
+                size = write_gguf(checkpoint, work / out.name, MIXTURE_OF_BITS[bits], {}, progress)
+                (work / out.name).rename(out)
+    print(f"note: random weights, {gigabytes(size)}, are kept in {out}", file=sys.stderr)
+    return out
 
 
 def found_or_made(out: Path, args: ModelArgs, write: Callable[[Path], int]) -> Path:
@@ -119,13 +124,16 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def weights_nbytes(out: Path, args: ModelArgs) -> int | None:
-    """Bytes of the weights in a folder that has a whole model of these `args`; None in any other case."""
+def weights_nbytes(
+    out: Path, args: ModelArgs | None = None, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> int | None:
+    """Bytes of the weights in a whole checkpoint of these `args` or `shapes`; None in any other case."""
     try:
         checkpoint = open_checkpoint(out)
     except InputError:
         return None
-    return sum(map(checkpoint.nbytes, checkpoint.shapes)) if checkpoint.args == args else None
+    fits = checkpoint.args == args if args else checkpoint.shapes == shapes
+    return sum(map(checkpoint.nbytes, checkpoint.shapes)) if fits else None
 
 
 def write_random(args: ModelArgs, folder: Path, float8: bool = False) -> int:

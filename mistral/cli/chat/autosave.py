@@ -94,4 +94,4 @@ class Autosave:
 
 def key_of(checkpoint: Checkpoint) -> str:
     """The fingerprint of a checkpoint, whatever the bits that it is loaded with: there is no cache in these files."""
-    return fingerprint(checkpoint, checkpoint.args)
+    return fingerprint(checkpoint)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mistral.checkpoint.fingerprint import fingerprint
-from mistral.checkpoint.quantization import model_args
 from mistral.cli.chat.conversation import Conversation
 from mistral.cli.model_options import Options
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
@@ -113,7 +112,7 @@ def parse(text: str, conversation: Conversation) -> State:
 def key(conversation: Conversation) -> str:
     """The fingerprint of the conversation's model, which a file must have been written with."""
     session = conversation.session
-    return fingerprint(session.checkpoint, model_args(session.checkpoint, session.options.bits))
+    return fingerprint(session.checkpoint, session.options.bits)
 
 
 def _message(found: Any) -> Message:

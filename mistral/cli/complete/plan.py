@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.checkpoint.fingerprint import fingerprint
-from mistral.checkpoint.quantization import model_args
 from mistral.cli.complete.complete_options import CompleteOptions
 from mistral.cli.complete.prompt_file import Prompt
 from mistral.engine.engine import context_limit
@@ -52,7 +51,7 @@ def plan(
     limit = context_limit(checkpoint.args, options.max_context)
     model: list[object] = []
     if options.out is not None:  # what was written before must be of this model; else no file is looked into for it
-        model = [fingerprint(checkpoint, model_args(checkpoint, options.bits)), options.precise, options.max_context]
+        model = [fingerprint(checkpoint, options.bits), options.precise, options.max_context]
     items, excluded = [], tokenizer.uncovered()
     for index, prompt in enumerate(prompts):
         chosen = own_options(options, prompt)

@@ -152,8 +152,6 @@ def model_lines(args: ModelArgs, record: Mapping[str, Any]) -> Iterator[str]:
     limit = f"{args.max_seq_len} tokens" if args.max_seq_len else "not limited by the files"
     angles = f"rope_theta {args.rope_theta:g}{lengthened(args)}"
     yield f"context       {limit}; window {windows(args.sliding_windows)}; {angles}"
-    if args.quantization:
-        yield f"quantized     {args.quantization.bits} bits, output matrix {args.quantization.output_bits}"
     active = f", of which a token meets {record['active_parameters']:,}" if args.moe else ""
     yield f"parameters    {record['parameters']:,}{active}"
     tied = "  (the head is the embedding)" if args.tied_embeddings else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mistral.checkpoint.quantization import quantized_args
+from mistral.checkpoint.quantization import block_kind
 from mistral.checkpoint.weight_memory import copied_of, used_nbytes
 from mistral.cli.info.summary import Summary, stored_nbytes
 from mistral.memory import BASE_MEMORY
@@ -48,19 +48,22 @@ class MemoryEstimate:
         return "slowly, from disk" if self.copied + self.cache + self.other <= free else "no"
 
 
-def weights_of(summary: Summary, args: ModelArgs, backend: str) -> tuple[dict[str, int], dict[str, int]]:
+def weights_of(summary: Summary, args: ModelArgs, bits: int, backend: str) -> tuple[dict[str, int], dict[str, int]]:
     """Two sizes of each weight, by its name: bytes as the backend reads it, and those of them that are copied.
 
-    `args` is the model as it is used. Weights of a folder that is not whole are taken to be of one dtype and in place.
+    `bits` of the model as it is used. Weights of a folder that is not whole are taken to be of one dtype and in place.
     """
     model, checkpoint = parameters(args), summary.checkpoint
     if checkpoint:
-        copied = {name: copied_of(parameter, checkpoint, backend) for name, parameter in model.items()}
-        return used_nbytes(checkpoint, args, backend), copied
+        copied = {name: copied_of(parameter, checkpoint, bits, backend) for name, parameter in model.items()}
+        return used_nbytes(checkpoint, bits, backend), copied
     if backend == PORTABLE:
         sizes = {name: 4 * parameter.size for name, parameter in model.items()}
         return sizes, dict.fromkeys(sizes, 0) if summary.dtype == "float32" else sizes
     sizes = {name: stored_nbytes(parameter, summary.dtype) for name, parameter in model.items()}
+    for name, parameter in model.items():
+        if kind := block_kind(parameter, args, bits):
+            sizes[name] = parameter.size // kind.weights * kind.nbytes
     stored = summary.weights()
     return sizes, {name: 0 if stored.get(name) == size else size for name, size in sizes.items()}
 
@@ -72,17 +75,15 @@ def memory_estimates(summary: Summary, args: ModelArgs, ranks: int, batch: int, 
     """
     split = auto_split(args, summary.weights(), ranks)
     stored = "float8" if summary.dtype == FLOAT8.name else summary.dtype
-    as_stored = f"{args.quantization.bits} bits" if args.quantization else stored
     widened = summary.checkpoint is not None and summary.checkpoint.has_blocks
-    ways = [] if widened else [(f"{NATIVE}, {as_stored}", args)]
-    if not args.quantization:
-        ways += [(f"{NATIVE}, {bits} bits", quantized_args(args, bits)) for bits in (8, 4)]
-    ways.append((f"{PORTABLE}, float32", args))
+    ways = [] if widened else [(f"{NATIVE}, {stored}", 16)]
+    ways += [(f"{NATIVE}, {bits} bits", bits) for bits in (8, 4)]
+    ways.append((f"{PORTABLE}, float32", 16))
     estimates = []
-    for way, used in ways:
+    for way, bits in ways:
         backend = way.partition(",")[0]
-        sizes, copied = weights_of(summary, used, backend)
-        weights, copies = shares(sizes, used, split), shares(copied, used, split)
+        sizes, copied = weights_of(summary, args, bits, backend)
+        weights, copies = shares(sizes, args, split), shares(copied, args, split)
         for rank, layers in enumerate(split):
             estimate = MemoryEstimate(
                 way, rank, layers.start, layers.stop - 1, weights[rank], copies[rank],

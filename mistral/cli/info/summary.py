@@ -12,7 +12,6 @@ from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.checkpoint.file_sets import weight_files
 from mistral.checkpoint.lora import open_adapter
 from mistral.checkpoint.matching import read_file, require_countable
-from mistral.checkpoint.quantization import quantized_nbytes
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.parameters import Parameter, parameters
@@ -55,12 +54,10 @@ class Summary:
 
 
 def stored_nbytes(parameter: Parameter, dtype: str) -> int:
-    """Bytes of a parameter in files of mainly this dtype, unless the model has it in 8 or 4 bits.
+    """Bytes of a parameter in files of mainly this dtype.
 
     8-bit floats are the matrices of the layers; the other tensors beside them are bfloat16.
     """
-    if parameter.bits is not None:
-        return quantized_nbytes(parameter.bits, parameter.shape)
     if dtype == FLOAT8.name and parameter.is_matrix and parameter.layer is not None:
         return parameter.size
     return (4 if dtype == "float32" else 2) * parameter.size

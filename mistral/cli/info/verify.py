@@ -18,14 +18,11 @@ from mistral.checkpoint.formats.torch_zip import read_checksums
 from mistral.checkpoint.gguf.model import GgufTensor, read_gguf_tensors
 from mistral.checkpoint.gguf.stored_blocks import StoredBlocks
 from mistral.checkpoint.matching import read_file
-from mistral.checkpoint.quantized_tensor import matrix_scaled_by
 from mistral.cli.console import ProgressLine
 from mistral.cli.info.checksums import Checksum, Digest, find_checksums
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
-from mistral.model.parameters import parameters
 from mistral.ops.float8 import FLOAT8
-from mistral.ops.quantized import MOST_SHIFT
 from mistral.places import starts_as_gguf
 
 BLOCK = 1 << 20  # bytes read at once: they stay in the processor's cache; a multiple of every element's size
@@ -63,10 +60,8 @@ class Values:
     zero: bool | None = None
 
 
-def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic], most: int | None) -> int:
-    """How many values of a block are NaN or infinite, or above `most` where that is a number."""
-    if most is not None:
-        return int(np.count_nonzero(block > most))
+def bad_values(block: NDArray[np.uint8], dtype: np.dtype[np.generic]) -> int:
+    """How many values of a block are NaN or infinite."""
     if dtype == FLOAT8:  # which has no infinity
         return int(np.count_nonzero((block & 0x7F) == 0x7F))
     mask = EXPONENTS.get(dtype.name)
@@ -205,27 +200,21 @@ class Reading:
 
     def look(self, block: NDArray[np.uint8], name: str, tensor: StoredTensor, values: Values) -> None:
         """Count the bad values of one block of a tensor."""
-        values.bad += bad_values(block, tensor.dtype, MOST_SHIFT if self.has_shifts(name) else None)
+        values.bad += bad_values(block, tensor.dtype)
         values.zero = values.zero is not False and not block.any()
-
-    def has_shifts(self, name: str) -> bool:
-        """Whether a file's tensor has the scales of a matrix of 8 bits."""
-        matrix = matrix_scaled_by(name)
-        parameter = parameters(self.args).get(matrix) if self.args and matrix else None
-        return parameter is not None and parameter.bits == 8
 
     def judge(self, file: Path, tensors: Mapping[str, StoredTensor], values: Mapping[str, Values]) -> None:
         """Add a problem for each tensor of the file with bad values, and a note about tensors that are all zeros."""
         self.tensors += len(tensors)
         bad = {name: seen.bad for name, seen in values.items() if seen.bad}
         for name, count in list(bad.items())[:SHOWN]:
-            what = "are not scales" if matrix_scaled_by(name) else "are NaN or infinite"
             of = tensors[name].nbytes // tensors[name].dtype.itemsize
-            self.problems.append(f"{file}: tensor {quoted(name)}: {count} of its {of} values {what}; download it again")
+            self.problems.append(
+                f"{file}: tensor {quoted(name)}: {count} of its {of} values are NaN or infinite; download it again"
+            )
         if len(bad) > SHOWN:
             self.problems.append(f"{file}: {len(bad) - SHOWN} more tensors with values that are NaN or infinite")
-        zero = (name for name, seen in values.items() if seen.zero and len(tensors[name].shape) > 1)
-        holes = [name for name in zero if not matrix_scaled_by(name)]  # a scale of 0 is one like others
+        holes = [name for name, seen in values.items() if seen.zero and len(tensors[name].shape) > 1]
         if holes:
             more = f" and {len(holes) - 1} more" if len(holes) > 1 else ""
             self.notes.append(f"{file}: all zeros in tensor {quoted(holes[0])}{more}: part of it may not be downloaded")
