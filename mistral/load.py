@@ -22,6 +22,7 @@ from mistral.model import transformer
 from mistral.model.args import ModelArgs
 from mistral.model.block import GetWeight
 from mistral.model.kv_cache import CacheMetadata, RollingCache
+from mistral.model.layers import Wanted
 from mistral.model.parameters import Parameter, owns, parameters
 from mistral.ops.backend import WORTH_BUILDING, check_backend, choose_backend, load_backend
 from mistral.ops.blocks.block_quantized import BlockQuantized
@@ -71,10 +72,11 @@ class Transformer(transformer.Transformer):
         metadata: CacheMetadata,
         cache: RollingCache | None,
         after_layer: Callable[[], None] | None = None,
-    ) -> Tensor:
-        """This stage's layers on x (T, D) -> (T, D). Raises InputError where a file of weights has become shorter."""
+        wanted: Wanted = None,
+    ) -> Tensor | None:
+        """See `model.Transformer.run_blocks`. Raises InputError where a file of weights has become shorter."""
         self.files.require_whole()
-        return super().run_blocks(x, metadata, cache, after_layer)
+        return super().run_blocks(x, metadata, cache, after_layer, wanted)
 
     @classmethod
     def from_folder(
@@ -154,17 +156,9 @@ def load_model(
 
 
 def backend_for(checkpoint: Checkpoint, bits: int, backend: str, device: str) -> str:
-    """The backend behind "auto" for this model; see `choose_backend`. Blocks are widened, by portable."""
-    if checkpoint.has_blocks or bits != 16:
-        check_backend(backend)
-        if backend == "native":
-            reason = f"weights in blocks of {checkpoint.path.name} run on the portable backend for now; leave it out"
-            raise InputError(reason, option="backend", value=backend)
-        if sum(checkpoint.nbytes(name) for name in checkpoint.shapes) >= WORTH_BUILDING:
-            print("note: blocks run on the portable backend for now, weights in float32", file=sys.stderr)
-        return "portable"
+    """The backend behind "auto" for this model; see `choose_backend`. A quantized model is worth the build."""
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
-    return choose_backend(backend, device, total)
+    return choose_backend(backend, device, WORTH_BUILDING if bits != 16 else total)
 
 
 def start_backend(checkpoint: Checkpoint, bits: int, backend: str, device: str, threads: int | None) -> str:
@@ -252,7 +246,7 @@ def build(
 
     def get(name: str) -> Weight:
         nonlocal done
-        stored = read_weight(checkpoint, parameters(args)[name], bits)
+        stored = read_weight(checkpoint, parameters(args)[name], bits, ops.name)
         with device_lock:
             weight = ops.weight(stored)
         if loaded:
@@ -267,8 +261,12 @@ def build(
     return Transformer(args, get, ops, layers, world, files)
 
 
-def read_weight(checkpoint: Checkpoint, parameter: Parameter, bits: int) -> Array | Float8 | BlockQuantized:
+def read_weight(
+    checkpoint: Checkpoint, parameter: Parameter, bits: int, backend: str
+) -> Array | Float8 | BlockQuantized:
     """A parameter as a backend gets it: as it is (16), or in the blocks that `bits` stands for.
+
+    Blocks of a file are checked and widened for portable, and stay as they lie for native.
 
     What is not used where it lies in the file need not stay in memory once it is read.
     """
@@ -276,7 +274,7 @@ def read_weight(checkpoint: Checkpoint, parameter: Parameter, bits: int) -> Arra
     made: Array | Float8 | BlockQuantized
     if kind is not None:
         made = blocks_of(checkpoint, parameter, kind)
-    elif checkpoint.is_merged(name) or checkpoint.is_widened(name):
+    elif checkpoint.is_merged(name) or (checkpoint.is_in_blocks(name) and backend != "native"):
         made = checkpoint.get(name)
     else:
         return checkpoint.packed(name)

@@ -64,7 +64,7 @@ class Checkpoint:
     @property
     def has_blocks(self) -> bool:
         """Whether any tensor is in a block format of GGUF files."""
-        return any(map(self.is_widened, self.tensors))
+        return any(map(self.is_in_blocks, self.tensors))
 
     def get(self, name: str) -> Array:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
@@ -95,8 +95,8 @@ class Checkpoint:
         """Whether an adapter changes the tensor."""
         return self.adapter is not None and name in self.adapter.deltas
 
-    def is_widened(self, name: str) -> bool:
-        """Whether `get` gives float32 made of blocks."""
+    def is_in_blocks(self, name: str) -> bool:
+        """Whether it lies in a block format of GGUF files; `get` gives float32 made of the blocks."""
         return isinstance(self.tensors[name], StoredBlocks)
 
     def packed(self, name: str) -> Array | Float8 | BlockQuantized:
@@ -113,8 +113,8 @@ class Checkpoint:
         return Float8(values, found.scale) if isinstance(found, Float8) else values
 
     def loaded_dtype(self, name: str) -> np.dtype[np.generic]:
-        """The dtype in which a tensor is used as it lies or, where an adapter changes it or it is blocks, as a copy."""
-        if self.is_widened(name):
+        """The dtype in which a tensor is used: as it lies, uint8 for blocks, or of the copy that an adapter changes."""
+        if self.is_in_blocks(name) and self.is_merged(name):
             return np.dtype(np.float32)
         dtype = self.dtype(name)
         return np.dtype(ml_dtypes.bfloat16) if dtype == FLOAT8 and self.is_merged(name) else dtype

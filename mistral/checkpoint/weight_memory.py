@@ -30,8 +30,6 @@ def copied_of(parameter: Parameter, checkpoint: Checkpoint, bits: int, backend: 
         if kind is not None:
             lies_so = checkpoint.type_name(name) == kind.name and not checkpoint.is_merged(name)
             return 0 if lies_so else math.prod(byte_shape(kind, parameter.shape))
-        if checkpoint.is_widened(name):
-            return 4 * parameter.size
         return 0 if checkpoint.in_place(name) else checkpoint.loaded_nbytes(name)
     stays = kind is None and checkpoint.dtype(name) == np.float32 and checkpoint.in_place(name)
     return 0 if stays else 4 * parameter.size

@@ -221,7 +221,7 @@ class Engine:
 
     def submit(self, work: Sequence[Work]) -> int:
         """Begin a micro-batch -> a ticket for what comes of it."""
-        x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work), self._layer_counter(work))
+        x = self.stage.run_layers(self.stage.begin(work), work, self.stage.embed(work), self._layer_counter(work))
         ticket = self._new_ticket()
         self._outcomes[ticket] = self.stage.choose(work, x)
         return ticket
@@ -238,7 +238,7 @@ class Engine:
         """
         if not self.model.is_last:
             raise InputError("step: logits stay on the last rank of a pipeline; use submit and collect")
-        x = self.stage.run_layers(self.stage.begin(work), self.stage.embed(work))
+        x = self.stage.run_layers(self.stage.begin(work), work, self.stage.embed(work))
         return self.stage.logits(work, x)
 
     def _layer_counter(self, work: Sequence[Work]) -> Callable[[], None] | None:

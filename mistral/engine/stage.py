@@ -62,24 +62,25 @@ class Stage:
         """
         return self.cache.begin([len(piece.ids) for piece in work], [piece.row for piece in work])
 
-    def run_layers(self, metadata: CacheMetadata, x: Tensor, after_layer: Callable[[], None] | None = None) -> Tensor:
-        """x (T, D) through this stage's layers -> (T, D); `after_layer` is called after each."""
-        x = self.model.run_blocks(x, metadata, self.cache, after_layer)
-        self.cache.end(metadata)
-        return x
+    def run_layers(
+        self, metadata: CacheMetadata, work: Sequence[Work], x: Tensor, after_layer: Callable[[], None] | None = None
+    ) -> Tensor | None:
+        """x (T, D) through this stage's layers -> (T, D); `after_layer` is called after each.
 
-    def logits(self, work: Sequence[Work], x: Tensor) -> list[NDArray[np.float32]]:
-        """On the last stage: x (T, D) -> for each piece of work the logits (n, V) that it wants.
-
-        The head runs on no other token.
+        The last stage gives (n, D), of the tokens whose logits the work wants, or None where it wants none.
         """
-        counts, wanted = wanted_tokens(work)
-        if not len(wanted):
+        found = self.model.run_blocks(x, metadata, self.cache, after_layer, wanted_tokens(work)[1])
+        self.cache.end(metadata)
+        return found
+
+    def logits(self, work: Sequence[Work], x: Tensor | None) -> list[NDArray[np.float32]]:
+        """On the last stage: what `run_layers` gave -> for each piece of work the logits (n, V) that it wants."""
+        if x is None:
             return [np.empty((0, self.model.args.vocab_size), np.float32)] * len(work)
         with device_lock:
-            logits = self.model.head(self.model.ops.take(x, wanted)).asnumpy()
-        return np.split(logits, np.cumsum(counts)[:-1])
+            logits = self.model.head(x).asnumpy()
+        return np.split(logits, np.cumsum(wanted_tokens(work)[0])[:-1])
 
-    def choose(self, work: Sequence[Work], x: Tensor) -> list[Outcome]:
-        """On the last stage: x (T, D) -> what comes of each piece of work."""
+    def choose(self, work: Sequence[Work], x: Tensor | None) -> list[Outcome]:
+        """On the last stage: what `run_layers` gave -> what comes of each piece of work."""
         return self.samplers.choose(work, self.logits(work, x))

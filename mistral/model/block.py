@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mistral.model.args import ModelArgs
-from mistral.model.layers import Attention, FeedForward, RMSNorm
+from mistral.model.layers import Attention, FeedForward, RMSNorm, Wanted
 from mistral.model.moe import MoeLayer
 from mistral.ops.interface import AttentionView, Ops, Rotation, Weight
 
@@ -30,9 +30,12 @@ class TransformerBlock:
         self.attention, self.feed_forward, self.ops = attention, feed_forward, ops
         self.attention_norm, self.ffn_norm = attention_norm, ffn_norm
 
-    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-        """x (T, D), all rows end to end -> (T, D)."""
-        x = self.ops.add(x, self.attention(self.attention_norm(x), rotation, view))
+    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
+        """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None."""
+        attended = self.attention(self.attention_norm(x), rotation, view, wanted)
+        if attended is None:
+            return None
+        x = self.ops.add(x if wanted is None else self.ops.take(x, wanted), attended)
         return self.ops.add(x, self.feed_forward(self.ffn_norm(x)))
 
 

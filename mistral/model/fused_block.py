@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mistral.model.block import TransformerBlock
-from mistral.model.layers import FeedForward
+from mistral.model.layers import FeedForward, Wanted
 from mistral.model.moe import MoeLayer
 from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 
@@ -29,9 +31,13 @@ class FusedBlock:
         else:
             self.feed_forward = fused.feed_forward_block(*second, _matrices(layer))
 
-    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-        """x (T, D), all rows end to end -> (T, D)."""
-        return self.feed_forward(self.attention(x, rotation, view))
+    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
+        """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None."""
+        if wanted is None or np.array_equal(wanted, np.arange(x.shape[0])):
+            return self.feed_forward(self.attention(x, rotation, view))
+        block, ops = self.block, self.block.ops
+        attended = block.attention(block.attention_norm(x), rotation, view, wanted)
+        return None if attended is None else self.feed_forward(ops.add(ops.take(x, wanted), attended))
 
 
 def _matrices(layer: FeedForward) -> tuple[Weight, Weight, Weight]:

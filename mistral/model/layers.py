@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mistral.ops.interface import AttentionView, Ops, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
+
+Wanted = NDArray[np.int64] | None  # the places, among the T tokens of a step, of those that are wanted; None: all
 
 
 class RMSNorm:
@@ -41,10 +46,15 @@ class Attention:
     def __init__(self, wq: Weight, wk: Weight, wv: Weight, wo: Weight, ops: Ops) -> None:
         self.wq, self.wk, self.wv, self.wo, self.ops = wq, wk, wv, wo, ops
 
-    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-        """x (T, D), all rows end to end -> (T, D).
+    def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
+        """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None.
 
         Each row attends to its own past alone, which `view` holds and to which the step's keys and values are added.
         """
         q, k, v = (self.ops.linear(x, weight) for weight in (self.wq, self.wk, self.wv))
-        return self.ops.linear(self.ops.attention(q, k, v, rotation, view), self.wo)
+        heads = self.ops.attention(q, k, v, rotation, view)
+        if wanted is not None:
+            if not len(wanted):
+                return None
+            heads = self.ops.take(heads, wanted)
+        return self.ops.linear(heads, self.wo)

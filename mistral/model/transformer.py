@@ -16,7 +16,7 @@ from mistral.model.block import GetWeight, TransformerBlock, build_block
 from mistral.model.fused_block import FusedBlock
 from mistral.model.inputs import flat_integers, row_numbers, token_ids, tokens_per_row
 from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
-from mistral.model.layers import RMSNorm
+from mistral.model.layers import RMSNorm, Wanted
 from mistral.model.rope import rope_angles
 from mistral.ops.device import device_lock
 from mistral.ops.interface import Ops, Rotation, Weight
@@ -100,10 +100,10 @@ class Transformer:
         picked = None if wanted is None else flat_integers("wanted", wanted, len(ids))
         with device_lock:
             metadata = uncached(counts, self.ops) if cache is None else cache.begin(counts, numbers)
-            x = self.run_blocks(self.embed(ids), metadata, cache)
+            x = self.run_blocks(self.embed(ids), metadata, cache, wanted=picked)
             if cache is not None:
                 cache.end(metadata)
-            return self.head(x if picked is None else self.ops.take(x, picked))
+            return self.head(x)
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """ids (T,) -> (T, D); on the first stage."""
@@ -118,8 +118,13 @@ class Transformer:
         metadata: CacheMetadata,
         cache: RollingCache | None,
         after_layer: Callable[[], None] | None = None,
-    ) -> Tensor:
-        """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each."""
+        wanted: Wanted = None,
+    ) -> Tensor | None:
+        """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each.
+
+        The model's last layer goes on with the tokens at the n places `wanted` only, once the keys and values of all
+        are in the cache: there, (n, D), or None where n is 0.
+        """
         args = self.args
         angles: tuple[NDArray[np.float32], ...]
         angles = rope_angles(metadata.positions, args.head_dim, args.rope_theta, args.rope_scaling)
@@ -129,9 +134,13 @@ class Transformer:
             rotation = Rotation(*map(self.ops.tensor, angles))
             for layer, block in self.blocks.items():
                 view = CacheView(metadata, cache, layer, args.sliding_windows[layer])
-                x = block(x, rotation, view)
+                ends = layer == args.n_layers - 1
+                found = block(x, rotation, view, wanted if ends else None)
                 if after_layer:
                     after_layer()
+                if found is None:
+                    return None
+                x = found
         return x
 
     def head(self, x: Tensor) -> Tensor:

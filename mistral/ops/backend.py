@@ -21,13 +21,13 @@ def check_backend(name: str) -> None:
 def choose_backend(name: str, device: str, nbytes: int) -> str:
     """The backend behind "auto", for a checkpoint of so many bytes; any other name as it is. Loads nothing.
 
-    On a CPU that is native, but for a checkpoint too small to gain from it; where there is no compiler, or no
-    folder for what it makes, a line on standard error says so, and it is portable.
+    On a CPU that is native, but for a checkpoint too small to be worth a build that has not been made; where there is
+    no compiler, or no folder for what it makes, a line on standard error says so, and it is portable.
     """
     check_backend(name)
     if name != "auto":
         return name
-    if device != "CPU" or nbytes < WORTH_BUILDING:
+    if device != "CPU" or (nbytes < WORTH_BUILDING and not build.is_built()):
         return "portable"
     try:
         build.require_native()

@@ -130,6 +130,11 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
+def is_built() -> bool:
+    """Whether the libraries of the native backend are in the cache already. Without a compiler they are not."""
+    return compiler() is not None and all(library.find() for library in (glue(), kernels()))
+
+
 def require_native() -> None:
     """Raise InputError, with the remedy, where there is no compiler, or no folder to keep what it makes."""
     require_compiler()

@@ -33,7 +33,7 @@ class Weight:
 
     @property
     def dtype(self) -> str:
-        """As the backend holds it: "float32", "float16", "bfloat16", "8-bit" or "4-bit"."""
+        """As the backend holds it: such as "float32", "bfloat16", "float8" or "Q4_K"."""
         return str(self.data.dtype).lower()
 
 

@@ -1,9 +1,8 @@
 """CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
 Weights stay as they lie in the file. Weights of bfloat16 and of 8-bit floats multiply activations rounded to bfloat16.
-So do weights of 8 or 4 bits where the processor has tiles of bfloat16 (AMX); elsewhere these multiply activations
-rounded to 14 bits of the largest among 2048 (1024 with AVX2). float32 and float16 weights multiply float32 activations;
-with `precise` all weights do, and the cache is float32.
+Weights in blocks multiply activations rounded to 8 bits of the largest in their block of 32 or 256. float32 and float16
+weights multiply float32 activations; with `precise` all weights do, and the cache is float32.
 
 Keys and values are rounded as the cache holds them before they are used, and every sum is formed in one order, so that
 a result is the same bit for bit in any batch and any chunks.
@@ -23,15 +22,16 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from mistral.ops import build, portable
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.device import device_lock
 from mistral.ops.float8 import Float8
 from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
-from mistral.ops.quantized import Quantized
 
 NO_WINDOW = 1 << 40  # positions, more than there are
-TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # as kernels.h numbers them
-TYPE_OF_BITS = {8: 3, 4: 4}
-TYPE_OF_FLOAT8 = 5
+TYPES = {
+    "float32": 0, "bfloat16": 1, "float16": 2, "float8": 3, "Q8_0": 4, "Q4_0": 5, "Q4_1": 6, "Q5_0": 7, "Q5_1": 8,
+    "IQ4_NL": 9, "Q4_K": 10, "Q5_K": 11, "Q6_K": 12, "IQ4_XS": 13,
+}  # as kernels.h numbers them  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,19 @@ class Native:
         self.instructions: str = self.library.instructions
         self.SLOT_BYTES = 4 if precise else 2
 
-    def weight(self, array: NDArray[Any] | Quantized | Float8) -> Weight:
+    def weight(self, array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
         """A weight of the array's own type, in place where its rows lie end to end (a memory map stays one)."""
-        if isinstance(array, Quantized):
-            parts: list[NDArray[Any]] = [array.values, array.scales, array.exponents]
-            dtype, kind = f"{array.bits}-bit", TYPE_OF_BITS[array.bits]
+        parts: list[NDArray[Any]]
+        if isinstance(array, BlockQuantized):
+            parts, dtype = [array.values], array.kind.name
         elif isinstance(array, Float8):
-            parts = [array.values.view(np.uint8), np.array([array.scale], np.float32)]
-            dtype, kind = "float8", TYPE_OF_FLOAT8
+            parts, dtype = [array.values.view(np.uint8), np.array([array.scale], np.float32)], "float8"
         else:
-            parts, dtype, kind = [array], array.dtype.name, TYPES[array.dtype.name]
+            parts, dtype = [array], array.dtype.name
         arrays = tuple(np.require(part, requirements=("C", "A")) for part in parts)
-        addresses = [part.ctypes.data for part in arrays] + [0] * (3 - len(arrays))
+        addresses = [part.ctypes.data for part in arrays] + [0] * (2 - len(arrays))
         out, inner = array.shape if len(array.shape) == 2 else (1, *array.shape)
-        handle = self.extension.Weight(*addresses, kind, out, inner)
+        handle = self.extension.Weight(*addresses, TYPES[dtype], out, inner)
         return Weight(InPlace(tuple(array.shape), dtype, handle, arrays))
 
     def tensor(self, array: NDArray[Any]) -> Tensor:

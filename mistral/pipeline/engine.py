@@ -100,7 +100,7 @@ class PipelineEngine(Engine):
             if tell:
                 tell()
 
-        self.relay.pass_on(self.stage.run_layers(metadata, x, after_layer))
+        self.relay.pass_on(self.stage.run_layers(metadata, work, x, after_layer))
         ticket = self._new_ticket()
         self._flying.append(ticket)
         return ticket

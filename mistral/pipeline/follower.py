@@ -56,7 +56,7 @@ class Follower:
     def _step(self, work: Sequence[Work]) -> None:
         arrival = self._arriving.popleft()
         x = self.model.ops.tensor(arrival.wait().reshape(-1, self.model.args.dim))
-        x = self.stage.run_layers(self.stage.begin(work), x, self.world.progress)
+        x = self.stage.run_layers(self.stage.begin(work), work, x, self.world.progress)
         if self.model.is_last:
             self.world.send(self.stage.choose(work, x), 0, REPLY)
         else:

@@ -54,7 +54,7 @@ def test_every_number_under_scales_of_every_kind(name: str) -> None:
     assert made.bad_blocks() == 3 * 8
 
 
-def test_a_matrix_is_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_is_in_blocks_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts, of some rows each, make up the whole; the last has fewer."""
     made = matrix("Q4_K", 7, 2, seed=5)
     whole = made.dense()

@@ -37,7 +37,7 @@ def test_a_float32_weight_is_used_in_place(ops: Ops) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_trap_20_every_narrow_value_is_widened_exactly(ops: Ops, dtype: npt.DTypeLike) -> None:
+def test_trap_20_every_narrow_value_is_in_blocks_exactly(ops: Ops, dtype: npt.DTypeLike) -> None:
     """All 65,536 bit patterns, so also what is too large for the other narrow dtype, subnormals, infinities, NaN."""
     narrow = np.arange(1 << 16, dtype=np.uint16).view(dtype).reshape(256, 256)
     wide = ops.weight(narrow).data.asnumpy()

@@ -75,8 +75,7 @@ def memory_estimates(summary: Summary, args: ModelArgs, ranks: int, batch: int, 
     """
     split = auto_split(args, summary.weights(), ranks)
     stored = "float8" if summary.dtype == FLOAT8.name else summary.dtype
-    widened = summary.checkpoint is not None and summary.checkpoint.has_blocks
-    ways = [] if widened else [(f"{NATIVE}, {stored}", 16)]
+    ways = [(f"{NATIVE}, {stored}", 16)]
     ways += [(f"{NATIVE}, {bits} bits", bits) for bits in (8, 4)]
     ways.append((f"{PORTABLE}, float32", 16))
     estimates = []

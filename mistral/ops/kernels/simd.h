@@ -52,12 +52,18 @@ inline Floats load(const Bf16 *p) {  // a bfloat16 is the upper half of a float3
 }
 
 inline Floats load(const F16 *p) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+#elif defined(__F16C__)
+  return (Floats)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+#else
   HalfWords h;
   memcpy(&h, p, sizeof h);
   const Words w = __builtin_convertvector(h, Words), magnitude = w & 0x7fff;
   const Words scaled = (Words)((Floats)(magnitude << 13) * 0x1p112f);  // exact, subnormals too
   const Words special = (Words)(magnitude >= 0x7c00) & 0x7f800000;     // infinity and NaN
   return (Floats)(scaled | special | ((w & 0x8000) << 16));
+#endif
 }
 
 // A single element as float32
@@ -117,6 +123,25 @@ inline float sum(Floats x) {
   two[0] += two[1];
   return two[0][0] + two[0][1];
 }
+
+#ifdef __AVX2__
+// x itself, in a register from here on: keeps GCC from loading it once for each use, and from adding integers as a tree
+// for which there are not enough registers
+template <class Vector>
+inline Vector computed(Vector x) {
+#ifdef __AVX512F__
+  asm("" : "+v"(x));
+#else
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+#else
+template <class Vector>
+inline Vector computed(Vector x) {
+  return x;
+}
+#endif
 
 // a * b + c, rounded once where the processor can
 inline Floats fused(Floats a, Floats b, Floats c) {

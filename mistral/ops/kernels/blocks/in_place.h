@@ -130,18 +130,6 @@ struct InPlace<Q6_K> {
   }
 };
 
-// x itself, computed here: GCC would otherwise keep many products of integers to add them as a tree, and has no
-// registers for them
-template <class Vector>
-inline Vector computed(Vector x) {
-#ifdef __AVX512F__
-  asm("" : "+v"(x));
-#else
-  asm("" : "+x"(x));
-#endif
-  return x;
-}
-
 // sum + products of pairs of 16-bit integers, added
 inline __m256i add_pairs(__m256i sum, __m256i a, __m256i b) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)

@@ -48,6 +48,7 @@ struct OddEvenMath {
   static Vector load(const float *p) {
     OddEven x;
     x.odd = ::load(p), x.even = ::load(p + LANES);
+    if constexpr (LANES < 16) x.odd = computed(x.odd), x.even = computed(x.even);
     return x;
   }
   static void store(float *p, Vector x) { ::store(p, x.odd), ::store(p + LANES, x.even); }

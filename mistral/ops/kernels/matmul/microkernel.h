@@ -16,7 +16,7 @@
 #include "matmul/arithmetic.h"
 #include "scratch.h"
 
-constexpr int NR = 4;  // rows of a panel in a microkernel
+constexpr int NR = LANES == 16 ? 4 : 5;  // rows of a panel in a microkernel
 
 // The sums of the lanes of 16 vectors, each in the order of sum(); that of vector 4 * c + r is totals[4 * r + c]
 inline void sum_sixteen(const Floats *sums, float *totals) {
@@ -168,6 +168,16 @@ inline void microkernel(const typename M::Element *x, int64_t x_stride, const ty
 #pragma GCC unroll 32
   for (int i = 0; i < NR * R; i++) sums[i / R][i % R] = typename M::Sum{};
   for (int64_t k = 0; k < depth; k += M::STEP) {
+    if constexpr (NR > R) {
+      typename M::Vector token[R];
+      for (int r = 0; r < R; r++) token[r] = M::load(x + (t + r) * x_stride + k);
+#pragma GCC unroll 8
+      for (int c = 0; c < NR; c++) {
+        const auto weight = computed(M::load(panel + (n + c) * panel_stride + k));
+        for (int r = 0; r < R; r++) sums[c][r] = M::add(sums[c][r], weight, token[r]);
+      }
+      continue;
+    }
     typename M::Vector weights[NR];
     for (int c = 0; c < NR; c++) weights[c] = M::load(panel + (n + c) * panel_stride + k);
 #pragma GCC unroll 8
@@ -176,11 +186,18 @@ inline void microkernel(const typename M::Element *x, int64_t x_stride, const ty
       for (int c = 0; c < NR; c++) sums[c][r] = M::add(sums[c][r], weights[c], token);
     }
   }
+  if constexpr (LANES < 16) {
+    for (int r = 0; r < R && t + r < tokens; r++)
+#pragma GCC unroll 8
+      for (int c = 0; c < NR; c++)
+        if (n + c < rows) output.store(t + r, n + c, sum(M::finish(sums[c][r])));
+    return;
+  }
 #pragma GCC unroll 2
   for (int begin = 0; begin < R; begin += 4) {
     Floats lanes[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) lanes[i] = begin + i % 4 < R ? M::finish(sums[i / 4][(begin + i % 4) % R]) : Floats{};
+    for (int i = 0; i < 16; i++) lanes[i] = begin + i % 4 < R ? M::finish(sums[i / 4 % NR][(begin + i % 4) % R]) : Floats{};
     float totals[16];
     sum_sixteen(lanes, totals);
     for (int64_t r = begin; r < std::min<int64_t>({begin + 4, R, tokens - t}); r++)
@@ -209,6 +226,14 @@ void many_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64
   // multiplied, a share of each with every NR rows.
   constexpr int64_t LINE = 64 / sizeof(typename M::Element);
   const int64_t share = (depth * NR / full + LINE - 1) / LINE * LINE;
+  if constexpr (LANES < 16) {
+    constexpr int64_t AT_ONCE = 32;
+    for (int64_t from = 0; from < tokens; from += AT_ONCE)
+      for (int64_t n = 0; n < full; n += NR)
+        for (int64_t t = from; t < std::min(from + AT_ONCE, tokens); t += MR)
+          microkernel<typename M::Panel, MR>(x, x_stride, panel, stride, n, depth, output, t, tokens, rows);
+    return;
+  }
   for (int64_t t = 0; t < tokens; t += MR)
     for (int64_t n = 0, begin = 0; n < full; n += NR, begin += share) {
       for (int64_t r = t + MR; r < std::min<int64_t>(t + 2 * MR, tokens); r++)
@@ -229,6 +254,17 @@ void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t r
     const auto *x = static_cast<const typename M::Element *>(a.data) + k;
     const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
     const Output output = {y, stride, factors, k > 0};
+    if constexpr (LANES < 16 && tokens == FEW_TOKENS) {
+      // There are no registers for the sums of eight tokens: four at a time, of so few rows that these stay in the cache
+      constexpr int64_t ROWS = 16, HALF = FEW_TOKENS / 2;
+      for (int64_t n = 0; n < rows; n += ROWS)
+        for (int64_t t = 0; t < a.tokens; t += HALF) {
+          const Output part = {y + t * stride + n, stride, factors + n, k > 0};
+          few_tokens<M, WeightRow, HALF>(x + t * a.stride, a.stride, w, first + n, std::min(ROWS, rows - n), block, part,
+                                         std::min(HALF, a.tokens - t));
+        }
+      return;
+    }
     if constexpr (tokens > FEW_TOKENS)
       many_tokens<M, WeightRow>(x, a.stride, w, first, rows, block, output, a.tokens);
     else

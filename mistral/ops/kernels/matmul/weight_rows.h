@@ -12,7 +12,6 @@
 #pragma once
 #include <algorithm>
 
-#include "blocks/formats.h"
 #include "kernels.h"
 #include "matmul/float8.h"
 #include "simd.h"
@@ -68,32 +67,6 @@ struct DenseWeightRow {
 #endif
 };
 
-template <class F>
-struct BlockWeightRow {  // a row in blocks (blocks/formats.h), as floats only: a block is decoded when it is first met
-  static constexpr int ROWS_AT_ONCE = 4;
-  static constexpr bool RARELY_FLOAT = true;
-  const uint8_t *data;
-  int64_t in;
-  mutable int64_t decoded = -1;  // the block whose weights these are
-  mutable float weights[F::WEIGHTS];
-
-  BlockWeightRow(Matrix w, int64_t n)
-      : data(static_cast<const uint8_t *>(w.data) + n * (w.in / F::WEIGHTS * F::BYTES)), in(w.in) {}
-  float factor() const { return 1; }
-  int64_t pitch() const { return in; }
-  void prefetch(int64_t k, int64_t count) const {
-    prefetch_bytes(data + k / F::WEIGHTS * F::BYTES, count * F::BYTES / F::WEIGHTS);
-  }
-  Floats floats(int64_t k) const {
-    if (decoded != k / F::WEIGHTS) {
-      decoded = k / F::WEIGHTS;
-      block_floats<F>(data + decoded * F::BYTES, weights);
-    }
-    return load(weights + k % F::WEIGHTS);
-  }
-  Floats floats_padded(int64_t k) const { return k < in ? floats(k) : Floats{}; }
-};
-
 struct WeightRowFloat8 {  // E4M3, with one scale for the matrix; decoded to 2^-8 of what it stands for
   static constexpr int ROWS_AT_ONCE = 4;
   static constexpr bool RARELY_FLOAT = true;
@@ -135,22 +108,3 @@ struct WeightRowFloat8 {  // E4M3, with one scale for the matrix; decoded to 2^-
   }
 #endif
 };
-
-// Calls action(null pointer to the row class) for the type of a weight
-template <class Action>
-inline auto with_weight_row(Type type, Action action) {
-  switch (type) {
-    case FLOAT32:
-      return action(static_cast<DenseWeightRow<float> *>(nullptr));
-    case FLOAT16:
-      return action(static_cast<DenseWeightRow<F16> *>(nullptr));
-    case BFLOAT16:
-      return action(static_cast<DenseWeightRow<Bf16> *>(nullptr));
-    case FLOAT8:
-      return action(static_cast<WeightRowFloat8 *>(nullptr));
-    default:
-      return with_format(type, [&](auto *format) {
-        return action(static_cast<BlockWeightRow<std::remove_pointer_t<decltype(format)>> *>(nullptr));
-      });
-  }
-}
