@@ -21,7 +21,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "complete": ("complete CKPT -p @prompt.txt", "complete CKPT --input prompts.jsonl --out answers.jsonl"),
     "score": ("score CKPT text.txt", "score CKPT - --json < text.txt"),
     "info": ("info CKPT", "info CKPT --verify"),
-    "quantize": ("quantize CKPT OUT --bits 4",),
+    "quantize": ("quantize CKPT model.gguf --type Q4_K_M",),
     "bench": ("bench CKPT", "bench --shape mistral-7b --layers 4"),
 })  # fmt: skip
 ELSEWHERE = (

@@ -27,13 +27,13 @@ float level_scale(const float *x, const float *w) {
   return best_scale<RUN>(x, w, inverse, nearest_level);
 }
 
-// What the weights of a group count: with importances mixed with their size, else their squares, mixed with the mean
-// square, half of `spread`
+// What the weights of a group count: with importances mixed with their size, else their squares, mixed with four times
+// the mean square, of which `spread` is twice as much
 void weigh_run(const float *x, const float *w, float spread, float *counts) {
   if (w)
     mixed_importances<RUN>(x, w, spread, counts);
   else
-    for (int i = 0; i < RUN; i++) counts[i] = spread / 2 + x[i] * x[i];
+    for (int i = 0; i < RUN; i++) counts[i] = 2 * spread + x[i] * x[i];
 }
 
 // Indices of the levels nearest to x / scale: byte j has weight j below and weight j + 16 above

@@ -7,12 +7,13 @@ namespace {
 
 constexpr int SIZE = 32;
 
-// What the weights of a block count; 1 where there are no importances. spread: the mean square of the row.
+// What the weights of a block count: with importances mixed with their size, else their squares mixed with `spread`, the
+// mean square of the row
 void weigh(const float *x, const float *w, float spread, float *counts) {
   if (w)
     mixed_importances<SIZE>(x, w, spread, counts);
   else
-    std::fill_n(counts, SIZE, 1.f);
+    for (int i = 0; i < SIZE; i++) counts[i] = spread + x[i] * x[i];
 }
 
 // The lower four bits of 32 numbers: byte j has number j below and number j + 16 above
@@ -31,7 +32,7 @@ void store_fifth_bits(const float *q, uint8_t *out) {
 template <int bits>
 void symmetric_row(const float *x, const float *w, int64_t columns, uint8_t *out) {
   constexpr int most = 1 << (bits - 1), nbytes = bits == 4 ? 18 : 22;
-  const float spread = w ? mean_square(x, columns) : 0;
+  const float spread = mean_square(x, columns);
   for (int64_t k = 0; k < columns; k += SIZE, out += nbytes) {
     float counts[SIZE], q[SIZE];
     weigh(x + k, w ? w + k : nullptr, spread, counts);
@@ -47,7 +48,7 @@ void symmetric_row(const float *x, const float *w, int64_t columns, uint8_t *out
 template <int bits>
 void affine_row(const float *x, const float *w, int64_t columns, uint8_t *out) {
   constexpr int most = (1 << bits) - 1, nbytes = bits == 4 ? 20 : 24;
-  const float spread = w ? mean_square(x, columns) : 0;
+  const float spread = mean_square(x, columns);
   for (int64_t k = 0; k < columns; k += SIZE, out += nbytes) {
     float counts[SIZE], q[SIZE];
     weigh(x + k, w ? w + k : nullptr, spread, counts);
