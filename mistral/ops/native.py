@@ -96,7 +96,8 @@ class Native:
 
         `view` is written.
         """
-        return self.library.attention(q, k, v, angles(rotation), *cache_arguments(view))
+        widths = int(q.shape[1]), int(k.shape[1])
+        return self.library.attention(q, k, v, angles(rotation), *cache_arguments(view), *widths)
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
         """Empty slots (KV, slots, d): float32, or the bits of bfloat16 as a dtype whose slices MindSpore can copy."""

@@ -141,11 +141,12 @@ struct Library {
     });
   }
 
-  // angles: see rotation_of; caches, sizes: see sequences_of
+  // angles: see rotation_of; caches, sizes: see sequences_of; q_dim, kv_dim: widths of q, and of k and v, whose shapes
+  // MindSpore may not know before it has computed them
   py::object attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensors &angles, const Tensors &caches,
-                       const Sizes &sizes, int64_t window) {
+                       const Sizes &sizes, int64_t window, int64_t q_dim, int64_t kv_dim) {
     const int64_t dim = angles.at(0).shape()[1];
-    const Heads heads = {int64_t(q.shape()[1]) / dim, int64_t(k.shape()[1]) / dim, dim, window};
+    const Heads heads = {q_dim / dim, kv_dim / dim, dim, window};
     Tensors inputs = {q, k, v};
     inputs.insert(inputs.end(), angles.begin(), angles.end());
     inputs.insert(inputs.end(), caches.begin(), caches.end());
@@ -158,7 +159,7 @@ struct Library {
                      rotation_of(in, 3, n, tokens, heads.head_dim), y, heads, sequences.data(), sequences.size(),
                      precise);
     };
-    return run("MistralAttention", inputs, q.shape()[1], launch);
+    return run("MistralAttention", inputs, q_dim, launch);
   }
 
   py::object attention_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &w,
