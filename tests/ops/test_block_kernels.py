@@ -18,7 +18,7 @@ from tests.support.block_products import Array, product, random_blocks, with_sca
 from tests.support.kernel_library import KernelLibrary
 
 # Those of MACHINES that differ in what multiplies integers: "no bfloat16" has no VNNI either
-VECTORS = {name: MACHINES[name] for name in ("native", "AVX2", "no bfloat16") if name in MACHINES}
+VECTORS = {name: machine for name, machine in MACHINES.items() if name in ("native", "AVX2", "no bfloat16")}
 if "avx_vnni" in flags and "avx512f" in flags:
     VECTORS["AVX-VNNI"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f")
 FUSED = "-march=x86-64-v3" if platform.machine() == "x86_64" else "-march=native"  # has a fused multiply-add
@@ -105,15 +105,15 @@ def test_blocks_of_the_largest_numbers_do_not_overflow(kernels: KernelLibrary, n
     weight = BlockQuantized(values, kind, (len(values), 1024))
     for place in range(len(SCALES[name])):
         weight = with_scales(weight, place, 1.0)
-    signs = np.ones((6, 1024), np.float32)
-    signs[1], signs[2, ::2], signs[3, 1::2], signs[4, ::4], signs[5, 512:] = -1, -1, -1, -1, -1
-    wanted = product(3 * signs, weight)
+    six = np.full((6, 1024), 3, np.float32)
+    six[1], six[2, ::2], six[3, 1::2], six[4, ::4], six[5, 512:] = -3, -3, -3, -3, -3
+    wanted = product(six, weight)
     for tokens in (1, 2, 6, 40):
-        x = np.resize(3 * signs, (tokens, 1024))
+        x = np.resize(six, (tokens, 1024))
         found = kernels.linear(x, weight)
         assert_same_bits(found, plain().linear(x, weight))
-        expected, magnitudes = (np.resize(each, found.shape) for each in (wanted.values, wanted.magnitudes))
-        assert (np.abs(found - expected.astype(np.float64)) <= 1e-6 * magnitudes).all()
+        errors = np.abs(found - np.resize(wanted.values.astype(np.float64), found.shape))
+        assert (errors <= 1e-6 * np.resize(wanted.magnitudes, found.shape)).all()
 
 
 @pytest.mark.parametrize("name", BLOCK_KINDS)

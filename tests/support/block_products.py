@@ -53,7 +53,9 @@ def rounded_activations(x: Array, size: int, fused: bool) -> tuple[NDArray[np.in
     largest = np.abs(blocks).max(axis=2)
     with np.errstate(divide="ignore", over="ignore"):
         by = np.where(largest > np.float32(1e-30), np.float32(127) / largest, np.float32(0)).astype(np.float32)
-    products = blocks.astype(np.float64 if fused else np.float32) * by[..., None]  # exact in float64
+    products = blocks.astype(np.float64) * by[..., None]  # exact
+    if not fused:
+        products = products.astype(np.float32).astype(np.float64)
     return np.rint(products).astype(np.int64), largest / np.float32(127)  # half of a whole number goes to the even one
 
 
