@@ -9,9 +9,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MISTRAL_CONFIG"] = ""  # no settings of whoever runs the tests
 
+from collections.abc import Iterator
+
 import pytest
 
 from mistral.load import Transformer
+from mistral.ops import build as compiled
 from mistral.ops.backend import load_backend
 from mistral.ops.device import start_device
 from mistral.ops.interface import Ops
@@ -23,6 +26,17 @@ from tests.support.small_models import SHAPES, SmallModel, build
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that both processes are done at about the same time."""
     items.sort(key=lambda item: item.path.parent.name not in ("pipeline", "end_to_end"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    """What "auto" means for small models does not depend on what ran before: portable, as where nothing is compiled.
+
+    Tests of the native backend ask for it by name.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "is_built", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

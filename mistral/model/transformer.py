@@ -103,7 +103,7 @@ class Transformer:
             x = self.run_blocks(self.embed(ids), metadata, cache, wanted=picked)
             if cache is not None:
                 cache.end(metadata)
-            return self.head(x)
+            return self.ops.tensor(np.empty((0, self.args.vocab_size), np.float32)) if x is None else self.head(x)
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """ids (T,) -> (T, D); on the first stage."""

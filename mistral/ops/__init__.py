@@ -2,5 +2,5 @@
 
 interface says what a backend provides; portable is the readable definition in MindSpore operators; native has CPU
 kernels for the same, which build compiles on first use; backend chooses between the two; device starts MindSpore and
-lets one thread at a time compute; quantized defines weights of 8 and 4 bits, and quantize makes them.
+lets one thread at a time compute; float8 and the folder blocks say what quantized weights mean, and make them.
 """

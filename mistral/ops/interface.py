@@ -34,7 +34,8 @@ class Weight:
     @property
     def dtype(self) -> str:
         """As the backend holds it: such as "float32", "bfloat16", "float8" or "Q4_K"."""
-        return str(self.data.dtype).lower()
+        found = self.data.dtype
+        return found if isinstance(found, str) else str(found).lower()
 
 
 @dataclass(frozen=True)

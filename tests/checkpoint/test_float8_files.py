@@ -129,7 +129,7 @@ def test_a_model_computes_with_the_weights_that_the_file_stands_for(
     found = model.forward(IDS, [len(IDS)]).asnumpy()
     tensors = {name: checkpoint.get(name) for name in checkpoint.shapes}
     np.testing.assert_allclose(found, oracle_logits(tensors, DENSE, IDS), rtol=0, atol=1e-4)
-    weight = read_weight(checkpoint, parameters(DENSE)[W2], 16)
+    weight = read_weight(checkpoint, parameters(DENSE)[W2], 16, backend)
     assert isinstance(weight, Float8)
     assert model.ops.weight(weight).dtype == ("float8" if backend == "native" else "float32")
 
@@ -140,7 +140,7 @@ def test_bits_are_made_of_what_the_file_stands_for(tmp_path: Path, ops: Ops, bit
     folder = write_checkpoint(tmp_path, WIDE, tensors, "consolidated.safetensors", float8_tensors)
     checkpoint = open_checkpoint(folder)
     for name, parameter in parameters(WIDE).items():
-        found, kind = read_weight(checkpoint, parameter, bits), block_kind(parameter, WIDE, bits)
+        found, kind = read_weight(checkpoint, parameter, bits, "native"), block_kind(parameter, WIDE, bits)
         if kind is None:
             assert parameter.part == "norms" and not isinstance(found, BlockQuantized)
         else:

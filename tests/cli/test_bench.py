@@ -214,19 +214,19 @@ def test_a_random_checkpoint_of_8_bit_floats(folder: Path, monkeypatch: pytest.M
         if packed:
             values = checkpoint.get(name)
             assert np.isfinite(values).all() and values.std() == pytest.approx(0.02, rel=0.02)
-    found = open_checkpoint(random_checkpoint(folder, "tiny-fp8", 1, bits=8))
+    found = open_checkpoint(random_checkpoint(folder, "tiny-fp8", 1, "Q8_0"))
     assert found.type_name("layers.0.attention.wq.weight") == "Q8_0"
 
 
 def test_a_quantized_one_lies_beside_it_and_does_without_it(tiny: Path, folder: Path) -> None:
-    found = random_checkpoint(folder, "tiny", 1, bits=4)
+    found = random_checkpoint(folder, "tiny", 1, "Q4_K_M")
     assert found == folder / "tiny-1-Q4_K_M.gguf"
     checkpoint = open_checkpoint(found)
     assert checkpoint.args == replace(shape_args("tiny", 1), max_seq_len=checkpoint.args.max_seq_len)
     assert checkpoint.type_name("layers.0.feed_forward.w1.weight") == "Q4_K"
     moved = tiny.rename(folder / "moved")
     try:
-        assert random_checkpoint(folder, "tiny", 1, bits=4) == found and not tiny.exists()
+        assert random_checkpoint(folder, "tiny", 1, "Q4_K_M") == found and not tiny.exists()
     finally:
         moved.rename(tiny)
 
@@ -252,6 +252,9 @@ REFUSED = {
     "--shape small: not known; choose one of tiny, mistral-7b,": ["--shape=small"],
     "--layers: needs --shape": ["--layers=4"],
     "--folder: needs --shape": ["somewhere", "--folder=/tmp"],
+    "--type: needs --shape": ["--type=Q4_0"],
+    "--type Q2_K: must be one of Q8_0,": ["--shape=tiny", "--type=Q2_K"],
+    "--type Q4_0: says what its file has; leave --bits out": ["--shape=tiny", "--type=Q4_0", "--bits=4"],
     "--shape tiny: makes a checkpoint; leave it or here out": ["here", "--shape=tiny"],
     "--layers 0: tiny has from 1 to 4": ["--shape=tiny", "--layers=0"],
     "--layers 33: mistral-7b has from 1 to 32": ["--shape=mistral-7b", "--layers=33"],
@@ -506,6 +509,15 @@ def test_eight_bits_are_measured_from_a_file_and_while_loading(run: CommandLine,
     for outcome in both:
         check_figures(figures(outcome), (1, 3), (1, 3), (3, 40))
         assert {line["bits"] for line in figures(outcome)} == {8}
+
+
+def test_a_file_of_any_type_is_measured_as_it_lies(run: CommandLine, folder: Path) -> None:
+    options = (f"--folder={folder}", "--type=Q4_0", "--backend=native", "--prefill=40", "--batches=1,9")
+    found = figures(run("bench", "--shape=tiny", "--layers=1", *options, "--tokens=1", "--repeats=1", "--json"))
+    check_figures(found, (1, 9), (1, 9), (40,))
+    checkpoint = open_checkpoint(folder / "tiny-1-Q4_0.gguf")
+    assert checkpoint.type_name("layers.0.attention.wq.weight") == "Q4_0"
+    assert {line["bits"] for line in found} == {4} and {line["model"] for line in found} == {"tiny-1"}
 
 
 def test_people_get_a_table(run: CommandLine) -> None:

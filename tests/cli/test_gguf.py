@@ -65,7 +65,7 @@ def test_info_shows_types_and_bytes(run: CommandLine, pair: tuple[Path, Path]) -
         "template": None,
     }  # fmt: skip
     assert [need["way"] for need in record["memory"]["needs"]] == [
-        "native, 8 bits", "native, 4 bits", "portable, float32",
+        "native, Q8_0", "native, 8 bits", "native, 4 bits", "portable, float32",
     ]  # fmt: skip
     shown = run("info", pair[0]).out
     assert "weights       GGUF, 0.1 MB" not in shown and " of Q8_0, float32\n" in shown
@@ -101,10 +101,31 @@ def test_a_kept_prompt_is_of_this_file_alone(run: CommandLine, pair: tuple[Path,
     assert "was saved with another checkpoint" in run("demo", pair[1], "--prompts", TEXT, "--prompt_cache", cache).err
 
 
-def test_what_gguf_cannot_do_yet_is_said_in_one_line(run: CommandLine, pair: tuple[Path, Path]) -> None:
-    assert run("demo", pair[0], "--backend", "native").error == (
-        "--backend native: weights in blocks of model.gguf run on the portable backend for now; leave it out"
-    )
+def test_the_native_backend_runs_it_as_it_lies_and_any_bits_made_of_it(
+    run: CommandLine, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """With --precise it is the widened model; --bits 8 means what the file is made of already; --bits 4 is another."""
+    text = pair[0].with_name("native text")
+    text.write_text(TEXT)
+
+    def scores(place: Path, *options: object) -> list[float]:
+        done = run("score", place, text, "--json", *options)
+        assert done.code == 0
+        records = [json.loads(line) for line in done.out.splitlines()]
+        return [record["logprob"] for record in records if record.get("id") is not None]
+
+    wide = scores(pair[1], "--backend", "portable")
+    assert np.allclose(scores(pair[0], "--backend", "native", "--precise"), wide, atol=1e-3) and len(wide) > 4
+    native = scores(pair[0], "--backend", "native")
+    assert np.allclose(native, wide, atol=0.3) and native != wide
+    assert scores(pair[0], "--backend", "native", "--bits", 8) == native
+    assert scores(pair[0], "--backend", "native", "--bits", 4) not in (native, wide)
+    data = bytearray(pair[0].read_bytes())
+    place = read_gguf(pair[0]).tensors["blk.0.attn_q.weight"]
+    data[place.start : place.start + 2] = np.float16(np.nan).tobytes()
+    (tmp_path / "bad.gguf").write_bytes(data)
+    done = run("demo", tmp_path / "bad.gguf", "--backend", "native", "--prompts", TEXT)
+    assert done.code == 2 and done.err.count("error: ") == 1 and "NaN" in done.err.splitlines()[-1]
 
 
 def test_a_tokenizer_beside_the_file_is_said_to_be_taken(

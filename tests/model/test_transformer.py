@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -152,7 +152,7 @@ def test_trap_7_any_position_has_its_rotation(models: dict[str, SmallModel], ops
     """Attention sees distances only, so a sequence that begins at any position gives the same."""
     model, ids = models["windowed"].transformer, np.array(ids_of(12))
     at_zero, far = (
-        model.run_blocks(model.embed(ids), CacheMetadata((12,), (start,), (0,), ops), None).asnumpy()
+        cast(Any, model.run_blocks(model.embed(ids), CacheMetadata((12,), (start,), (0,), ops), None)).asnumpy()
         for start in (0, offset)
     )
     np.testing.assert_allclose(far, at_zero, rtol=0, atol=1e-4)

@@ -18,7 +18,7 @@ from mistral.errors import InputError
 from mistral.load import Transformer
 from mistral.ops import build, library_cache
 from mistral.ops.backend import WORTH_BUILDING, choose_backend
-from mistral.ops.build import Library
+from mistral.ops.build import Library, is_built
 from mistral.ops.native import Native
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.small_models import DENSE
@@ -286,6 +286,21 @@ def test_auto_is_native_where_it_pays(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert choose_backend("auto", "CPU", WORTH_BUILDING) == "portable"
     assert "install one" in capsys.readouterr().err
     assert choose_backend("native", "CPU", 1) == "native"
+
+
+def test_auto_is_native_for_every_checkpoint_once_the_kernels_are_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Native()
+    monkeypatch.setattr(build, "is_built", is_built)
+    assert choose_backend("auto", "CPU", 1) == "native" and choose_backend("auto", "Ascend", 1) == "portable"
+    folder = write_checkpoint(tmp_path / "m", DENSE, random_tensors(DENSE), "consolidated.safetensors")
+    assert Transformer.from_folder(folder).ops.name == "native"
+    for change in ({"XDG_CACHE_HOME": str(tmp_path)}, {"CXX": "no-such-compiler"}):  # nothing built there; none at all
+        with monkeypatch.context() as patch:
+            for name, value in change.items():
+                patch.setenv(name, value)
+            assert choose_backend("auto", "CPU", 1) == "portable"
 
 
 def test_weights_stay_in_the_file(tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from mistral.load import Transformer
 from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
 from mistral.model.rope import Llama4Scaling, rope_angles
 from mistral.ops import portable
+from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.interface import Ops, Rotation
 from mistral.ops.native import Native
-from mistral.ops.quantized import Quantized, stored_shapes
+from tests.support.block_products import product, random_blocks
 from tests.support.checkpoint_forms import random_tensors
 from tests.support.small_models import DENSE, SHAPES
 
@@ -33,14 +34,15 @@ Array = npt.NDArray[np.float32]
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 # By name: compiler flags. "AMX in C++" replaces the tile instructions, so it runs on processors without them.
 MACHINES = {"native": ("-march=native",), "baseline": ()}
-if platform.machine() == "x86_64":
-    flags = Path("/proc/cpuinfo").read_text()
-    MACHINES["AVX2"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f")
-    if "avx512_bf16" in flags:
-        MACHINES["no AMX"] = ("-march=native", "-mno-amx-tile")
-        MACHINES["AMX in C++"] = ("-march=native", "-DEMULATE_AMX")
-    if "avx512f" in flags:
-        MACHINES["no bfloat16"] = ("-march=native", "-mno-amx-tile", "-mno-avx512bf16")
+flags = Path("/proc/cpuinfo").read_text().split() if platform.machine() == "x86_64" else []
+if flags:
+    MACHINES["AVX2"] = ("-march=x86-64-v3",)
+if "avx512vl" in flags:
+    MACHINES["no bfloat16"] = ("-march=x86-64-v4",)  # which has no VNNI either
+if "avx512_bf16" in flags:
+    MACHINES["AMX in C++"] = ("-march=native", "-DEMULATE_AMX")
+if "amx_tile" in flags:
+    MACHINES["no AMX"] = ("-march=native", "-mno-amx-tile")
 ROWS = [1, 2, 7, 8, 15, 16, 17, 33, 70]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -101,68 +103,39 @@ def test_linear_of_other_dtypes_keeps_float32(
     assert_close(found, x.astype(np.float64) @ w.astype(np.float64).T, 5e-6)
 
 
-def quantized(bits: int, outer: int, inner: int) -> Quantized:
-    """A random matrix in 8 or 4 bits: every value and scale can occur; the exponents are those of ordinary weights."""
-    draw, (values, scales) = np.random.default_rng(bits), stored_shapes(bits, outer, inner)
-    numbers = draw.integers(0, 256, values).astype(np.uint8)
-    if bits == 8:
-        numbers[numbers == 128] = 0  # -128 is no value
-    codes = draw.integers(0, 5 if bits == 8 else 256, scales).astype(np.uint8)
-    exponents = draw.integers(120, 130, outer).astype(np.uint8)
-    return Quantized(bits, (outer, inner), numbers.view(np.int8) if bits == 8 else numbers, codes, exponents)
-
-
-def as_multiplied(x: Array, native: Ops) -> Array:
-    """Activations as weights of 8 and 4 bits are multiplied with them, by the instructions of the backend.
-
-    With AMX they are rounded to bfloat16. With AVX2 and AVX-512 they are integers of 14 bits; every 1024 or 2048 of a
-    token share the scale that their largest asks for.
-    """
-    instructions = cast(Native, native).instructions
-    if instructions == "AMX":
-        return rounded(x)
-    if instructions == "plain":
-        return x
-    parts, size = [], 1024 if instructions == "AVX2" else 2048
-    for part in np.split(x, range(size, x.shape[1], size), axis=1):
-        largest = np.abs(part).max(axis=1, keepdims=True)
-        numbers = np.rint(part.astype(np.float64) * (np.float32(8191) / largest))
-        parts.append((numbers * (largest / np.float32(8191))).astype(np.float32))
-    return np.concatenate(parts, axis=1)
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("tokens", ROWS)
-@pytest.mark.parametrize(
-    ("inner", "outer"), [(1, 1), (31, 5), (32, 16), (128, 33), (160, 130), (1100, 31), (300, 300), (4200, 9)]
-)
-def test_linear_of_few_bits(native: Ops, bits: int, tokens: int, inner: int, outer: int) -> None:
-    """Weights are the same whether they are multiplied as floats, bfloat16 or integers."""
-    x, w = random(tokens, inner), quantized(bits, outer, inner)
-    assert np.array_equal(w.dense(), rounded(w.dense()))
-    found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
-    assert_close(found, as_multiplied(x, native).astype(np.float64) @ w.dense().astype(np.float64).T, 1e-5)
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-def test_the_largest_integers_do_not_overflow(native: Ops, bits: int) -> None:
-    """Whole blocks of the largest weights and the largest activations, all of one sign."""
-    w = quantized(bits, 20, 4096)
-    w.values[:] = 127 if bits == 8 else 0
-    w.scales[:] = 7 if bits == 8 else 255  # a shift of 7 counts as 4; the minus of a negative level
-    w.exponents[:] = 127
-    for tokens in (1, 3, 40):
-        found = native.linear(native.tensor(np.full((tokens, 4096), 3, np.float32)), native.weight(w)).asnumpy()
-        assert np.allclose(found, 3 * 4096 * 2032 / 2**11, rtol=1e-5)
-
-
 @pytest.mark.parametrize("tokens", ROWS)
 def test_precise_rounds_no_activation(precise: Ops, tokens: int) -> None:
-    x = random(tokens, 300)
-    for weight in (random(70, 300, seed=1).astype(BFLOAT16), quantized(8, 70, 300), quantized(4, 70, 300)):
-        dense = weight.dense() if isinstance(weight, Quantized) else weight
-        found = precise.linear(precise.tensor(x), precise.weight(weight)).asnumpy()
-        assert_close(found, x.astype(np.float64) @ dense.astype(np.float64).T, 2e-5)
+    x, w = random(tokens, 300), random(70, 300, seed=1).astype(BFLOAT16)
+    found = precise.linear(precise.tensor(x), precise.weight(w)).asnumpy()
+    assert_close(found, x.astype(np.float64) @ w.astype(np.float64).T, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_K"])
+@pytest.mark.parametrize("tokens", ROWS)
+def test_linear_of_weights_in_blocks(native: Ops, name: str, tokens: int) -> None:
+    """As defined, through MindSpore's operator; `test_block_kernels.py` has every format and size."""
+    x, w = random(tokens, 512), random_blocks(name, 70, 512)  # none of x lies close to half of a whole number
+    found, wanted = native.linear(native.tensor(x), native.weight(w)).asnumpy(), product(x, w)
+    assert (np.abs(found - wanted.values.astype(np.float64)) <= 1e-6 * wanted.magnitudes).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 33])
+@pytest.mark.parametrize("kinds", [("Q8_0", "Q8_0", "Q8_0"), ("Q4_K", "Q6_K", "Q4_K"), ("Q5_0", "Q4_K", None)])
+def test_feed_forward_of_weights_in_blocks(native: Ops, tokens: int, kinds: tuple[str | None, ...]) -> None:
+    """w2 has activations of its own, rounded too; of w1 and w3 each may be in a format of its own, or in none."""
+    x = random(tokens, 256)
+    w1, w2, w3 = (
+        random(*shape, seed=i, scale=0.05)
+        if kind is None
+        else random_blocks(kind, *shape, seed=i, scale=1e-4 if kind.endswith("K") else 3e-3)
+        for i, (kind, shape) in enumerate(zip(kinds, [(512, 256), (256, 512), (512, 256)], strict=True))
+    )
+    found = native.feed_forward(native.tensor(x), *map(native.weight, (w1, w2, w3))).asnumpy()
+    gate, up = (product(x, w).values if isinstance(w, BlockQuantized) else x @ w.T for w in (w1, w3))
+    hidden = gate / (1 + np.exp(-gate)) * up
+    assert isinstance(w2, BlockQuantized)
+    assert_close(found, product(hidden, w2).values, 4e-3)  # what lies close to half a number may be rounded up or down
+    assert np.abs(found - product(hidden, w2).values).mean() <= 2e-4 * np.abs(found).mean()
 
 
 def test_more_tokens_than_are_packed_at_once(native: Ops) -> None:

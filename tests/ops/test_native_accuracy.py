@@ -30,7 +30,7 @@ def exact(load: Callable[..., Transformer], texts: list[list[int]]) -> float:
     return evaluate.model_loss(load(backend="portable"), texts)
 
 
-@pytest.mark.parametrize(("options", "share"), [({}, 0.001), ({"bits": 8}, 0.005), ({"bits": 4}, 0.04)])
+@pytest.mark.parametrize(("options", "share"), [({}, 0.001), ({"bits": 8}, 0.002), ({"bits": 4}, 0.004)])
 def test_perplexity(
     load: Callable[..., Transformer], texts: list[list[int]], exact: float, options: dict[str, int], share: float
 ) -> None:

@@ -21,21 +21,22 @@ from mistral.model.parameters import parameters
 from mistral.model.transformer import Transformer
 from mistral.ops.backend import load_backend
 from mistral.ops.device import start_device, thread_count
-from mistral.ops.quantize import quantize_array
+from tests.support.block_products import random_blocks
 from tests.support.checkpoint_forms import random_tensors
 
 start_device("CPU")
 ops = load_backend("native")
-dense = ModelArgs(dim=256, n_layers=2, head_dim=32, hidden_dim=704, n_heads=8, n_kv_heads=2, vocab_size=1000,
+dense = ModelArgs(dim=256, n_layers=2, head_dim=32, hidden_dim=768, n_heads=8, n_kv_heads=2, vocab_size=1000,
                   norm_eps=1e-5, rope_theta=1e4, sliding_windows=(None, 50))
 digest = hashlib.sha256()
 for args in (dense, replace(dense, moe=MoeArgs(4, 2))):
     tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in random_tensors(args, 0).items()}
-    for bits in (16, 8, 4):
+    for kind in (None, "Q8_0", "Q4_0", "Q4_K", "Q6_K"):
         def get(name):
             each = parameters(args)[name]
-            small = bits == 16 or len(each.shape) < 2 or each.part in ("embedding", "router")
-            return ops.weight(tensors[name] if small else quantize_array(tensors[name], bits))
+            stays = kind is None or len(each.shape) < 2 or each.part in ("embedding", "router")
+            scale = 1e-4 if str(kind).endswith("K") else 3e-3
+            return ops.weight(tensors[name] if stays else random_blocks(kind, *each.shape, scale=scale))
 
         model = Transformer(args, get, ops)
         cache = model.new_cache()

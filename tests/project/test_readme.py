@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from mistral.checkpoint.quantization import block_kind
 from mistral.cli.bench.random_checkpoint import shape_args
 from mistral.cli.main import COMMANDS, HELP
 from mistral.cli.options import checked_arguments, converted, taken
 from mistral.cli.synonyms import SAME
+from mistral.model.parameters import parameters
 from tests.support.command_line import CommandLine
 from tools.count_lines import recounted
 
@@ -135,7 +137,6 @@ MODELS = {
     "Mixtral 8x22B": "mixtral-8x22b", "Mistral Large 2": "large-2", "Mistral Small 3": "mistral-small-24b",
     "Ministral 3 8B": "ministral-3-8b",
 }  # fmt: skip
-BYTES = {16: 2, 8: 1 + 1 / 32, 4: 1 / 2 + 1 / 32}  # of a weight: of a group of 32, one is the scale
 
 
 @pytest.mark.parametrize(("model", "shape"), MODELS.items(), ids=lambda name: name)
@@ -144,12 +145,9 @@ def test_models_have_these_sizes(model: str, shape: str) -> None:
     args = shape_args(shape)
     _, layers, _, sizes = (cell.strip() for cell in row.strip("|").split("|"))
     assert int(layers) == args.n_layers
-    matrices = 2 * (args.n_heads + args.n_kv_heads) * args.head_dim * args.dim
-    matrices += 3 * args.dim * args.hidden_dim * (args.moe.num_experts if args.moe else 1)
-    vocabulary = args.vocab_size * args.dim
     for bits, shown in zip((16, 8, 4), sizes.split(", "), strict=True):
-        output = max(bits, 8)  # the output matrix keeps 8 bits
-        size = (vocabulary * (BYTES[16] + BYTES[output]) + args.n_layers * matrices * BYTES[bits]) / 1e9
+        kinds = [(each.size, block_kind(each, args, bits)) for each in parameters(args).values()]
+        size = sum(size * (kind.nbytes / kind.weights if kind else 2) for size, kind in kinds) / 1e9
         assert float(shown) == pytest.approx(size, abs=0.51 * 10.0 ** -len(shown.partition(".")[2]))
 
 

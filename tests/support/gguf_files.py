@@ -18,7 +18,7 @@ from mistral.ops.blocks.block_quantized import SCALES
 from mistral.ops.blocks.kind import BY_NAME
 
 Arrays = Mapping[str, NDArray[Any]]
-SCALE = np.float16(0.004)  # of random blocks
+SCALES_OF_RANDOM = {32: np.float16(5e-4), 256: np.float16(3e-5)}  # by weights of a block, so that these are ordinary
 Spoil = Callable[[GGUFWriter], None]
 
 
@@ -31,7 +31,7 @@ def blocks_of(array: NDArray[Any], kind: str, seed: int = 0) -> NDArray[np.uint8
         count = array.size // form.weights
         values = np.random.default_rng(seed).integers(0, 256, (count, form.nbytes), dtype=np.uint8)
         for at in SCALES[kind]:
-            values[:, at : at + 2] = np.frombuffer(SCALE.tobytes(), np.uint8)
+            values[:, at : at + 2] = np.frombuffer(SCALES_OF_RANDOM[form.weights].tobytes(), np.uint8)
         return values.reshape(array.shape[0], -1)
 
 

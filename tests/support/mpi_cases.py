@@ -14,6 +14,7 @@ from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.rope import Llama4Scaling, YarnScaling
 from tests.support.checkpoint_forms import float8_tensors, random_tensors, write_checkpoint
 from tests.support.generation import PROMPTS, Found
+from tests.support.gguf_files import write_gguf
 from tests.support.small_models import DENSE
 
 DEEP = replace(DENSE, n_layers=4, sliding_windows=(None,) * 4)
@@ -34,6 +35,8 @@ SHAPES = {
     ),
 }
 MANY = [np.random.default_rng(100 + i).integers(0, DENSE.vocab_size, 1 + i * 7 % 11).tolist() for i in range(17)]
+BLOCKS = "blocks"  # a shape whose checkpoint is a GGUF file
+SHAPES[BLOCKS] = replace(DEEP, dim=64, head_dim=16, hidden_dim=96, max_seq_len=256)
 FEW = ("interleaved", "moe", "ministral3")
 FLOAT8 = ("ministral3",)  # shapes whose weights are 8-bit floats
 DAMAGED = 9  # an id whose embedding is not a number, in one checkpoint
@@ -74,7 +77,11 @@ CASES = [
 def write_checkpoints(folder: Path) -> None:
     """One of each shape; the embeddings are wide enough that tokens differ before any layer."""
     for seed, (name, args) in enumerate(SHAPES.items()):
-        write_small(folder / name, args, seed, float8=name in FLOAT8)
+        if name == BLOCKS:
+            (folder / name).mkdir()
+            write_gguf(folder / name / "model.gguf", args, random_tensors(args, seed), "Q8_0")
+        else:
+            write_small(folder / name, args, seed, float8=name in FLOAT8)
 
 
 def write_small(folder: Path, args: ModelArgs, seed: int = 0, damaged: int | None = None, float8: bool = False) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.checkpoint.quantization import MIXTURE_OF_BITS, check_mixture
 from mistral.cli.bench.figure import table
 from mistral.cli.bench.measure import Measurement, MeasurementPlan
 from mistral.cli.bench.random_checkpoint import random_checkpoint, shape_args
@@ -39,6 +41,9 @@ class Bench:
     shape: str | None = option(None, "Instead: random weights of a model's dimensions, such as mistral-7b or tiny.")
     layers: int | None = option(None, "With --shape: so many layers instead of all.")
     folder: str | None = option(None, "With --shape: where its weights are kept; the user's cache when left out.")
+    type: str | None = option(
+        None, "With --shape: the type of a GGUF file to write its weights into, such as Q8_0, Q4_K_M or Q4_0."
+    )
     bits: int = option(
         16, "16: weights as in the file; 8 or 4: quantized, with --shape as a GGUF file of its own.", MACHINE, BITS
     )
@@ -62,7 +67,7 @@ class Bench:
             check_number(name, value, most)
         self.plan()
         if self.shape is None:
-            for name in ("layers", "folder"):
+            for name in ("layers", "folder", "type"):
                 if getattr(self, name) is not None:
                     raise InputError(f"needs {setting('shape')}", option=name)
             return
@@ -70,7 +75,11 @@ class Bench:
             both = f"makes a checkpoint; leave it or {self.ckpt[:40]} out"
             raise InputError(both, option="shape", value=self.shape[:40])
         shape_args(self.shape, self.layers)
-        if self.backend == "native" or self.bits != 16:
+        if self.type is not None:
+            check_mixture("type", self.type)
+            if self.bits != 16:
+                raise InputError(f"says what its file has; leave {setting('bits')} out", option="type", value=self.type)
+        if self.backend == "native" or self.bits != 16 or self.type:
             build.require_compiler()
 
     def run(self) -> None:
@@ -85,7 +94,7 @@ class Bench:
         backend = backend_for(checkpoint, self.bits, self.backend, device)
         measurement = Measurement(checkpoint, self.bits, backend, device, self.precise, self.plan())
         figures = measurement.measure()
-        stored = 8 * min(checkpoint.dtype(name).itemsize for name in (EMBEDDING, FIRST_MATRIX))
+        stored = min(8 * checkpoint.nbytes(n) // math.prod(checkpoint.shapes[n]) for n in (EMBEDDING, FIRST_MATRIX))
         bits = stored if self.bits == 16 else self.bits
         name = checkpoint.name if self.shape is None else f"{self.shape}-{checkpoint.args.n_layers}"
         setting: dict[str, str | int] = {"model": name, "backend": backend, "threads": thread_count(), "bits": bits}
@@ -107,7 +116,7 @@ class Bench:
         if self.shape is None:
             return shipped_checkpoint() if self.ckpt is None else self.ckpt
         folder = user_folder() / "bench" if self.folder is None else Path(self.folder)
-        return random_checkpoint(folder, self.shape, self.layers, self.bits)
+        return random_checkpoint(folder, self.shape, self.layers, self.type or MIXTURE_OF_BITS.get(self.bits))
 
 
 def check_number(name: str, value: int, most: int) -> None:

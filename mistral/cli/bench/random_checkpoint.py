@@ -23,7 +23,6 @@ from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.checkpoint.float8_tensor import scale_name
 from mistral.checkpoint.formats.safetensors_file import stored_nbytes, write_header
 from mistral.checkpoint.gguf.write import write_gguf
-from mistral.checkpoint.quantization import MIXTURE_OF_BITS
 from mistral.cli.console import ProgressLine
 from mistral.errors import InputError, setting
 from mistral.memory import gigabytes
@@ -71,16 +70,16 @@ def shape_args(shape: str, layers: int | None = None) -> ModelArgs:
     return args_from_params({**SHAPES[shape], "n_layers": layers or most}, shape)
 
 
-def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits: int = 16) -> Path:
-    """The checkpoint of a shape, made in `folder` unless it is there; with `bits` 8 or 4, a GGUF file.
+def random_checkpoint(folder: Path, shape: str, layers: int | None = None, mixture: str | None = None) -> Path:
+    """The checkpoint of a shape, made in `folder` unless it is there; with a mixture's name, a GGUF file.
 
     A line on standard error says where it is. Raises InputError where it cannot be written.
     """
     args = shape_args(shape, layers)
     plain = folder / f"{shape}-{args.n_layers}"
-    if bits == 16:
+    if mixture is None:
         return found_or_made(plain, args, lambda work: write_random(args, work, "quantization" in SHAPES[shape]))
-    out = plain.with_name(f"{plain.name}-{MIXTURE_OF_BITS[bits]}.gguf")
+    out = plain.with_name(f"{plain.name}-{mixture}.gguf")
     with locked(out):
         size = weights_nbytes(out, shapes={name: each.shape for name, each in parameters(args).items()})
         if size is None:
@@ -88,7 +87,7 @@ def random_checkpoint(folder: Path, shape: str, layers: int | None = None, bits:
             out.unlink(missing_ok=True)
             with unfinished(out) as work:
                 progress = ProgressLine("quantizing:", "GB", 1e9)
-                size = write_gguf(checkpoint, work / out.name, MIXTURE_OF_BITS[bits], {}, progress)
+                size = write_gguf(checkpoint, work / out.name, mixture, {}, progress)
                 (work / out.name).rename(out)
     print(f"note: random weights, {gigabytes(size)}, are kept in {out}", file=sys.stderr)
     return out
