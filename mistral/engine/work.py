@@ -50,7 +50,7 @@ class Work:
 class Outcome:
     """What came of one piece of work. Log-probabilities are those of the raw logits, in nats.
 
-    logprobs: those of the targets. id: the chosen token, with its `logprob` and the `top` likeliest ids where they were
+    logprobs: those of the targets; tops: the `top` likeliest ids in the place of each, with theirs. id: the chosen token, with its `logprob` and the `top` likeliest ids where they were
     asked for; `finished` says that it ends the row. error: why there is no result, if there is none.
     """
 
@@ -60,6 +60,7 @@ class Outcome:
     finished: bool = False
     top: tuple[tuple[int, float], ...] = ()
     error: InputError | None = None
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:
