@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from mistral.engine.sampling import SamplingRow, Wants, choose, target_logprobs
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
+from mistral.grammar.token_table import TokenTable
 
 
 class Samplers:
@@ -17,10 +19,25 @@ class Samplers:
 
     def __init__(self) -> None:
         self._rows: dict[int, tuple[SamplingRow, Sampling]] = {}
+        self._table: TokenTable | None = None
 
     def join(self, row: int, sampling: Sampling) -> None:
         """A new row, or a row that is used for another answer."""
-        self._rows[row] = SamplingRow(sampling.settings, sampling.prompt, sampling.excluded), sampling
+        grammar = None if sampling.constraint is None else self._known(sampling.constraint).begin()
+        self._rows[row] = (
+            SamplingRow(
+                sampling.settings, sampling.prompt, sampling.excluded, sampling.end_ids, sampling.min_tokens, grammar
+            ),
+            sampling,
+        )
+
+    def learn(self, table: TokenTable) -> None:
+        """The vocabulary of grammars that come from another process."""
+        self._table = table
+
+    def _known(self, grammar: Grammar) -> Grammar:
+        """The grammar, compiled in this process."""
+        return grammar if grammar.is_compiled or self._table is None else grammar.over(self._table)
 
     def leave(self, row: int) -> None:
         """Forget a row, if it is known."""
@@ -44,9 +61,14 @@ class Samplers:
                 outcomes[i] = Outcome(error=InputError(choice.error))
                 continue
             finished = choice.id in sampling.end_ids
-            if not finished:
-                row.append(choice.id)
-            outcomes[i] = Outcome(logprobs, choice.id, choice.logprob, finished, choice.top)
+            try:
+                if not finished:
+                    row.append(choice.id)
+                last = not finished and row.ended
+            except InputError as error:
+                outcomes[i] = Outcome(error=error)
+                continue
+            outcomes[i] = Outcome(logprobs, choice.id, choice.logprob, finished, choice.top, last=last)
         return outcomes
 
 
