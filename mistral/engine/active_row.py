@@ -34,8 +34,13 @@ class ActiveRow:
     def _begin(self, engine: RowEngine, capacity: int) -> tuple[int, int]:
         """A row of the engine -> its number, and how many tokens of the prompt it has already."""
         request = self.request
-        ends = end_ids(request.eos_id)
-        sampling = Sampling(request.settings, request.prompt, ends, request.logprobs, request.top, request.excluded)
+        ends = frozenset[int]() if request.ignore_eos else end_ids(request.eos_id)
+        sampling = Sampling(
+            request.settings, request.prompt, ends, request.logprobs, request.top, request.excluded,
+            request.min_tokens, request.constraint,
+        )  # fmt: skip
+        if request.text and request.min_tokens:
+            request.text.hold(request.min_tokens)
         if request.slot:
             request.slot.begin(request.prompt, capacity, sampling)
             return request.slot.row, request.slot.reused
@@ -135,7 +140,9 @@ class ActiveRow:
             return Generated(self.index, None, None, text.flush() if text else "", "stop")
         self.answer.append(outcome.id)
         shown = text.push(outcome.id) if text else ""
-        reason: FinishReason | None = "length" if len(self.answer) == self.max_tokens else None
+        reason: FinishReason | None = None
+        if outcome.last or len(self.answer) == self.max_tokens:
+            reason = "stop" if outcome.last else "length"
         if text and text.stopped:
             reason = "stop"
         elif text and reason:

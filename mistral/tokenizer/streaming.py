@@ -53,11 +53,16 @@ class TextStream:
     ) -> None:
         """`think_tokens`: those around thoughts, where the answer may have some; `thinking`: it begins within one."""
         self.decoder, self.stop = decoder, tuple(text for text in stop if text)
-        self.pending, self.stopped = "", False
+        self.pending, self.stopped, self._held = "", False, 0
         self.thinking = ThinkState(think_tokens, thinking)
+
+    def hold(self, tokens: int) -> None:
+        """Let no stop string end the answer before so many ids."""
+        self._held = tokens
 
     def push(self, token_id: int) -> str:
         """Text that one more id makes certain; `stopped` is set when a stop string, which is not shown, is complete."""
+        self._held = max(0, self._held - 1)
         if self.thinking.is_mark(token_id):
             shown = self.flush()
             self.thinking.push(token_id)
@@ -72,7 +77,7 @@ class TextStream:
         if self.stopped:
             return ""
         self.pending += text
-        stop = () if self.thinking.inside else self.stop
+        stop = () if self.thinking.inside or self._held else self.stop
         hits = [at for at in map(self.pending.find, stop) if at >= 0]
         if hits:
             self.stopped = True

@@ -15,7 +15,7 @@ LEVELS = (
     ("errors", "version", "limits"),
     ("text", "memory", "places", "atomic_files", "ops"),
     ("model", "tokenizer"),
-    ("checkpoint",),
+    ("checkpoint", "grammar"),
     ("engine",),
     ("pipeline",),
     ("load",),
