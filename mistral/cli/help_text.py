@@ -20,6 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "interactive": ("interactive CKPT --instruct", "interactive CKPT --instruct --system \"Answer in one sentence.\""),
     "complete": ("complete CKPT -p @prompt.txt", "complete CKPT --input prompts.jsonl --out answers.jsonl"),
     "score": ("score CKPT text.txt", "score CKPT - --json < text.txt"),
+    "serve": ("serve CKPT", "serve CKPT --host 0.0.0.0 --api_key @keys.txt"),
     "info": ("info CKPT", "info CKPT --verify"),
     "quantize": ("quantize CKPT OUT --bits 4",),
     "bench": ("bench CKPT", "bench --shape mistral-7b --layers 4"),

@@ -121,9 +121,7 @@ class ActiveRow:
     def prefilled(self, work: Work, outcome: Outcome) -> Prefilled:
         """Count a chunk of the prompt as read."""
         self.read += len(work.ids)
-        return Prefilled(
-            self.index, self.read, len(self.request.prompt), outcome.logprobs, outcome.tops, self.reused
-        )
+        return Prefilled(self.index, self.read, len(self.request.prompt), outcome.logprobs, outcome.tops, self.reused)
 
     @property
     def prompt_read(self) -> bool:

@@ -48,9 +48,7 @@ class Samplers:
 
         Logits that are not numbers are an error of their own piece of work and touch no other.
         """
-        outcomes = [
-            scored(piece.targets, found, self._top(piece)) for piece, found in zip(work, logits, strict=True)
-        ]
+        outcomes = [scored(piece.targets, found, self._top(piece)) for piece, found in zip(work, logits, strict=True)]
         places = [i for i, piece in enumerate(work) if piece.sample and not outcomes[i].error]
         if not places:
             return outcomes

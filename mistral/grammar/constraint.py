@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from mistral.errors import InputError
+from typing import Literal
 
 Kind = Literal["json_object", "json_schema", "regex", "lark", "choice"]
 MAX_TEXT = 1 << 18  # characters of a schema, an expression or a grammar

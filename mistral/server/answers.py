@@ -15,6 +15,7 @@ from mistral.server.asked import Asked
 from mistral.server.metrics import Metrics
 from mistral.server.settings import KEEP_ALIVE_SECONDS
 from mistral.tokenizer.messages import ToolCall
+from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.thoughts import ThinkState
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_calls import ReplyStream
@@ -67,11 +68,18 @@ class Answer:
         self.prompt_tops = list[tuple[tuple[int, float], ...]]()
         self.thought_tokens = self.cached = 0
         self.begun = False
-        self.stop: str | None = None
+        self.stream: TextStream | None = None
         self._reply: ReplyStream | None = None
         self._thinking = ThinkState(tokenizer.think_tokens if asked.is_chat else None, prompt.thinks)
         if asked.is_chat:
             self._reply = ReplyStream(tokenizer, prompt.tools, (), prompt.thinks, bool(prompt.tools))
+            for token_id in prompt.ids[len(prompt.ids) - asked.forced :]:
+                self._reply.push(token_id, "")
+
+    @property
+    def stop(self) -> str | None:
+        """The text at which the answer has ended; None where it has not, or by itself."""
+        return self.stream.stopped_by if self.stream else None
 
     def read(self, event: Prefilled) -> None:
         """Take note of a part of the prompt that has been read."""
@@ -125,22 +133,12 @@ class Answers:
         async for _ in self.pieces():
             pass
 
-    async def begun(self) -> bool:
-        """Wait for a first sign of life, so that `usage` tells what was cached; False where it takes long."""
-        try:
-            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                event = await self.events.get()
-        except TimeoutError:
-            return False
-        self._waiting_again = [event]
-        return True
-
     async def pieces(self) -> AsyncGenerator[Piece | None]:
         """What each step adds, as it comes; None where nothing has come for a while. Raises ApiError for a failure."""
         while self._open:
             try:
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    place, event = await self._next()
+                    place, event = await self.events.get()
             except TimeoutError:
                 yield None
                 continue
@@ -154,9 +152,6 @@ class Answers:
             piece = self._add(answer, event)
             if piece:
                 yield piece
-
-    async def _next(self) -> tuple[int, Event]:
-        return await self.events.get()
 
     def _add(self, answer: Answer, event: Generated) -> Piece | None:
         if event.finish_reason == "error":

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
+from mistral.grammar.constraint import Constraint
 from mistral.llm.partial_completion import Prompt
 from mistral.server.fields import Fields
-from mistral.server.settings import MAX_STOPS, Defaults
+from mistral.server.settings import MAX_STOP, MAX_STOPS, Defaults
 
 SEEDS = 1 << 31  # those that are drawn are below
 LEAST_TOP_P = 1e-9  # stands for 0: the likeliest token alone
@@ -23,7 +24,8 @@ class Asked:
 
     max_tokens None: to the end of the context. logprobs: of each token, and of `top` likeliest ones in its place;
     scores_prompt: of the prompt's tokens, too. is_chat: answers have thoughts and calls apart from text; with
-    `one_call`, one call at most.
+    `one_call`, one call at most. min_tokens, ignore_eos: as a `Request` has them. constraint: what answers must be.
+    forced: so many of a prompt's last ids are the beginning of its answers.
     """
 
     prompts: Sequence[Prompt]
@@ -36,6 +38,10 @@ class Asked:
     scores_prompt: bool = False
     is_chat: bool = False
     one_call: bool = False
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    constraint: Constraint | None = None
+    forced: int = 0
 
     @property
     def rows(self) -> int:
@@ -49,6 +55,8 @@ class Choosing:
 
     settings: SamplingSettings = field(default_factory=SamplingSettings)
     stops: tuple[str, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
 
 
 def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_temperature: float = 100.0) -> Choosing:
@@ -57,8 +65,8 @@ def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_t
     Raises ApiError naming the field that is wrong.
     """
     stops = fields.texts(stop)
-    if len(stops) > MAX_STOPS:
-        raise fields.wrong(stop, f"has {len(stops)} texts, and {MAX_STOPS} are the most")
+    if len(stops) > MAX_STOPS or any(len(text) > MAX_STOP for text in stops):
+        raise fields.wrong(stop, f"may have {MAX_STOPS} texts of {MAX_STOP} characters at most")
     top_p = fields.number("top_p", 0, 1)
     top_k = fields.whole("top_k", -1)
     repetition = fields.number("repetition_penalty")
@@ -72,10 +80,14 @@ def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_t
         repetition_penalty=_or(repetition, defaults.repetition_penalty),
     )
     try:
-        chosen = SamplingSettings(**settings, seed=read_seed(fields, defaults.seed))
+        chosen = SamplingSettings(
+            **settings, seed=read_seed(fields, defaults.seed), logit_bias=read_bias(fields),
+            presence_penalty=_or(fields.number("presence_penalty", -PENALTY, PENALTY), 0.0),
+            frequency_penalty=_or(fields.number("frequency_penalty", -PENALTY, PENALTY), 0.0),
+        )  # fmt: skip
     except InputError as error:
         raise fields.wrong(str(error).partition(" ")[0], str(error).partition(" ")[2]) from None
-    return Choosing(chosen, stops or defaults.stop)
+    return Choosing(chosen, stops or defaults.stop, fields.whole("min_tokens") or 0, fields.switch("ignore_eos"))
 
 
 def read_seed(fields: Fields, default: int | None) -> int:
@@ -86,6 +98,22 @@ def read_seed(fields: Fields, default: int | None) -> int:
     if seed is None:
         seed = default
     return secrets.randbelow(SEEDS) if seed in (None, -1) else seed % (1 << 64)
+
+
+def read_bias(fields: Fields) -> dict[int, float]:
+    """What is added to the logits of single ids: an object of numbers by id, or a list of pairs."""
+    given = fields.any("logit_bias")
+    if given is None:
+        return {}
+    pairs = given.items() if isinstance(given, dict) else given
+    try:
+        found = {int(token): value for token, value in pairs}
+    except (TypeError, ValueError):
+        raise fields.wrong("logit_bias", "must be an object of numbers from -100 to 100 by token id") from None
+    for token, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100 or token < 0:
+            raise fields.wrong("logit_bias", f"must have numbers from -100 to 100 by token id, and {token} has not")
+    return {token: float(value) for token, value in found.items()}
 
 
 def _or(value: float | None, default: float) -> float:

@@ -20,8 +20,10 @@ from mistral.llm.partial_completion import Prompt
 from mistral.server.answers import Answers
 from mistral.server.api_error import ApiError, busy, unavailable
 from mistral.server.asked import Asked
+from mistral.server.log import Log
 from mistral.server.metrics import Metrics
 from mistral.server.settings import ServerSettings
+from mistral.server.token_texts import TokenTexts
 from mistral.tokenizer.message_json import read_messages
 from mistral.tokenizer.messages import Tool
 from mistral.tokenizer.streaming import TextStream
@@ -35,16 +37,21 @@ class Service:
     """A loaded model and the thread that drives it, for coroutines: none of its methods holds the event loop up."""
 
     def __init__(
-        self, name: str, tokenizer: Tokenizer, engine: Engine, thread: EngineThread, settings: ServerSettings
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        thread: EngineThread,
+        settings: ServerSettings,
+        log: Log,
     ) -> None:
         """`name`: what the model is called."""
         self.name, self.tokenizer, self.engine, self.settings = name, tokenizer, engine, settings
+        self.token_texts, self.log = TokenTexts(tokenizer), log
         self.created, self.draining, self.open = int(time.time()), False, 0
         self.metrics = Metrics()
         self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
-        self.metrics.watch(
-            "reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1]
-        )
+        self.metrics.watch("reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1])
         self._thread = thread
         self._workers = ThreadPoolExecutor(WORKERS, "server")
 
@@ -72,9 +79,7 @@ class Service:
         turns, tokenizer = read_messages(messages), self.tokenizer
         ids = tokenizer.encode_chat(turns, tools, effort)
         continued = ids if turns[-1].prefix else ()
-        return Prompt(
-            "the conversation", ids, continued, tools, tokenizer.think_tokens, tokenizer.thinks_after(ids)
-        )
+        return Prompt("the conversation", ids, continued, tools, tokenizer.think_tokens, tokenizer.thinks_after(ids))
 
     # Answers
 
@@ -94,7 +99,7 @@ class Service:
 
         self._count(asked.rows)
         try:
-            await self.in_thread(lambda: submission.submit(self._requests(asked), put))
+            await self.in_thread(lambda: submission.submit(self._requests(asked, answers), put))
             yield answers
         finally:
             self._count(-asked.rows, sum(not answer.begun for answer in answers.answers))
@@ -121,19 +126,23 @@ class Service:
         self.metrics.open.inc(rows)
         self.metrics.waiting.inc(rows if rows > 0 else -not_begun)
 
-    def _requests(self, asked: Asked) -> list[Request]:
+    def _requests(self, asked: Asked, answers: Answers) -> list[Request]:
         """n requests for each prompt, one after the other."""
         tokenizer, excluded = self.tokenizer, self.tokenizer.uncovered()
         rooms = [asked.max_tokens or 0] * len(asked.prompts)
         if asked.max_tokens is None:
             rooms = self.engine.answer_rooms([len(prompt.ids) for prompt in asked.prompts])
+        for answer in answers.answers:
+            prompt, stream = answer.prompt, tokenizer.stream(answer.prompt.continued)
+            answer.stream = TextStream(stream, asked.stops, prompt.think_tokens, prompt.thinks)
         return [
             Request(
                 prompt.ids, room, replace(asked.settings, sample=sample), tokenizer.end_ids,
-                TextStream(tokenizer.stream(prompt.continued), asked.stops, prompt.think_tokens, prompt.thinks),
-                asked.scores_prompt, top=asked.top, logprobs=asked.logprobs, excluded=excluded,
+                answers.answers[place * asked.n + sample].stream, asked.scores_prompt, top=asked.top,
+                logprobs=asked.logprobs, excluded=excluded, min_tokens=asked.min_tokens, ignore_eos=asked.ignore_eos,
             )
-            for prompt, room in zip(asked.prompts, rooms, strict=True) for sample in range(asked.n)
+            for place, (prompt, room) in enumerate(zip(asked.prompts, rooms, strict=True))
+            for sample in range(asked.n)
         ]  # fmt: skip
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -58,11 +58,12 @@ class EventStream(Response):
         self,
         frames: AsyncGenerator[bytes],
         on_error: Callable[[ApiError], bytes],
+        held: AsyncExitStack,
     ) -> None:
-        """`on_error`: the frame that tells of an error which comes after the first frame."""
+        """`on_error`: the frame that tells of an error which comes after the first frame; `held`: closed at the end."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.frames, self.on_error = frames, on_error
+        self.frames, self.on_error, self.held = frames, on_error, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all frames."""
@@ -72,6 +73,7 @@ class EventStream(Response):
             scope["state"]["gone"] = True
         finally:
             await self.frames.aclose()
+            await self.held.aclose()
 
     async def _send(self, send: Send) -> None:
         await _in_time(send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}))
