@@ -33,7 +33,7 @@ class Serve(Options):
     cors: tuple[str, ...] = option((), "An origin whose pages may call, such as https://example.org; * is any.", OWN)
     log_prompts: bool = option(False, "Write prompts and answers into the log.", OWN)
     drain_seconds: float = option(30.0, "Time for answers under way when the server is told to end.", OWN)
-    max_tokens: int | None = option(
+    max_tokens: int | None = option(  # type: ignore[assignment]  # here it may be left open
         None, "New tokens for requests that do not say; to the end of the context when left out.", CHOICE
     )
     temperature: float = option(1.0, "For requests that do not say; 0 takes the likeliest token.", CHOICE)

@@ -25,7 +25,10 @@ CALLS = "tool_calls"  # why an answer ends that asks for calls
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step adds to an answer: characters are whole. finish_reason is there with the last piece alone."""
+    """What one step adds to an answer: characters are whole. finish_reason is there with the last piece alone.
+
+    begins: it has the first token of a text of its own.
+    """
 
     index: int
     text: str = ""
@@ -33,11 +36,12 @@ class Piece:
     calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
+    begins: bool = False
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of prompts, of these the ones that were not computed again, and of answers, of these the ones of thoughts."""
+    """Tokens of prompts, and of these the ones not computed again; of answers, and of these the ones of thoughts."""
 
     prompt: int
     cached: int
@@ -77,6 +81,11 @@ class Answer:
                 self._reply.push(token_id, "")
 
     @property
+    def begins(self) -> bool:
+        """Whether the answer is a text of its own, and does not go on with its prompt's."""
+        return not self.prompt.continued
+
+    @property
     def stop(self) -> str | None:
         """The text at which the answer has ended; None where it has not, or by itself."""
         return self.stream.stopped_by if self.stream else None
@@ -110,7 +119,7 @@ class Answer:
         self.finish_reason = finish
         if not (text or thought or calls or logprobs or finish):
             return None
-        return Piece(self.index, text, thought, calls, logprobs, finish)
+        return Piece(self.index, text, thought, calls, logprobs, finish, self.begins and len(self.ids) == 1)
 
 
 class Answers:

@@ -72,19 +72,18 @@ def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_t
     repetition = fields.number("repetition_penalty")
     if repetition is None:
         repetition = fields.number("repeat_penalty")
-    settings = dict(
-        temperature=_or(fields.number("temperature", 0, most_temperature), defaults.temperature),
-        top_p=max(LEAST_TOP_P, _or(top_p, defaults.top_p)),
-        top_k=defaults.top_k if top_k is None else max(0, top_k),
-        min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
-        repetition_penalty=_or(repetition, defaults.repetition_penalty),
-    )
     try:
         chosen = SamplingSettings(
-            **settings, seed=read_seed(fields, defaults.seed), logit_bias=read_bias(fields),
+            temperature=_or(fields.number("temperature", 0, most_temperature), defaults.temperature),
+            top_p=max(LEAST_TOP_P, _or(top_p, defaults.top_p)),
+            top_k=defaults.top_k if top_k is None else max(0, top_k),
+            min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
+            repetition_penalty=_or(repetition, defaults.repetition_penalty),
+            seed=read_seed(fields, defaults.seed),
             presence_penalty=_or(fields.number("presence_penalty", -PENALTY, PENALTY), 0.0),
             frequency_penalty=_or(fields.number("frequency_penalty", -PENALTY, PENALTY), 0.0),
-        )  # fmt: skip
+            logit_bias=read_bias(fields),
+        )
     except InputError as error:
         raise fields.wrong(str(error).partition(" ")[0], str(error).partition(" ")[2]) from None
     return Choosing(chosen, stops or defaults.stop, fields.whole("min_tokens") or 0, fields.switch("ignore_eos"))

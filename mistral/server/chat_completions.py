@@ -119,7 +119,7 @@ class ChatWriter:
             message["reasoning_content"] = answer.thoughts
         logprobs = None
         if self._logprobs:
-            logprobs = {"content": self._service.token_texts.records(answer.logprobs), "refusal": None}
+            logprobs = {"content": self._service.token_texts.records(answer.logprobs, answer.begins), "refusal": None}
         return {
             "index": answer.index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason
         }  # fmt: skip
@@ -143,7 +143,7 @@ class ChatWriter:
         """The chunks of one piece: thoughts, text, calls, and the end, each by itself."""
         found, logprobs = [], None
         if self._logprobs and piece.logprobs:
-            logprobs = {"content": self._service.token_texts.records(piece.logprobs), "refusal": None}
+            logprobs = {"content": self._service.token_texts.records(piece.logprobs, piece.begins), "refusal": None}
         if piece.thought:
             found.append(self._chunk(piece.index, {"reasoning_content": piece.thought}, logprobs))
             logprobs = None

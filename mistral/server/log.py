@@ -15,7 +15,7 @@ MOST_LENGTH = 4096  # characters of a line
 
 
 class Log:
-    """Lines, written by a thread of its own: neither a full disk nor a reader who has stopped can hold the server up."""
+    """Lines, written by a thread of its own: neither a full disk nor a reader who has stopped holds the server up."""
 
     def __init__(self) -> None:
         self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)

@@ -67,13 +67,13 @@ class MessageWriter:
 
     def _of(self, piece: Piece) -> Iterator[bytes]:
         if piece.thought:
-            begun = {"type": "thinking", "thinking": "", "signature": ""}
-            yield from self._delta("thinking", begun, {"type": "thinking_delta", "thinking": piece.thought})
+            opened: Block = {"type": "thinking", "thinking": "", "signature": ""}
+            yield from self._delta("thinking", opened, {"type": "thinking_delta", "thinking": piece.thought})
         if piece.text:
             yield from self._delta("text", {"type": "text", "text": ""}, {"type": "text_delta", "text": piece.text})
         for call in piece.calls:
             yield from self._closed()
-            begun = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+            begun: Block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
             yield from self._delta("tool_use", begun)
             for part in argument_pieces(call.arguments):
                 yield from self._delta("tool_use", begun, {"type": "input_json_delta", "partial_json": part})

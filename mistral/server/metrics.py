@@ -26,20 +26,28 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        name, more = "mistral", {"registry": self.registry}
-        self.requests = Counter(f"{name}_requests", "Requests by path and status", ["path", "status"], **more)
-        self.prompt_tokens = Counter(f"{name}_prompt_tokens", "Tokens of prompts", **more)
-        self.cached_tokens = Counter(f"{name}_cached_tokens", "Tokens of prompts that were not computed again", **more)
-        self.generated_tokens = Counter(f"{name}_generated_tokens", "Tokens of answers", **more)
-        self.cancelled = Counter(f"{name}_cancelled", "Answers that ended because their caller had gone", **more)
-        self.refused = Counter(f"{name}_refused", "Requests that found the queue full or the server ending", **more)
-        self.failed = Counter(f"{name}_failed", "Answers that ended with an error", **more)
-        self.first = Histogram(
-            f"{name}_time_to_first_token_seconds", "From request to first token", buckets=FIRST, **more
+        name, registry = "mistral", self.registry
+        self.requests = Counter(
+            f"{name}_requests", "Requests by path and status", ["path", "status"], registry=registry
         )
-        self.next = Histogram(f"{name}_time_per_token_seconds", "From token to token", buckets=NEXT, **more)
-        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or under way", **more)
-        self.waiting = Gauge(f"{name}_answers_waiting", "Answers that have not begun", **more)
+        self.prompt_tokens = Counter(f"{name}_prompt_tokens", "Tokens of prompts", registry=registry)
+        self.cached_tokens = Counter(
+            f"{name}_cached_tokens", "Tokens of prompts that were not computed again", registry=registry
+        )
+        self.generated_tokens = Counter(f"{name}_generated_tokens", "Tokens of answers", registry=registry)
+        self.cancelled = Counter(
+            f"{name}_cancelled", "Answers that ended because their caller had gone", registry=registry
+        )
+        self.refused = Counter(
+            f"{name}_refused", "Requests that found the queue full or the server ending", registry=registry
+        )
+        self.failed = Counter(f"{name}_failed", "Answers that ended with an error", registry=registry)
+        self.first = Histogram(
+            f"{name}_time_to_first_token_seconds", "From request to first token", buckets=FIRST, registry=registry
+        )
+        self.next = Histogram(f"{name}_time_per_token_seconds", "From token to token", buckets=NEXT, registry=registry)
+        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or under way", registry=registry)
+        self.waiting = Gauge(f"{name}_answers_waiting", "Answers that have not begun", registry=registry)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A figure that is asked for when the metrics are read."""

@@ -43,8 +43,8 @@ def add_item(found: list[Turn], item: Fields) -> None:
     elif kind == "function_call_output":
         item.required("call_id")
         output = item.required("output")
-        said = output if isinstance(output, str | list) else json.dumps(output, ensure_ascii=False)
-        found.append({"role": "tool", "tool_call_id": item.text("call_id"), "content": said})
+        result = output if isinstance(output, str | list) else json.dumps(output, ensure_ascii=False)
+        found.append({"role": "tool", "tool_call_id": item.text("call_id"), "content": result})
     elif kind == "reasoning":
         if thoughts := _thoughts(item):
             _assistant(found)["reasoning_content"] = thoughts

@@ -92,7 +92,7 @@ class ResponseWriter:
             if self._open is None or self._open["type"] != "message":
                 yield from self._closed()
                 yield from self._begun(message(self._id, "", "in_progress"))
-            records = self._service.token_texts.records(piece.logprobs)
+            records = self._service.token_texts.records(piece.logprobs, piece.begins)
             yield self._said("response.output_text.delta", delta=piece.text, logprobs=records)
             self._content()["text"] += piece.text
             self._content()["logprobs"] += records
@@ -150,7 +150,7 @@ def items(service: Service, response_id: str, answer: Answer, logprobs: bool) ->
     if answer.text or not (answer.calls or answer.thoughts):
         said = message(response_id, answer.text, status)
         if logprobs:
-            said["content"][0]["logprobs"] = service.token_texts.records(answer.logprobs)
+            said["content"][0]["logprobs"] = service.token_texts.records(answer.logprobs, answer.begins)
         found.append(said)
     return found + [function_call(call) for call in answer.calls]
 

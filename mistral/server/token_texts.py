@@ -39,19 +39,22 @@ class TokenTexts:
         dropped = begins and self._tokenizer.codec.adds_space and isinstance(piece, str) and piece.startswith(SPACE)
         return len(self.text_of(token_id)) - dropped
 
-    def records(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-        """Tokens as chat responses have them."""
+    def records(self, logprobs: Sequence[TokenLogprob], begins: bool = False) -> list[dict[str, Any]]:
+        """Tokens as chat responses have them; `begins`: the first of them begins a text, and has no space before it."""
         return [
             {
-                **self._record(token.id, token.logprob),
-                "top_logprobs": [self._record(other, logprob) for other, logprob in token.top],
+                **self._record(token.id, token.logprob, begins and not place),
+                "top_logprobs": [self._record(other, logprob, begins and not place) for other, logprob in token.top],
             }
-            for token in logprobs
+            for place, token in enumerate(logprobs)
         ]
 
-    def _record(self, token_id: int, logprob: float) -> dict[str, Any]:
+    def _record(self, token_id: int, logprob: float, begins: bool) -> dict[str, Any]:
         data = self.bytes_of(token_id)
-        return {"token": self.text_of(token_id), "logprob": finite(logprob), "bytes": list(data)}
+        if begins and self._tokenizer.codec.adds_space and isinstance(self._tokenizer.piece(token_id), str):
+            data = data.removeprefix(b" ")
+        text = data.decode(errors="backslashreplace")
+        return {"token": text, "logprob": finite(logprob), "bytes": list(data)}
 
 
 def finite(logprob: float) -> float:
