@@ -37,7 +37,7 @@ class Samplers:
 
     def _known(self, grammar: Grammar) -> Grammar:
         """The grammar, compiled in this process."""
-        return grammar if grammar.is_compiled or self._table is None else grammar.over(self._table)
+        return grammar if grammar.matcher or self._table is None else grammar.over(self._table)
 
     def leave(self, row: int) -> None:
         """Forget a row, if it is known."""

@@ -137,7 +137,7 @@ class SamplingRow:
     @property
     def ended(self) -> bool:
         """Whether the grammar allows nothing more than the end of the answer."""
-        return self.grammar is not None and self.grammar.ended(self.excluded)
+        return self.grammar is not None and self.grammar.ended
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def _allowed(raw: Float32s, row: SamplingRow) -> Float32s:
     for ids in row.excluded:
         scores[ids.start : ids.stop] = -np.inf
     if row.grammar:
-        row.grammar.forbid(scores)
+        row.grammar.forbid(scores, may_end=bool(row.end_ids))
     if too_early:
         scores[list(row.end_ids)] = -np.inf
     return scores
