@@ -16,6 +16,8 @@ from mistral.engine.engine_thread import EngineThread
 from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import Handle
 from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
+from mistral.grammar.grammars import Grammars
 from mistral.llm.partial_completion import Prompt
 from mistral.server.answers import Answers
 from mistral.server.api_error import ApiError, busy, unavailable
@@ -47,7 +49,7 @@ class Service:
     ) -> None:
         """`name`: what the model is called."""
         self.name, self.tokenizer, self.engine, self.settings = name, tokenizer, engine, settings
-        self.token_texts, self.log = TokenTexts(tokenizer), log
+        self.token_texts, self.grammars, self.log = TokenTexts(tokenizer), Grammars(tokenizer), log
         self.created, self.draining, self.open = int(time.time()), False, 0
         self.metrics = Metrics()
         self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
@@ -132,6 +134,7 @@ class Service:
         rooms = [asked.max_tokens or 0] * len(asked.prompts)
         if asked.max_tokens is None:
             rooms = self.engine.answer_rooms([len(prompt.ids) for prompt in asked.prompts])
+        grammars = [self._grammar(asked, prompt) for prompt in asked.prompts]
         for answer in answers.answers:
             prompt, stream = answer.prompt, tokenizer.stream(answer.prompt.continued)
             answer.stream = TextStream(stream, asked.stops, prompt.think_tokens, prompt.thinks)
@@ -139,11 +142,19 @@ class Service:
             Request(
                 prompt.ids, room, replace(asked.settings, sample=sample), tokenizer.end_ids,
                 answers.answers[place * asked.n + sample].stream, asked.scores_prompt, top=asked.top,
-                logprobs=asked.logprobs, excluded=excluded, min_tokens=asked.min_tokens, ignore_eos=asked.ignore_eos,
+                logprobs=asked.logprobs, excluded=excluded, min_tokens=asked.min_tokens,
+                ignore_eos=asked.ignore_eos, constraint=grammars[place],
             )
             for place, (prompt, room) in enumerate(zip(asked.prompts, rooms, strict=True))
             for sample in range(asked.n)
         ]  # fmt: skip
+
+    def _grammar(self, asked: Asked, prompt: Prompt) -> Grammar | None:
+        """What an answer's tokens must follow. An answer that has begun within a call has no thoughts before."""
+        if asked.constraint is None:
+            return None
+        think_tokens = None if asked.forced else prompt.think_tokens
+        return self.grammars.grammar(asked.constraint, not prompt.continued, think_tokens, prompt.thinks)
 
     async def close(self) -> None:
         """End all answers, and the threads."""

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from mistral.errors import InputError
 from mistral.grammar.constraint import Constraint
+from mistral.grammar.source import json_schema, quoted
 from mistral.llm.partial_completion import Prompt
 from mistral.server.fields import Fields
 from mistral.server.settings import MAX_TOOLS
+from mistral.tokenizer.chat_template import ToolTokens
 from mistral.tokenizer.messages import Tool
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_file import read_tools
@@ -74,14 +76,23 @@ def forced(tokenizer: Tokenizer, prompt: Prompt, choice: ToolChoice) -> tuple[Pr
     if tokens is None:
         raise InputError("tool_choice: this model's template has no control tokens of calls; use auto")
     if tokens.args is None:
-        ids, schema = [tokens.calls], _list_of_calls(choice.tools, choice.one_call)
+        schema = _list_of_calls(choice.tools, choice.one_call)
         constraint = Constraint.json_schema(schema, "tool_choice")
-    elif len(choice.tools) == 1:
-        ids = [tokens.calls, *tokenizer.encode(choice.tools[0].name, bos=False), tokens.args]
-        constraint = Constraint.json_schema(_arguments(choice.tools[0]), "tool_choice")
     else:
-        raise InputError("tool_choice: with this model's template a call of one of several tools cannot be required")
-    return replace(prompt, ids=[*prompt.ids, *ids]), len(ids), constraint
+        constraint = Constraint.lark(_marked_calls(tokens, choice), "tool_choice")
+    return replace(prompt, ids=[*prompt.ids, tokens.calls]), 1, constraint
+
+
+def _marked_calls(tokens: ToolTokens, choice: ToolChoice) -> str:
+    """The grammar of what follows [TOOL_CALLS] from v11 on: a name, [ARGS] and arguments, then maybe other calls."""
+    others = "" if choice.one_call else f"(<[{tokens.calls}]> call)*"
+    calls, bodies = list[str](), list[str]()
+    for number, tool in enumerate(choice.tools):
+        call_id = "" if tokens.call_id is None else f"<[{tokens.call_id}]> CALL_ID "
+        calls.append(f"{quoted(tool.name)} {call_id}<[{tokens.args}]> arguments_{number}")
+        bodies.append(f"arguments_{number}: %json {json.dumps(json_schema(_arguments(tool)))}")
+    ids = [] if tokens.call_id is None else ["CALL_ID: /[a-zA-Z0-9]{9}/"]
+    return "\n".join([f"start: call {others}", f"call: {' | '.join(calls)}", *bodies, *ids])
 
 
 def _list_of_calls(tools: Sequence[Tool], one_call: bool) -> dict[str, Any]:
