@@ -84,7 +84,7 @@ async def chat_completions(request: Request) -> Response:
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
     chat = await service.in_thread(lambda: ChatRequest.read(fields, service.settings.defaults))
-    asked = await service.in_thread(lambda: chat.asked(service))
+    asked = await service.in_thread(lambda: chat.asked(service), "messages")
     exchange = Exchange(request, asked, new_id("chatcmpl-"))
     writer = ChatWriter(service, exchange.id, chat.include_usage, chat.logprobs)
     if chat.stream:

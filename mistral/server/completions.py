@@ -11,7 +11,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mistral.errors import InputError
 from mistral.grammar.constraint import Constraint
 from mistral.llm.completion import TokenLogprob
 from mistral.llm.partial_completion import Prompt
@@ -82,14 +81,14 @@ class CompletionRequest:
         )  # fmt: skip
 
     def _prompt(self, service: Service, given: str | Sequence[int], name: str) -> Prompt:
-        try:
-            if self.suffix is None:
-                return service.text_prompt(given, name)
+        if self.suffix is None:
             if not isinstance(given, str):
-                raise wrong("suffix", "needs prompts that are texts")
-            return Prompt(name, service.tokenizer.encode_fim(given, self.suffix), ())
-        except InputError as error:
-            raise wrong("suffix" if self.suffix else "prompt", str(error)) from None
+                service.check_ids(given, "prompt")
+            return service.text_prompt(given, name)
+        if not isinstance(given, str):
+            raise wrong("suffix", "needs prompts that are texts")
+        ids = service.tokenizer.encode_fim(given, self.suffix)
+        return Prompt(name, ids, ids)
 
 
 def read_prompts(fields: Fields) -> list[str | list[int]]:
@@ -119,7 +118,7 @@ async def completions(request: Request) -> Response:
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
     wanted = await service.in_thread(lambda: CompletionRequest.read(fields, service.settings.defaults))
-    asked = await service.in_thread(lambda: wanted.asked(service))
+    asked = await service.in_thread(lambda: wanted.asked(service), "suffix" if wanted.suffix else "prompt")
     exchange = Exchange(request, asked, new_id("cmpl-"))
     writer = CompletionWriter(service, wanted, exchange.id)
     if wanted.stream:

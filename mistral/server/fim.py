@@ -5,9 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mistral.errors import InputError
 from mistral.llm.partial_completion import Prompt
-from mistral.server.api_error import ApiError, wrong
+from mistral.server.api_error import ApiError
 from mistral.server.asked import Asked, read_choosing
 from mistral.server.body import read_fields
 from mistral.server.chat_completions import ChatWriter
@@ -24,12 +23,9 @@ async def fim_completions(request: Request) -> Response:
     fields.required("prompt")
     text, suffix, most = fields.text("prompt"), fields.text("suffix"), fields.whole("max_tokens")
     choosing, stream = read_choosing(fields, defaults), fields.switch("stream")
-    try:
-        ids = await service.in_thread(lambda: service.tokenizer.encode_fim(text, suffix))
-    except InputError as error:
-        raise wrong("prompt", str(error)) from None
+    ids = await service.in_thread(lambda: service.tokenizer.encode_fim(text, suffix), "prompt")
     asked = Asked(
-        (Prompt("the prompt", ids, ()),), choosing.settings, defaults.max_tokens if most is None else most,
+        (Prompt("the prompt", ids, ids),), choosing.settings, defaults.max_tokens if most is None else most,
         choosing.stops, min_tokens=choosing.min_tokens, ignore_eos=choosing.ignore_eos,
     )  # fmt: skip
     exchange = Exchange(request, asked, new_id("fim-"))

@@ -16,7 +16,7 @@ from mistral.server.api_error import ApiError
 from mistral.server.auth import ApiKeys
 from mistral.server.log import Log
 from mistral.server.metrics import Metrics
-from mistral.server.settings import ServerSettings, is_loopback
+from mistral.server.settings import MAX_HEADERS, ServerSettings, is_loopback
 
 OPEN = ("/", "/health", "/v1/health")  # paths that need no key
 UNKNOWN = "other"  # what metrics call a path that is none of the server's
@@ -51,7 +51,7 @@ class Guard:
         try:
             try:
                 headers = Headers(scope=scope)
-                self._check_origin(scope, headers)
+                self._check_headers(scope, headers)
                 if scope["path"] not in OPEN:
                     state["key"] = self.keys.name_of(headers)
             except ApiError as error:
@@ -64,8 +64,10 @@ class Guard:
         finally:
             self._note(scope, 0 if state.get("gone") else status, time.perf_counter() - started)
 
-    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+    def _check_headers(self, scope: Scope, headers: Headers) -> None:
         """On loopback, a page of another site could reach the server under a name of its own: only ours will do."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            raise ApiError(431, f"the headers are larger than {MAX_HEADERS >> 10} kB")
         host = hostname(f"//{headers.get('host', '')}")
         if self.settings.is_loopback and not (is_loopback(host) or host == self.settings.host):
             raise ApiError(403, "the Host header names another machine; call the server as localhost")

@@ -76,7 +76,7 @@ async def messages(request: Request) -> Response:
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
     wanted = await service.in_thread(lambda: MessagesRequest.read(fields, service.settings.defaults, service))
-    asked = await service.in_thread(lambda: wanted.asked(service))
+    asked = await service.in_thread(lambda: wanted.asked(service), "messages")
     exchange = Exchange(request, asked, new_id("msg_"))
     writer = MessageWriter(service, exchange.id)
     if wanted.stream:
@@ -89,7 +89,7 @@ async def count_tokens(request: Request) -> Response:
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
     wanted = await service.in_thread(lambda: MessagesRequest.read(fields, service.settings.defaults, service, True))
-    asked = await service.in_thread(lambda: wanted.asked(service))
+    asked = await service.in_thread(lambda: wanted.asked(service), "messages")
     return JSONResponse({"input_tokens": len(asked.prompts[0].ids)})
 
 

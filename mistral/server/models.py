@@ -17,10 +17,8 @@ from mistral.server.service import Service
 async def models(request: Request) -> Response:
     """The one model, in a list as OpenAI, Anthropic and Mistral have it."""
     service = service_of(request)
-    name = service.name
-    return JSONResponse(
-        {"object": "list", "data": [card(service)], "has_more": False, "first_id": name, "last_id": name}
-    )
+    name, found = service.name, card(service, "anthropic-version" in request.headers)
+    return JSONResponse({"object": "list", "data": [found], "has_more": False, "first_id": name, "last_id": name})
 
 
 async def model(request: Request) -> Response:
@@ -28,11 +26,11 @@ async def model(request: Request) -> Response:
     service, name = service_of(request), request.path_params["name"]
     if name != service.name:
         raise ApiError(404, f"the model {name[:100]!r} is not here; {service.name!r} is", "model", "model_not_found")
-    return JSONResponse(card(service))
+    return JSONResponse(card(service, "anthropic-version" in request.headers))
 
 
-def card(service: Service) -> dict[str, Any]:
-    """What there is to know of the model."""
+def card(service: Service, anthropic: bool) -> dict[str, Any]:
+    """What there is to know of the model; Anthropic's clients and Mistral's want another `type`."""
     tokenizer = service.tokenizer
     made = datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
     can = {
@@ -43,7 +41,7 @@ def card(service: Service) -> dict[str, Any]:
     return {
         "id": service.name, "object": "model", "created": service.created, "owned_by": "mistral-mindspore",
         "max_model_len": limit, "max_context_length": limit or 0, "capabilities": can,
-        "type": "model", "display_name": service.name, "created_at": made,
+        "type": "model" if anthropic else "base", "display_name": service.name, "created_at": made,
     }  # fmt: skip
 
 

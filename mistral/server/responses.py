@@ -97,7 +97,7 @@ async def responses(request: Request) -> Response:
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
     wanted = await service.in_thread(lambda: ResponsesRequest.read(fields, service.settings.defaults, service))
-    asked = await service.in_thread(lambda: wanted.asked(service))
+    asked = await service.in_thread(lambda: wanted.asked(service), "input")
     exchange = Exchange(request, asked, new_id("resp_"))
     writer = ResponseWriter(service, exchange.id, wanted.fields, asked)
     if wanted.stream:

@@ -20,7 +20,7 @@ from mistral.grammar.grammar import Grammar
 from mistral.grammar.grammars import Grammars
 from mistral.llm.partial_completion import Prompt
 from mistral.server.answers import Answers
-from mistral.server.api_error import ApiError, busy, unavailable
+from mistral.server.api_error import ApiError, busy, unavailable, wrong
 from mistral.server.asked import Asked
 from mistral.server.log import Log
 from mistral.server.metrics import Metrics
@@ -62,12 +62,22 @@ class Service:
         """Whether requests are taken."""
         return not (self.draining or self._thread.closed)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """What `work` returns, done by a thread. Raises ApiError for its InputError."""
+    async def in_thread(self, work: Callable[[], T], field: str | None = None) -> T:
+        """What `work` returns, done by a thread. Raises ApiError for its InputError, which is that of a field."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._workers, work)
         except InputError as error:
-            raise bad(error) from None
+            message = str(error).replace(f"{self.tokenizer.file.parent}/", "")  # nobody else's business
+            field = error.option or field
+            if field and not message.startswith(field):
+                message = f"{field}: {message}"
+            raise ApiError(400, message, field) from None
+
+    def check_ids(self, ids: Sequence[int], field: str) -> None:
+        """Raise ApiError, naming the field, for an id that the model has not."""
+        for token_id in ids:
+            if not 0 <= token_id < self.engine.args.vocab_size:
+                raise wrong(field, f"{token_id} is no id of the model, which has {self.engine.args.vocab_size}")
 
     # Prompts; to be called `in_thread`
 
@@ -192,8 +202,3 @@ class _Submission:
             self._cancelled = True
             for handle in self._handles:
                 self._thread.cancel(handle)
-
-
-def bad(error: InputError) -> ApiError:
-    """What a caller is told of something given that cannot be used."""
-    return ApiError(400, str(error), error.option)

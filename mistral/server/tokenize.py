@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mistral.errors import InputError
 from mistral.server.api_error import wrong
 from mistral.server.body import read_fields
 from mistral.server.exchange import check_model, service_of
@@ -19,7 +18,7 @@ async def tokenize(request: Request) -> Response:
     """The ids of a text (`prompt`, or `content`), or of a conversation (`messages`)."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    ids = await service.in_thread(lambda: _ids(service, fields))
+    ids = await service.in_thread(lambda: _ids(service, fields), "messages" if fields.has("messages") else None)
     found: dict[str, object] = {"tokens": ids, "count": len(ids), "max_model_len": service.engine.context_limit}
     if fields.switch("return_token_strs") or fields.switch("with_pieces"):
         found["token_strs"] = [service.token_texts.text_of(token_id) for token_id in ids]
@@ -44,10 +43,8 @@ async def detokenize(request: Request) -> Response:
     ids = fields.items("tokens")
     if not all(isinstance(token_id, int) and not isinstance(token_id, bool) for token_id in ids):
         raise wrong("tokens", "must be a list of token ids")
-    try:
-        text = await service.in_thread(lambda: service.tokenizer.decode(ids))
-    except InputError as error:
-        raise wrong("tokens", str(error)) from None
+    service.check_ids(ids, "tokens")
+    text = await service.in_thread(lambda: service.tokenizer.decode(ids), "tokens")
     return JSONResponse({"prompt": text, "content": text})
 
 

@@ -110,5 +110,7 @@ def _list_of_calls(tools: Sequence[Tool], one_call: bool) -> dict[str, Any]:
 
 
 def _arguments(tool: Tool) -> dict[str, Any]:
-    schema = json.loads(json.dumps(dict(tool.parameters)))
-    return {"type": "object", **schema}
+    """The schema of a call's arguments: those that the tool names, and others only where it says so."""
+    schema: dict[str, Any] = json.loads(json.dumps(dict(tool.parameters)))
+    combined = any(key in schema for key in ("anyOf", "oneOf", "allOf", "$ref", "patternProperties"))
+    return schema if combined else {"type": "object", "properties": {}, "additionalProperties": False, **schema}

@@ -226,8 +226,8 @@ def test_responses(client: openai.OpenAI) -> None:
 
 def test_a_response_that_calls(client: openai.OpenAI) -> None:
     tool: Any = {"type": "function", **TOOL["function"], "strict": True}
-    asked: dict[str, Any] = {"model": "tiny", "tools": [tool], "tool_choice": "required", "temperature": 1}
-    found = client.responses.create(input=QUESTION, max_output_tokens=300, parallel_tool_calls=False, **asked)
+    asked: dict[str, Any] = {"model": "tiny", "tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    found = client.responses.create(input=QUESTION, max_output_tokens=300, **asked)
     call = found.output[0]
     assert call.type == "function_call" and call.name == "find_ball" and json.loads(call.arguments)["colour"]
     conversation: Any = [
