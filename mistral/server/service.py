@@ -117,7 +117,8 @@ class Service:
             self._count(-asked.rows, sum(not answer.begun for answer in answers.answers))
             if answers.unfinished:
                 self.metrics.cancelled.inc(len(answers.unfinished))
-                self._workers.submit(submission.cancel)
+                with suppress(RuntimeError):  # the server has ended, and all answers with it
+                    self._workers.submit(submission.cancel)
             usage = answers.usage
             self.metrics.prompt_tokens.inc(usage.prompt)
             self.metrics.cached_tokens.inc(usage.cached)

@@ -28,6 +28,7 @@ PATH = "/v1/completions"
 RIGHT = (("authorization", "Bearer first-key"), ("x-api-key", "second-key"), ("authorization", "bearer second-key"))
 OTHERS = ("evil.example", "evil.example:80", "", "127.0.0.1.evil.example", "localhost.evil.example")
 POST = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+MESSAGE = POST.replace(b"completions", b"messages")
 CLOSE = b"connection: close\r\n"
 ASKED = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
 
@@ -146,9 +147,7 @@ def test_bodies_have_a_limit(server: LocalServer) -> None:
     for content in (b"x" * (MAX_BODY + 1), b'{"prompt": "' + b"x" * (3 * MAX_BODY) + b'"}'):
         response = server.http.post(PATH, content=content)
         assert response.status_code == 413 and "larger than 4 MiB" in response.json()["error"]["message"]
-    declared = raw(
-        server, POST.replace(b"completions", b"messages") + b"content-length: 99999999999\r\n" + CLOSE + b"\r\n"
-    )
+    declared = raw(server, MESSAGE + b"content-length: 99999999999\r\n" + CLOSE + b"\r\n")
     assert declared.startswith(b"HTTP/1.1 413 ") and b"request_too_large" in declared
 
 
@@ -216,13 +215,12 @@ def test_what_comes_too_slowly_ends(server: LocalServer, monkeypatch: pytest.Mon
 def test_a_client_who_does_not_read_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mistral.server.sse, "SEND_SECONDS", 0.3)
     url = urlsplit(server.url)
-    body = json.dumps({"prompt": "a", "max_tokens": 3000, "ignore_eos": True, "stream": True, "logprobs": 20}).encode()
+    asked = {"prompt": [300] * 4000, "echo": True, "logprobs": 20, "n": 4, "max_tokens": 50, "stream": True}
+    body = json.dumps(asked).encode()
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((url.hostname, url.port))
-        connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
-        )
+        connection.sendall(POST + b"content-length: %d\r\n\r\n" % len(body))
         connection.sendall(body)
         for _ in range(int(PATIENCE / 0.05)):
             time.sleep(0.05)
