@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
 
 LEXER_STATES = 50_000  # at most 2 kB each
+NOISE = re.compile(r"<non-verbose|\s*\d+ \|")  # the lines of the grammar that we have made of it
 NO_TEXT = ("NoExtension", "NoExtensionBias")  # llguidance's words
 
 
@@ -57,11 +59,11 @@ class Grammar:
 
     def over(self, table: TokenTable) -> Grammar:
         """The same, compiled in this process for a vocabulary. Raises InputError as `compile` does."""
-        space = table.space if self.begins and table.spaced else None
-        spaced = None if space is None else _matcher(self.constraint, table, True)
-        if spaced is None:
+        space, spaced = table.space if self.begins and table.spaced else None, None
+        if space is None:
             matcher = _matcher(self.constraint, table, False)
         else:
+            spaced = _matcher(self.constraint, table, True)
             matcher = spaced.deep_copy()
             matcher.consume_token(space)
         return replace(self, table=table, matcher=matcher, spaced=spaced)
@@ -90,7 +92,7 @@ def _matcher(constraint: Constraint, table: TokenTable, behind_space: bool) -> L
 
 def refused(constraint: Constraint, reason: str) -> InputError:
     """What to say of a constraint that cannot be used."""
-    lines = [line for line in reason.splitlines() if line.strip() and not line.startswith("<non-verbose")]
+    lines = [line for line in reason.splitlines() if line.strip(" ^)") and not NOISE.match(line)]
     said = one_line(ValueError(" ".join(lines)))
     if said in NO_TEXT:
         said = "no text fits it"
