@@ -137,7 +137,7 @@ def test_choices_and_grammars(tokenizer: Tokenizer, grammars: Grammars, kind: st
 def test_white_space_ends(tokenizer: Tokenizer, grammars: Grammars, kind: str) -> None:
     """A model that likes nothing better writes at most one line break with its indentation in one place."""
     state = grammars.grammar(Constraint.json_schema(PERSON)).begin()
-    blank = np.array([bool(piece) and not piece.strip() for piece in grammars.table().pieces])
+    blank = np.array([piece is not None and not piece.strip() for piece in grammars.table().pieces])
     ids, run, longest = list[int](), 0, 0
     for step in range(600):
         scores = np.random.default_rng(step).standard_normal(len(blank)).astype(np.float32) + 50 * blank

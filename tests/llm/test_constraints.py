@@ -13,7 +13,6 @@ import pytest
 from mistral import LLM, AsyncLLM, Completion, InputError
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.scheduler import Scheduler
-from mistral.llm.answer_options import AnswerOptions
 
 TEXT = "Tom had a red ball. The ball was"
 PERSON: dict[str, Any] = {
@@ -52,7 +51,7 @@ def test_texts_and_conversations_are_answered_by_a_schema(llm: LLM) -> None:
 
 def test_an_answer_in_company_is_the_one_it_gets_alone(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is computed beside it, forked from the same prompt, or parked in between."""
-    asked: list[AnswerOptions] = [
+    asked: list[dict[str, Any]] = [
         {"json_schema": PERSON, "temperature": 1.0, "seed": 1},
         {"json_schema": LISTS, "temperature": 2.0, "seed": 2, "presence_penalty": 1.0},
         {"regex": "[a-z]{4,8}( [a-z]{4,8}){3}", "temperature": 1.5, "seed": 3, "top_p": 0.8},
@@ -62,9 +61,9 @@ def test_an_answer_in_company_is_the_one_it_gets_alone(llm: LLM, monkeypatch: py
     ]
     alone = [one(llm, max_tokens=20, logprobs=2, **options) for options in asked]
 
-    async def together() -> list[Completion]:
+    async def together() -> list[Any]:
         many = AsyncLLM(llm)
-        return await asyncio.gather(*(many.generate(TEXT, max_tokens=20, logprobs=2, **each) for each in asked))  # type: ignore[arg-type]
+        return await asyncio.gather(*(many.generate(TEXT, max_tokens=20, logprobs=2, **each) for each in asked))
 
     parks = list[int]()
     step = Scheduler.step
@@ -155,7 +154,7 @@ def test_what_cannot_be_is_refused(llm: LLM, options: Any, reason: str) -> None:
 
 
 def test_a_hostile_schema_among_others_is_refused_alone(llm: LLM) -> None:
-    async def run() -> list[Any]:
+    async def run() -> Any:
         many = AsyncLLM(llm)
         hostile = many.generate(TEXT, json_schema={"type": "integer", "multipleOf": 99999989})
         return await asyncio.gather(many.generate(TEXT, max_tokens=5), hostile, return_exceptions=True)

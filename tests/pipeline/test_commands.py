@@ -43,9 +43,13 @@ def test_the_demo_says_the_same_and_only_the_first_rank_speaks(run: CommandLine)
 
 def test_grammars_are_kept_to_where_the_last_rank_samples(run: CommandLine, tmp_path: Path) -> None:
     lines = tmp_path / "lines.jsonl"
-    forms = ({"json_schema": {"type": "object", "properties": {"a": {"enum": ["x", 1]}}, "required": ["a"]}},
-             {"regex": "[0-9]{3}[a-z]{2}", "temperature": 1.0, "seed": 3}, {"grammar": 'start: "(" /[a-c]{2}/ ")"'},
-             {"logit_bias": {"70": 50.0}, "min_tokens": 4, "presence_penalty": 1.0}, {})  # fmt: skip
+    forms: tuple[dict[str, object], ...] = (
+        {"json_schema": {"type": "object", "properties": {"a": {"enum": ["x", 1]}}, "required": ["a"]}},
+        {"regex": "[0-9]{3}[a-z]{2}", "temperature": 1.0, "seed": 3},
+        {"grammar": 'start: "(" /[a-c]{2}/ ")"'},
+        {"logit_bias": {"70": 50.0}, "min_tokens": 4, "presence_penalty": 1.0},
+        {},
+    )
     lines.write_text("".join(f"{json.dumps({'prompt': 'Tom had', 'max_tokens': 12, **form})}\n" for form in forms))
     options = ["complete", f"--input={lines}", "--n=2"]
     alone = sorted(run(*options).out.splitlines())
