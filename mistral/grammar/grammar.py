@@ -16,7 +16,8 @@ from mistral.tokenizer.thoughts import ThinkTokens
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
 
-LEXER_STATES = 50_000  # at most 2 kB each
+LEXER_STATES = 50_000  # of some 400 bytes each
+ROW_ITEMS = 10_000  # ways to go on from one place; an object of 2,400 optional properties has so many
 NOISE = re.compile(r"<non-verbose|\s*\d+ \|")  # the lines of the grammar that we have made of it
 NO_TEXT = ("NoExtension", "NoExtensionBias")  # llguidance's words
 
@@ -78,7 +79,7 @@ def limits() -> LLParserLimits:
     """What a grammar may take of memory and, for each token, of time."""
     from llguidance import LLParserLimits
 
-    return LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
+    return LLParserLimits(max_items_in_row=ROW_ITEMS, max_lexer_states=LEXER_STATES, verbose_errors=False)
 
 
 def _matcher(constraint: Constraint, table: TokenTable, behind_space: bool) -> LLMatcher:

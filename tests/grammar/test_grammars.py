@@ -133,6 +133,15 @@ def test_choices_and_grammars(tokenizer: Tokenizer, grammars: Grammars, kind: st
         assert isinstance(json.loads(shown(tokenizer, ids)), dict)
 
 
+def test_ids_that_only_the_model_has_never_follow(all_grammars: dict[str, Grammars]) -> None:
+    scores = np.zeros(2000, np.float32)
+    grammar = all_grammars["shipped"].grammar(Constraint.choice(["yes"]))
+    grammar.begin().forbid(scores)
+    assert grammar.table
+    found = {grammar.table.pieces[token] for token in np.flatnonzero(scores == 0)}
+    assert {b"y"} <= found <= {b" ", *(space + text for space in (b"", b" ") for text in (b"y", b"ye", b"yes"))}
+
+
 @pytest.mark.parametrize("kind", ["shipped", "v13 tekken"])
 def test_white_space_ends(tokenizer: Tokenizer, grammars: Grammars, kind: str) -> None:
     """A model that likes nothing better writes at most one line break with its indentation in one place."""
