@@ -21,8 +21,9 @@ class Constraint:
     """The form of an answer: what kind of description `text` is, and that.
 
     json_object: any JSON object, without a text. json_schema: the JSON text of a schema. regex: an expression that the
-    whole answer matches, in the syntax of Rust's crate regex, with ASCII digits and letters. lark: a grammar in the Lark syntax of llguidance. choice:
-    a JSON list of texts. `name`: the option that it came by, which errors name.
+    whole answer matches, in the syntax of Rust's crate regex; digits and letters of its classes are ASCII. lark: a
+    grammar in the Lark syntax of llguidance. choice: a JSON list of texts. `name`: the option that it came by, which
+    errors name.
     """
 
     kind: Kind

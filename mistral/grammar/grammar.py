@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from mistral.tokenizer.thoughts import ThinkTokens
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
 
-LEXER_STATES = 50_000  # at most 2 kB each
+LEXER_STATES = 50_000  # of some 400 bytes each
+ROW_ITEMS = 10_000  # ways to go on from one place; an object of 2,400 optional properties has so many
+NOISE = re.compile(r"<non-verbose|\s*\d+ \|")  # the lines of the grammar that we have made of it
 NO_TEXT = ("NoExtension", "NoExtensionBias")  # llguidance's words
 
 
@@ -57,11 +60,11 @@ class Grammar:
 
     def over(self, table: TokenTable) -> Grammar:
         """The same, compiled in this process for a vocabulary. Raises InputError as `compile` does."""
-        space = table.space if self.begins and table.spaced else None
-        spaced = None if space is None else _matcher(self.constraint, table, True)
-        if spaced is None:
+        space, spaced = table.space if self.begins and table.spaced else None, None
+        if space is None:
             matcher = _matcher(self.constraint, table, False)
         else:
+            spaced = _matcher(self.constraint, table, True)
             matcher = spaced.deep_copy()
             matcher.consume_token(space)
         return replace(self, table=table, matcher=matcher, spaced=spaced)
@@ -76,7 +79,7 @@ def limits() -> LLParserLimits:
     """What a grammar may take of memory and, for each token, of time."""
     from llguidance import LLParserLimits
 
-    return LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
+    return LLParserLimits(max_items_in_row=ROW_ITEMS, max_lexer_states=LEXER_STATES, verbose_errors=False)
 
 
 def _matcher(constraint: Constraint, table: TokenTable, behind_space: bool) -> LLMatcher:
@@ -90,7 +93,7 @@ def _matcher(constraint: Constraint, table: TokenTable, behind_space: bool) -> L
 
 def refused(constraint: Constraint, reason: str) -> InputError:
     """What to say of a constraint that cannot be used."""
-    lines = [line for line in reason.splitlines() if line.strip() and not line.startswith("<non-verbose")]
+    lines = [line for line in reason.splitlines() if line.strip(" ^)") and not NOISE.match(line)]
     said = one_line(ValueError(" ".join(lines)))
     if said in NO_TEXT:
         said = "no text fits it"

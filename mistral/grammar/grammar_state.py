@@ -14,6 +14,8 @@ from mistral.tokenizer.thoughts import ThinkState, ThinkTokens
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+FORBIDDEN = np.float32(-np.inf)
+
 
 class GrammarState:
     """What may follow in one answer, to which it belongs. Ids count by their bytes: any way to write a text goes.
@@ -52,8 +54,9 @@ class GrammarState:
         if self._thinking.inside:
             scores[ends] = -np.inf
             return
-        flags = np.unpackbits(self._allowed(), count=len(scores), bitorder="little")
-        np.putmask(scores, flags == 0, -np.inf)
+        forbidden = np.unpackbits(~self._allowed(), count=len(scores), bitorder="little").view(np.bool_)
+        np.copyto(scores, FORBIDDEN, where=forbidden)
+        scores[len(self._table.pieces) :] = FORBIDDEN
         if may_end and self._may_end:
             scores[ends] = kept
 

@@ -15,7 +15,7 @@ from mistral.tokenizer.thoughts import ThinkTokens
 from mistral.tokenizer.tokenizer import Tokenizer
 
 MEMORY, SECONDS = 1 << 30, 0.5  # of address space, and of processor time to compile
-KEPT = 64  # grammars
+KEPT = 16  # grammars; one near the limits takes some 30 MB
 
 
 class Grammars:

@@ -10,7 +10,7 @@ from mistral.grammar.constraint import Constraint
 
 # Between JSON's parts: nothing, a space, or a line break and an indentation. So white space cannot go on for ever.
 JSON_OPTIONS: Mapping[str, Any] = {
-    "whitespace_pattern": r"\x20|\x0D?\x0A[\x20\x09]{0,64}",
+    "whitespace_pattern": r"\x20|\x0D?\x0A[\x20\x09]{0,32}",
     "whitespace_flexible": True,
     "item_separator": ",",
     "key_separator": ":",

@@ -329,8 +329,10 @@ def test_help_is_in_groups_as_wide_as_asked_and_has_short_names_and_examples() -
     text = page.plain(60)
     assert max(map(len, text.splitlines())) <= 60
     titles = [title for title, _ in page.groups]
-    assert titles == ["What it works on", "How a token is chosen", "Where it runs", "Several processes",
-                      "What comes out"]  # fmt: skip
+    assert titles == [
+        "What it works on", "How a token is chosen", "What an answer must be", "Where it runs", "Several processes",
+        "What comes out",
+    ]  # fmt: skip
     rows = dict(row for _, group in page.groups for row in group)
     assert rows["--max_tokens TOKENS"].endswith("Also -n.") and rows["CKPT"].endswith("Also -m.")
     assert "example: prog complete CKPT --input prompts.jsonl --out answers.jsonl" in page.plain()
