@@ -304,7 +304,7 @@ def test_names_of_other_programs_mean_the_same_here(command: type, line: list[st
         (Demo, "--quantization", "--bits 8 or --bits 4"),
         (Demo, "--load-in-4bit", "write --bits 4"),
         (Complete, "--stream", "always shown as it is written"),
-        (Complete, "--port", "there is no server"),
+        (Complete, "--port", "it is an option of serve"),
         (Complete, "--max-length", "--max_context prompt and answer together"),
         (Complete, "--temprature", "did you mean --temperature?"),
         (Complete, "--max_new_token", "did you mean --max_tokens?"),

@@ -21,7 +21,8 @@ LEVELS = (
     ("load",),
     ("generate",),
     ("llm",),
-    ("", "cli", "server"),
+    ("server",),
+    ("", "cli"),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,8 +16,10 @@ import mistral.server.body
 import mistral.server.protocol
 import mistral.server.sse
 from mistral.cli.model_options import shipped_checkpoint
+from mistral.engine.engine_thread import Receiver
+from mistral.engine.requests import Request
+from mistral.engine.scheduler import Handle
 from mistral.errors import InputError
-from mistral.server import auth
 from mistral.server.auth import ApiKeys
 from mistral.server.openapi import BODIES
 from mistral.server.page_file import page_and_policy
@@ -76,13 +79,13 @@ def test_a_key_is_needed_but_for_the_page_and_health(guarded: LocalServer) -> No
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests of one length, each of them, by the function that is made for it; whichever key is given."""
     compared = list[tuple[int, int]]()
-    compare = auth.hmac.compare_digest
+    compare = hmac.compare_digest
 
     def counted(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
         return compare(one, other)
 
-    monkeypatch.setattr(auth.hmac, "compare_digest", counted)
+    monkeypatch.setattr(hmac, "compare_digest", counted)
     keys = ApiKeys(["a", "bb", "ccc"])
     assert [keys.name_of({"x-api-key": key}) for key in ("a", "bb", "ccc")] == ["key1", "key2", "key3"]
     assert compared == [(32, 32)] * 9
@@ -93,9 +96,9 @@ def test_keys_reach_the_engine_by_their_names_alone(guarded: LocalServer, monkey
     given = list[str]()
     submit = guarded.service._thread.submit
 
-    def submitted(*arguments: object, key: str) -> object:
+    def submitted(request: Request, receiver: Receiver, name: str = "", key: str = "") -> Handle:
         given.append(key)
-        return submit(*arguments, key=key)  # type: ignore[arg-type]
+        return submit(request, receiver, name, key)
 
     monkeypatch.setattr(guarded.service._thread, "submit", submitted)
     for key in ("second-key", "first-key"):
@@ -274,12 +277,13 @@ def test_the_log_has_no_text_unless_it_is_asked_for(server: LocalServer, capfd: 
     assert '"prompts": ["Anna Karenina"]' in capfd.readouterr().err
 
 
-def test_settings_that_cannot_be(tmp_path: Path) -> None:
-    for settings, message in (
+def test_settings_that_cannot_be() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"port": 65536}, "port 65536: must be from 0 to 65535"), ({"max_rows": 0}, "max_rows 0: must be at least 1"),
         ({"max_queue": -1}, "max_queue -1: must be 0 or more"), ({"drain_seconds": -1.0}, "drain_seconds -1.0: must"),
         ({"api_keys": ("",)}, "api_key: a key must be"), ({"api_keys": ("a b",)}, "api_key: a key must be"),
         ({"cors": ("example.org",)}, "cors example.org: must be an origin"),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for settings, message in cases:
         with pytest.raises(InputError, match=message):
-            ServerSettings(**settings).check()  # type: ignore[arg-type]
+            ServerSettings(**settings).check()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
@@ -260,7 +260,7 @@ def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
 
 
 def test_the_client_tries_again_when_the_queue_is_full(server: LocalServer) -> None:
-    statuses = []
+    statuses = list[tuple[int, str | None]]()
 
     class Full(httpx.HTTPTransport):
         """The server's queue is full until it has said so."""

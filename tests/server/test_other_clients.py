@@ -24,7 +24,7 @@ QUESTION = "Tom got a green bell. What colour was the bell?"
 ANSWER = "The bell was green."
 ASKED: Any = [{"role": "user", "content": QUESTION}]
 CLOSED: Any = {"type": "object", "properties": {}, "additionalProperties": False}
-NOW = {"type": "function", "function": {"name": "now", "description": "", "parameters": CLOSED}}
+NOW: Any = {"type": "function", "function": {"name": "now", "description": "", "parameters": CLOSED}}
 NOW_TOOL: ToolParam = {"name": "now", "input_schema": CLOSED}
 
 
@@ -55,7 +55,7 @@ def test_mistral_chat(mistral: Mistral) -> None:
     begun: Any = [*ASKED, {"role": "assistant", "content": "The bell", "prefix": True}]
     assert mistral.chat.complete(model="tiny", messages=begun).choices[0].message.content == " was green."  # type: ignore[union-attr]
     models = mistral.models.list().data
-    assert models and models[0].id == "tiny"
+    assert models and getattr(models[0], "id", None) == "tiny"
 
 
 def test_mistral_chat_with_a_tool(mistral: Mistral) -> None:
@@ -66,7 +66,7 @@ def test_mistral_chat_with_a_tool(mistral: Mistral) -> None:
         tool_choice="any",
         temperature=1,
         random_seed=1,
-        max_tokens=300,  # type: ignore[list-item]
+        max_tokens=300,
         parallel_tool_calls=False,
     )
     message = found.choices[0].message
@@ -134,8 +134,9 @@ def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
 def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="'tiny' is"):
         claude.messages.create(model="other", messages=ASKED, max_tokens=1)
+    number: Any = [{"role": "user", "content": 5}]
     with pytest.raises(anthropic.BadRequestError) as wrong:
-        claude.messages.create(model="tiny", messages=[{"role": "user", "content": 5}], max_tokens=1)  # type: ignore[typeddict-item]
+        claude.messages.create(model="tiny", messages=number, max_tokens=1)
     assert "messages.0.content" in str(wrong.value)
     assert isinstance(wrong.value.body, dict) and wrong.value.body["error"]["type"] == "invalid_request_error"
     with pytest.raises(anthropic.BadRequestError, match=r"'image' is not read"):
@@ -163,7 +164,8 @@ def test_anthropic_thoughts_and_calls(thinker: LocalServer) -> None:
 
 
 def test_anthropic_tool_choice(claude: anthropic.Anthropic) -> None:
-    for choice in ({"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "now"}):
+    choices: Any = ({"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "now"})
+    for choice in choices:
         found = claude.messages.create(
             model="tiny",
             messages=ASKED,
@@ -192,7 +194,7 @@ def test_thoughts_and_calls_are_told_apart(thinker: LocalServer) -> None:
     assert call == {"name": "now", "arguments": "{}"} and "reasoning_content" not in made["choices"][0]["message"]
     usage = thinker.answer("/v1/chat/completions", messages=asked, tools=[NOW])["usage"]
     assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
-    response = thinker.answer("/v1/responses", input="Late?", tools=[{**NOW["function"], "type": "function"}])  # type: ignore[dict-item]
+    response = thinker.answer("/v1/responses", input="Late?", tools=[{**NOW["function"], "type": "function"}])
     assert [item["type"] for item in response["output"]] == ["reasoning", "function_call"]
     assert response["output"][0]["content"] == [{"type": "reasoning_text", "text": THOUGHT}]
 

@@ -28,8 +28,8 @@ def bodies(count: int) -> list[dict[str, Any]]:
     """Requests of mixed length, temperature, seeds and forms."""
     drawn, found = random.Random(1), list[dict[str, Any]]()
     for number in range(count):
-        body = {"prompt": LONG[: drawn.choice((5, 40, 400, 3000))], "max_tokens": drawn.choice((1, 7, 25)),
-                "seed": number, "temperature": drawn.choice((0, 0.7, 1.5)), "logprobs": 1}  # fmt: skip
+        body: dict[str, Any] = {"seed": number, "temperature": drawn.choice((0, 0.7, 1.5)), "logprobs": 1}
+        body |= {"prompt": LONG[: drawn.choice((5, 40, 400, 3000))], "max_tokens": drawn.choice((1, 7, 25))}
         if number % 5 == 1:
             body |= {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
         if number % 7 == 2:
