@@ -80,6 +80,7 @@ def test_options_that_cannot_be_are_refused(run: CommandLine, options: list[str]
     ("line", "message"),
     [
         ({"json_schema": 3}, "line 1: json_schema: no JSON schema"),
+        ({"json_schema": {"type": "odd"}}, "line 1: json_schema: cannot be used"),
         ({"json_schema": {"$ref": "http://x"}}, "line 1: json_schema: refers to 'http://x'"),
         ({"response_format": {"type": "xml"}}, "line 1: response_format: its type must be one of"),
         ({"regex": "a", "grammar": "b"}, "line 1: grammar: cannot be together with regex"),

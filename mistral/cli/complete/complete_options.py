@@ -108,7 +108,7 @@ class CompleteOptions(Options):
             found = [read_prompt()]
         constraint = self.constraint()
         if constraint:
-            found = [replace(prompt, constraint=prompt.constraint or constraint) for prompt in found]
+            found = [replace(each, constraint=each.constraint or constraint, shared=constraint) for each in found]
         return [self._asked(prompt) for prompt in found] if self.instruct else found
 
     def constraint(self) -> Constraint | None:

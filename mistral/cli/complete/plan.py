@@ -92,7 +92,8 @@ def compiled(
     try:
         return grammars.grammar(prompt.constraint, begins, tokens, thinks)
     except InputError as error:
-        raise error.within(prompt.where) from None
+        own = prompt.constraint is not prompt.shared  # a key of an object has no dashes
+        raise (InputError(str(error)) if own else error).within(prompt.where) from None
 
 
 def own_options(options: CompleteOptions, prompt: Prompt) -> CompleteOptions:

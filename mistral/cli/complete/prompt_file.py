@@ -57,7 +57,8 @@ class Prompt:
     """A text to continue, or two to fill between (`suffix`), or a conversation to answer (`messages`).
 
     `tools`: functions that the model may call in its answer to a conversation. where: how messages name it; shown: what
-    its results repeat of it; options: those that are its own; constraint: what its answer must be.
+    its results repeat of it; options: those that are its own; constraint: what its answer must be; shared: what all
+    answers must be that no line says more of.
     """
 
     where: str
@@ -68,6 +69,7 @@ class Prompt:
     shown: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     constraint: Constraint | None = None
+    shared: Constraint | None = None
 
     def encode(self, tokenizer: Tokenizer, reasoning_effort: str | None = None) -> tuple[list[int], list[int]]:
         """Its ids, and those whose text an answer continues: none where it begins one of its own."""
