@@ -77,8 +77,6 @@ class Answer:
         self._thinking = ThinkState(tokenizer.think_tokens if asked.is_chat else None, prompt.thinks)
         if asked.is_chat:
             self._reply = ReplyStream(tokenizer, prompt.tools, (), prompt.thinks, bool(prompt.tools))
-            for token_id in prompt.ids[len(prompt.ids) - asked.forced :]:
-                self._reply.push(token_id, "")
 
     @property
     def begins(self) -> bool:

@@ -25,7 +25,6 @@ class Asked:
     max_tokens None: to the end of the context. logprobs: of each token, and of `top` likeliest ones in its place;
     scores_prompt: of the prompt's tokens, too. is_chat: answers have thoughts and calls apart from text; with
     `one_call`, one call at most. min_tokens, ignore_eos: as a `Request` has them. constraint: what answers must be.
-    forced: so many of a prompt's last ids are the beginning of its answers.
     """
 
     prompts: Sequence[Prompt]
@@ -41,7 +40,6 @@ class Asked:
     min_tokens: int = 0
     ignore_eos: bool = False
     constraint: Constraint | None = None
-    forced: int = 0
 
     @property
     def rows(self) -> int:

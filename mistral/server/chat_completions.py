@@ -20,7 +20,7 @@ from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
 from mistral.server.sse import COMMENT, DONE, frame
 from mistral.server.structure import read_constraint
-from mistral.server.tool_choice import ToolChoice, forced, read_tool_choice
+from mistral.server.tool_choice import ToolChoice, call_constraint, read_tool_choice
 from mistral.tokenizer.messages import ToolCall
 from mistral.version import __version__
 
@@ -69,13 +69,13 @@ class ChatRequest:
     def asked(self, service: Service) -> Asked:
         """The answers that it asks for. Takes a while where texts are long. Raises InputError."""
         prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
-        count, constraint, choosing = 0, self.constraint, self.choosing
+        constraint, choosing = self.constraint, self.choosing
         if self.tools.must:
-            prompt, count, constraint = forced(service.tokenizer, prompt, self.tools)
+            constraint = call_constraint(service.tokenizer, self.tools)
         return Asked(
             (prompt,), choosing.settings, self.max_tokens, choosing.stops, self.n, self.logprobs, self.top,
             is_chat=True, one_call=self.tools.one_call, min_tokens=choosing.min_tokens,
-            ignore_eos=choosing.ignore_eos, constraint=constraint, forced=count,
+            ignore_eos=choosing.ignore_eos, constraint=constraint,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -149,18 +150,21 @@ class CompletionWriter:
         return {**self._head(), "choices": choices, "usage": answers.usage.record()}
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        texts, table = self._service.token_texts, None
-        prompt = self._prompt_text(answer) if self._wanted.echo else ""
-        if self._wanted.logprobs is not None:
-            table = LogprobTable(texts, self._wanted.logprobs)
-            if self._wanted.echo:
-                table.add_prompt(answer)
-            table.offset = len(prompt)
-            table.add(answer.logprobs)
+        table = LogprobTable(self._service.token_texts, self._wanted.logprobs or 0)
+        prompt = self._echo(table, answer) if self._wanted.echo else ""
+        table.add(answer.logprobs)
         return {
-            "index": index, "text": prompt + answer.text, "logprobs": table and table.record(),
+            "index": index, "text": prompt + answer.text, "logprobs": None if self._wanted.logprobs is None else table.record(),
             "finish_reason": answer.finish_reason,
         }  # fmt: skip
+
+    def _echo(self, table: LogprobTable, answer: Answer) -> str:
+        """The prompt's text; its tokens are in the table then."""
+        prompt = self._prompt_text(answer)
+        if self._wanted.logprobs is not None:
+            table.add_prompt(answer)
+        table.offset = len(prompt)
+        return prompt
 
     def _prompt_text(self, answer: Answer) -> str:
         return self._service.tokenizer.decode(answer.prompt.ids)
@@ -177,9 +181,7 @@ class CompletionWriter:
             table, text, answer = tables[piece.index], piece.text, answers.answers[piece.index]
             if wanted.echo and piece.index not in echoed:
                 echoed.add(piece.index)
-                prompt = self._prompt_text(answer)
-                table.add_prompt(answer)
-                table.offset, text = len(prompt), prompt + text
+                text = await self._service.in_thread(partial(self._echo, table, answer)) + text
             table.add(piece.logprobs)
             logprobs = None if wanted.logprobs is None else table.taken()
             choice = {"index": piece.index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}

@@ -19,7 +19,7 @@ from mistral.server.responses_writer import ResponseWriter
 from mistral.server.service import Service
 from mistral.server.settings import MAX_TOOLS, MAX_TOP, Defaults
 from mistral.server.structure import read_format
-from mistral.server.tool_choice import ToolChoice, forced, read_tool_choice
+from mistral.server.tool_choice import ToolChoice, call_constraint, read_tool_choice
 
 LOGPROBS = "message.output_text.logprobs"  # what `include` has where log-probabilities are wanted
 
@@ -65,13 +65,13 @@ class ResponsesRequest:
     def asked(self, service: Service) -> Asked:
         """The answer that it asks for. Takes a while where texts are long. Raises InputError."""
         prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
-        count, constraint, choosing = 0, self.constraint, self.choosing
+        constraint, choosing = self.constraint, self.choosing
         if self.tools.must:
-            prompt, count, constraint = forced(service.tokenizer, prompt, self.tools)
+            constraint = call_constraint(service.tokenizer, self.tools)
         return Asked(
             (prompt,), choosing.settings, self.max_tokens, choosing.stops, 1, self.logprobs, self.top, is_chat=True,
             one_call=self.tools.one_call, min_tokens=choosing.min_tokens, ignore_eos=choosing.ignore_eos,
-            constraint=constraint, forced=count,
+            constraint=constraint,
         )  # fmt: skip
 
 

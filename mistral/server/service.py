@@ -161,11 +161,10 @@ class Service:
         ]  # fmt: skip
 
     def _grammar(self, asked: Asked, prompt: Prompt) -> Grammar | None:
-        """What an answer's tokens must follow. An answer that has begun within a call has no thoughts before."""
+        """What an answer's tokens must follow, after any thoughts."""
         if asked.constraint is None:
             return None
-        think_tokens = None if asked.forced else prompt.think_tokens
-        return self.grammars.grammar(asked.constraint, not prompt.continued, think_tokens, prompt.thinks)
+        return self.grammars.grammar(asked.constraint, not prompt.continued, prompt.think_tokens, prompt.thinks)
 
     async def close(self) -> None:
         """End all answers, and the threads."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from mistral.errors import InputError
 from mistral.grammar.constraint import Constraint
+from mistral.grammar.response_format import read_response_format
 from mistral.server.api_error import wrong
 from mistral.server.fields import Fields
 
 GUIDED = ("guided_json", "guided_regex", "guided_grammar", "guided_choice", "regex")
-FORMATS = ("text", "json_object", "json_schema", "regex", "grammar")
 
 
 def read_constraint(fields: Fields) -> Constraint | None:
@@ -37,19 +37,7 @@ def read_guided(fields: Fields, name: str) -> Constraint:
 
 def read_format(formed: Fields) -> Constraint | None:
     """The constraint of OpenAI's response_format, or of the format of a response's text; None for plain text."""
-    kind, name = formed.choice("type", FORMATS, ""), formed.where
     try:
-        if kind == "json_object":
-            schema = formed.any("schema")  # of other servers
-            return Constraint.json_object(name) if schema is None else Constraint.json_schema(schema, name)
-        if kind == "json_schema":
-            described = formed.inner("json_schema") or formed
-            schema = described.required("schema") if described.has("schema") else described.any("schema_definition")
-            return Constraint.json_schema(schema if schema is not None else described.required("schema"), name)
-        if kind == "regex":
-            return Constraint.regex(formed.text("pattern") or str(formed.required("regex")), name)
-        if kind == "grammar":
-            return Constraint.lark(formed.text("grammar"), name)
+        return read_response_format(formed.table, formed.where)
     except InputError as error:
-        raise wrong(name, str(error).removeprefix(f"{name}: ")) from None
-    return None
+        raise wrong(formed.where, str(error).removeprefix(f"{formed.where}: ")) from None

@@ -18,14 +18,18 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._bytes = dict[int, bytes]()
         self._names = {token.id: name for name, token in tokenizer.vocabulary.specials.items()}
 
     def bytes_of(self, token_id: int) -> bytes:
         """What an id stands for; nothing for one that no piece stands for."""
-        piece = self._tokenizer.piece(token_id)
-        if piece is None:
-            return self._names.get(token_id, "").encode()
-        return piece if isinstance(piece, bytes) else piece.replace(SPACE, " ").encode()
+        found = self._bytes.get(token_id)
+        if found is None:
+            piece = self._tokenizer.piece(token_id)
+            if piece is None:
+                piece = self._names.get(token_id, "").encode()
+            found = self._bytes[token_id] = piece if isinstance(piece, bytes) else piece.replace(SPACE, " ").encode()
+        return found
 
     def text_of(self, token_id: int) -> str:
         r"""The same as text; bytes that are no whole character are written as \xNN."""

@@ -109,7 +109,7 @@ def test_the_best_of_several(server: LocalServer) -> None:
         ({"prompt": "a", "suffix": "b"}, "suffix", "fill-in-the-middle"),
         ({"prompt": "a", "model": 5}, "model", "must be a text"),
         ({"prompt": "a", "guided_regex": "(("}, "guided_regex", "cannot be used"),
-        ({"prompt": "a", "response_format": {"type": "xml"}}, "response_format.type", "must be one of"),
+        ({"prompt": "a", "response_format": {"type": "xml"}}, "response_format", "must be one of"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(server: LocalServer, body: dict[str, Any], field: str | None, message: str) -> None:

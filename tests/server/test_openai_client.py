@@ -143,16 +143,12 @@ def test_what_shapes_the_choice_of_tokens(client: openai.OpenAI, server: LocalSe
 
 
 def test_an_answer_can_be_made_to_call(client: openai.OpenAI) -> None:
-    for choice in ("required", {"type": "function", "function": {"name": "find_ball"}}):
+    choices: list[Any] = ["required", {"type": "function", "function": {"name": "find_ball"}}]
+    for choice in choices:
         found = client.chat.completions.create(
-            model="tiny",
-            messages=ASKED,
-            tools=[TOOL],
-            tool_choice=choice,
-            temperature=1,
-            seed=3,
-            max_tokens=300,  # type: ignore[call-overload]
-        )
+            model="tiny", messages=ASKED, tools=[TOOL], tool_choice=choice, temperature=1, seed=3, max_tokens=300,
+            parallel_tool_calls=False,
+        )  # fmt: skip
         calls = found.choices[0].message.tool_calls
         assert calls and found.choices[0].finish_reason == "tool_calls" and found.choices[0].message.content is None
         for call in calls:

@@ -189,9 +189,9 @@ def test_thoughts_and_calls_are_told_apart(thinker: LocalServer) -> None:
     ]
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == THOUGHT
     assert [delta["tool_calls"][0]["index"] for delta in deltas if "tool_calls" in delta] == [0, 0]
-    made = thinker.answer("/v1/chat/completions", messages=asked, tools=[NOW], tool_choice="required", max_tokens=20)
+    made = thinker.answer("/v1/chat/completions", messages=asked, tools=[NOW], tool_choice="required", max_tokens=50)
     call = made["choices"][0]["message"]["tool_calls"][0]["function"]
-    assert call == {"name": "now", "arguments": "{}"} and "reasoning_content" not in made["choices"][0]["message"]
+    assert call == {"name": "now", "arguments": "{}"} and made["choices"][0]["message"]["reasoning_content"] == THOUGHT
     usage = thinker.answer("/v1/chat/completions", messages=asked, tools=[NOW])["usage"]
     assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
     response = thinker.answer("/v1/responses", input="Late?", tools=[{**NOW["function"], "type": "function"}])
