@@ -154,7 +154,8 @@ class CompletionWriter:
         prompt = self._echo(table, answer) if self._wanted.echo else ""
         table.add(answer.logprobs)
         return {
-            "index": index, "text": prompt + answer.text, "logprobs": None if self._wanted.logprobs is None else table.record(),
+            "index": index, "text": prompt + answer.text,
+            "logprobs": None if self._wanted.logprobs is None else table.record(),
             "finish_reason": answer.finish_reason,
         }  # fmt: skip
 

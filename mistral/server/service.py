@@ -23,6 +23,7 @@ from mistral.server.answers import Answers
 from mistral.server.api_error import ApiError, busy, unavailable, wrong
 from mistral.server.asked import Asked
 from mistral.server.log import Log
+from mistral.server.mailbox import Mailbox
 from mistral.server.metrics import Metrics
 from mistral.server.settings import ServerSettings
 from mistral.server.token_texts import TokenTexts
@@ -55,6 +56,7 @@ class Service:
         self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
         self.metrics.watch("reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1])
         self._thread = thread
+        self._mailbox: Mailbox | None = None
         self._workers = ThreadPoolExecutor(WORKERS, "server")
 
     @property
@@ -103,11 +105,11 @@ class Service:
         """
         self._admit(asked.rows)
         answers = Answers(self.tokenizer, asked, self.metrics)
-        loop, submission = asyncio.get_running_loop(), _Submission(self._thread, key)
+        mailbox = self._mailbox = self._mailbox or Mailbox()
+        submission = _Submission(self._thread, key)
 
         def put(place: int, event: Event) -> None:
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(answers.events.put_nowait, (place, event))
+            mailbox.put(answers.events, place, event)
 
         self._count(asked.rows)
         try:
