@@ -92,6 +92,9 @@ def serve(options: Serve, session: Session, sock: socket.socket) -> None:
     name = session.checkpoint.folder.resolve().name
     service = Service(name, session.tokenizer, session.engine, thread, options.server_settings(), log)
 
+    if session.engine.model.ops.name == "portable":
+        print("note: the portable backend is slow, and its operators lose memory at every call", file=sys.stderr)
+
     def ready() -> None:
         print(f"serving {name} at {address_of(sock)}", file=sys.stderr, flush=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -46,7 +46,8 @@ def build_app(service: Service) -> ASGIApp:
     app = Starlette(
         routes=routes,
         exception_handlers={
-            ApiError: told, HTTPException: not_found, ClientGoneError: nobody, Exception: fault,
+            ApiError: told, HTTPException: not_found, ClientDisconnect: nobody, ClientGoneError: nobody,
+            Exception: fault,
         },
     )  # fmt: skip
     app.state.service = service

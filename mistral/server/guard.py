@@ -46,6 +46,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers["x-content-type-options"] = "nosniff"
                 headers.setdefault("cache-control", "no-store")
+                if "id" in state:
+                    headers["x-request-id"] = headers["request-id"] = state["id"]  # OpenAI's name and Anthropic's
             await send(message)
 
         try:

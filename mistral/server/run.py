@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from mistral.server.settings import MAX_HEADERS
 BACKLOG = 2048  # connections that may wait to be taken
 IDLE_SECONDS = 75  # that a connection is kept without a request
 LAST_SECONDS = 2  # in which clients are told that their answers have ended
+MOST_FILES = 65536  # connections and files that may be open
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -55,6 +57,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, service: Service, ready: Callable[[], None]) -> None:
         """`ready` is called once requests are taken."""
         self.service, self._ready = service, ready
+        service.log.take_over("uvicorn.error", "asyncio")
         drain = service.settings.drain_seconds
         super().__init__(
             uvicorn.Config(
@@ -110,4 +113,7 @@ class DrainingServer(uvicorn.Server):
 
 def run(service: Service, sock: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until a signal comes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
     asyncio.run(DrainingServer(service, ready).serve([sock]))
