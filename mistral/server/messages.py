@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,11 @@ class MessagesRequest:
     stream: bool
 
     @classmethod
-    def read(cls, fields: Fields, defaults: Defaults, service: Service, counted: bool = False) -> MessagesRequest:
-        """`counted`: tokens are counted, and nothing is answered. Raises ApiError naming the field that is wrong."""
+    def read(cls, fields: Fields, defaults: Defaults, efforts: Sequence[str], counted: bool = False) -> MessagesRequest:
+        """`efforts`: how long the model can be told to think; `counted`: tokens are counted, and nothing is answered.
+
+        Raises ApiError naming the field that is wrong.
+        """
         if not counted:
             fields.required("max_tokens")
         tools = tool_choice(fields, read_tools(fields))
@@ -44,7 +48,7 @@ class MessagesRequest:
         form = formed.inner("format") if formed else fields.inner("output_format")
         return cls(
             conversation(fields), read_choosing(fields, defaults, stop="stop_sequences"), tools,
-            read_format(form) if form else None, fields.whole("max_tokens", 1), thinking(fields, service),
+            read_format(form) if form else None, fields.whole("max_tokens", 1), thinking(fields, efforts),
             fields.switch("stream"),
         )  # fmt: skip
 
@@ -60,10 +64,9 @@ class MessagesRequest:
         )  # fmt: skip
 
 
-def thinking(fields: Fields, service: Service) -> str | None:
+def thinking(fields: Fields, efforts: Sequence[str]) -> str | None:
     """The effort that the model's template has for what the request says of thoughts; None where it has none."""
     config = fields.inner("thinking")
-    efforts = service.tokenizer.template.reasoning_efforts if service.tokenizer.template else ()
     if config is None:
         return None
     kind = config.choice("type", ("enabled", "disabled", "adaptive"), "")
@@ -75,7 +78,7 @@ async def messages(request: Request) -> Response:
     """Answer a conversation."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(lambda: MessagesRequest.read(fields, service.settings.defaults, service))
+    wanted = await service.in_thread(lambda: MessagesRequest.read(fields, service.settings.defaults, service.efforts))
     asked = await service.in_thread(lambda: wanted.asked(service), "messages")
     exchange = Exchange(request, asked, new_id("msg_"))
     writer = MessageWriter(service, exchange.id)
@@ -88,7 +91,9 @@ async def count_tokens(request: Request) -> Response:
     """Tokens of a conversation, as `messages` would read it."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(lambda: MessagesRequest.read(fields, service.settings.defaults, service, True))
+    wanted = await service.in_thread(
+        lambda: MessagesRequest.read(fields, service.settings.defaults, service.efforts, True)
+    )
     asked = await service.in_thread(lambda: wanted.asked(service), "messages")
     return JSONResponse({"input_tokens": len(asked.prompts[0].ids)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,8 @@ class ResponsesRequest:
     stream: bool
 
     @classmethod
-    def read(cls, fields: Fields, defaults: Defaults, service: Service) -> ResponsesRequest:
-        """Raises ApiError naming the field that is wrong."""
+    def read(cls, fields: Fields, defaults: Defaults, efforts: Sequence[str]) -> ResponsesRequest:
+        """`efforts`: how long the model can be told to think. Raises ApiError naming the field that is wrong."""
         for name in ("previous_response_id", "conversation"):
             if fields.has(name):
                 raise fields.wrong(name, "nothing is kept here; send the whole conversation as input")
@@ -58,7 +59,7 @@ class ResponsesRequest:
         return cls(
             fields, conversation(fields), read_choosing(fields, defaults), read_tool_choice(Fields(table)),
             read_format(form) if form else None, defaults.max_tokens if most is None else most,
-            bool(top) or LOGPROBS in fields.items("include"), top or 0, effort(fields, service),
+            bool(top) or LOGPROBS in fields.items("include"), top or 0, effort(fields, efforts),
             fields.switch("stream"),
         )  # fmt: skip
 
@@ -82,11 +83,10 @@ def _without_type(tool: object) -> object:
     return {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
 
 
-def effort(fields: Fields, service: Service) -> str | None:
+def effort(fields: Fields, efforts: Sequence[str]) -> str | None:
     """What the model's template has for the effort that is asked for; None where it has no such setting."""
     reasoning = fields.inner("reasoning")
     wanted = reasoning.text("effort") if reasoning else ""
-    efforts = service.tokenizer.template.reasoning_efforts if service.tokenizer.template else ()
     if not wanted or not efforts:
         return None
     return wanted if wanted in efforts else "none" if wanted in ("minimal", "low") else efforts[-1]
@@ -96,7 +96,7 @@ async def responses(request: Request) -> Response:
     """Answer a conversation."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(lambda: ResponsesRequest.read(fields, service.settings.defaults, service))
+    wanted = await service.in_thread(lambda: ResponsesRequest.read(fields, service.settings.defaults, service.efforts))
     asked = await service.in_thread(lambda: wanted.asked(service), "input")
     exchange = Exchange(request, asked, new_id("resp_"))
     writer = ResponseWriter(service, exchange.id, wanted.fields, asked)

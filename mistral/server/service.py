@@ -64,6 +64,11 @@ class Service:
         """Whether requests are taken."""
         return not (self.draining or self._thread.closed)
 
+    @property
+    def efforts(self) -> tuple[str, ...]:
+        """How long the model can be told to think."""
+        return self.tokenizer.template.reasoning_efforts if self.tokenizer.template else ()
+
     async def in_thread(self, work: Callable[[], T], field: str | None = None) -> T:
         """What `work` returns, done by a thread. Raises ApiError for its InputError, which is that of a field."""
         try:

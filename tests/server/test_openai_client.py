@@ -155,6 +155,7 @@ def test_an_answer_can_be_made_to_call(client: openai.OpenAI) -> None:
             assert call.type == "function" and call.function.name == "find_ball" and len(call.id) == 9
             arguments = json.loads(call.function.arguments)
             assert arguments["colour"] in ("red", "blue") and arguments["count"] <= 9
+    assert calls
     result: list[Any] = [
         *ASKED, found.choices[0].message.model_dump(exclude_none=True),
         *({"role": "tool", "tool_call_id": call.id, "content": "1"} for call in calls),
