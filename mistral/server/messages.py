@@ -91,9 +91,8 @@ async def count_tokens(request: Request) -> Response:
     """Tokens of a conversation, as `messages` would read it."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(
-        lambda: MessagesRequest.read(fields, service.settings.defaults, service.efforts, True)
-    )
+    defaults = service.settings.defaults
+    wanted = await service.in_thread(lambda: MessagesRequest.read(fields, defaults, service.efforts, counted=True))
     asked = await service.in_thread(lambda: wanted.asked(service), "messages")
     return JSONResponse({"input_tokens": len(asked.prompts[0].ids)})
 

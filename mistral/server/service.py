@@ -33,6 +33,7 @@ from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.tokenizer import Tokenizer
 
 T = TypeVar("T")
+ENDING = "the server is ending"
 WORKERS = 8  # threads that make ids of texts
 
 
@@ -73,6 +74,10 @@ class Service:
         """What `work` returns, done by a thread. Raises ApiError for its InputError, which is that of a field."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        except RuntimeError:
+            if self.draining:  # the threads have ended
+                raise unavailable(ENDING) from None
+            raise
         except InputError as error:
             message = str(error).replace(f"{self.tokenizer.file.parent}/", "")  # nobody else's business
             field = error.option or field
@@ -136,7 +141,7 @@ class Service:
             raise ApiError(400, f"the request asks for {rows} answers, and {most} are the most")
         if not self.alive:
             self.metrics.refused.inc()
-            raise unavailable("the server is ending" if self.draining else "the engine has failed")
+            raise unavailable(ENDING if self.draining else "the engine has failed")
         if self.open + rows > most:
             self.metrics.refused.inc()
             raise busy(f"{self.open} answers are under way or waiting, and {most} are the most; try again")
