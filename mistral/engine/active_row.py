@@ -26,7 +26,8 @@ class ActiveRow:
         self.reserved = min(self.capacity, len(request.prompt) + ANSWER_ROOM)
         self.row, reused = self._begin(engine, self.capacity)
         self.ids = request.prompt  # to be read: once it has been parked, with what has been answered
-        self.sent, self.read, self.answer = reused, reused, list[int]()
+        self.reused = self.sent = self.read = reused
+        self.answer = list[int]()
         self.waits = False  # for the token that follows what has been sent
         self.ended = self.parked = False
 
@@ -120,7 +121,7 @@ class ActiveRow:
     def prefilled(self, work: Work, outcome: Outcome) -> Prefilled:
         """Count a chunk of the prompt as read."""
         self.read += len(work.ids)
-        return Prefilled(self.index, self.read, len(self.request.prompt), outcome.logprobs)
+        return Prefilled(self.index, self.read, len(self.request.prompt), outcome.logprobs, outcome.tops, self.reused)
 
     @property
     def prompt_read(self) -> bool:

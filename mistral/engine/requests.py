@@ -63,13 +63,16 @@ class Prefilled:
     """`done` of `total` prompt tokens of request `index` have been read.
 
     logprobs: log-probabilities, in nats, of the prompt ids that this step has scored; the last of them is that of
-    prompt id min(done, total - 1).
+    prompt id min(done, total - 1). tops: the `top` likeliest ids in the place of each, with theirs, where the request
+    asks for some. cached: tokens of the prompt that were not computed, for another one had begun with them.
     """
 
     index: int
     done: int
     total: int
     logprobs: tuple[float, ...]
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
+    cached: int = 0
 
 
 @dataclass(frozen=True)

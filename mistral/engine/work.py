@@ -54,9 +54,10 @@ class Work:
 class Outcome:
     """What came of one piece of work. Log-probabilities are those of the raw logits, in nats.
 
-    logprobs: those of the targets. id: the chosen token, with its `logprob` and the `top` likeliest ids where they were
-    asked for; `finished` says that it ends the row and is no part of the answer, and `last` that it is the last one of
-    the answer. error: why there is no result, if there is none.
+    logprobs: those of the targets. tops: the `top` likeliest ids in the place of each target, with theirs. id: the
+    chosen token, with its `logprob` and the `top` likeliest ids where they were asked for; `finished` says that it ends
+    the row and is no part of the answer, and `last` that it is the last one of the answer. error: why there is no
+    result, if there is none.
     """
 
     logprobs: tuple[float, ...] = ()
@@ -66,6 +67,7 @@ class Outcome:
     top: tuple[tuple[int, float], ...] = ()
     error: InputError | None = None
     last: bool = False
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:
