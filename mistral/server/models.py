@@ -41,6 +41,7 @@ def card(service: Service, anthropic: bool) -> dict[str, Any]:
     return {
         "id": service.name, "object": "model", "created": service.created, "owned_by": "mistral-mindspore",
         "max_model_len": limit, "max_context_length": limit or 0, "capabilities": can,
+        "reasoning_efforts": list(service.efforts),
         "type": "model" if anthropic else "base", "display_name": service.name, "created_at": made,
     }  # fmt: skip
 

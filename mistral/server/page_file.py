@@ -23,7 +23,7 @@ def page_and_policy() -> tuple[bytes, str]:
     """The page, and its content security policy: what stands in it, and calls of this server, and nothing else."""
     page = PAGE.read_bytes()
     parts = ["default-src 'none'", "connect-src 'self'", "img-src 'self' data: blob:", "base-uri 'none'",
-             "form-action 'none'", "frame-ancestors 'none'"]  # fmt: skip
+             "form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]  # fmt: skip
     for name, pattern in INLINE.items():
         hashes = " ".join(_hash(text) for text in pattern.findall(page)) or "'none'"
         parts.append(f"{name} {hashes}")
