@@ -386,26 +386,25 @@ def test_export_and_import(page: Page, chromium: Browser, server: LocalServer, t
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(chromium: Browser) -> None:
-    with local_server(shipped_checkpoint(), api_keys=("first-key",)) as guarded:
-        with opened(chromium, guarded) as page:
-            field = page.get_by_label("Key", exact=True)
-            field.fill("wrong")
-            page.keyboard.press("Enter")
-            expect(page.get_by_text("The key was not right.")).to_be_visible()
-            field.fill("first-key")
-            page.keyboard.press("Enter")
-            expect(page.locator("#model")).to_have_text("tiny")
-            ask(page)
-            page.reload()
-            expect(page.locator("#model")).to_have_text("tiny")
-            assert "first-key" not in page.evaluate("JSON.stringify(localStorage)")
-            page.evaluate("sessionStorage.removeItem('mistral.key')")
-            send(page, QUESTION)
-            expect(page.get_by_text("This server answers only with a key.")).to_be_visible()
-            field.fill("first-key")
-            page.keyboard.press("Enter")
-            expect(answers(page).last.locator(".md")).to_have_text(re.compile("."))
-            expect(page.locator("#send")).to_have_text("Send")
+    with local_server(shipped_checkpoint(), api_keys=("first-key",)) as guarded, opened(chromium, guarded) as page:
+        field = page.get_by_label("Key", exact=True)
+        field.fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("The key was not right.")).to_be_visible()
+        field.fill("first-key")
+        page.keyboard.press("Enter")
+        expect(page.locator("#model")).to_have_text("tiny")
+        ask(page)
+        page.reload()
+        expect(page.locator("#model")).to_have_text("tiny")
+        assert "first-key" not in page.evaluate("JSON.stringify(localStorage)")
+        page.evaluate("sessionStorage.removeItem('mistral.key')")
+        send(page, QUESTION)
+        expect(page.get_by_text("This server answers only with a key.")).to_be_visible()
+        field.fill("first-key")
+        page.keyboard.press("Enter")
+        expect(answers(page).last.locator(".md")).to_have_text(re.compile("."))
+        expect(page.locator("#send")).to_have_text("Send")
 
 
 def test_a_full_queue_is_waited_for(page: Page) -> None:
