@@ -20,8 +20,10 @@ async def tokenize(request: Request) -> Response:
     check_model(service, fields)
     ids = await service.in_thread(lambda: _ids(service, fields), "messages" if fields.has("messages") else None)
     found: dict[str, object] = {"tokens": ids, "count": len(ids), "max_model_len": service.engine.context_limit}
-    if fields.switch("return_token_strs") or fields.switch("with_pieces"):
+    if fields.switch("return_token_strs"):
         found["token_strs"] = [service.token_texts.text_of(token_id) for token_id in ids]
+    if fields.switch("with_pieces"):  # llama.cpp's name for both in one
+        found["tokens"] = [{"id": token_id, "piece": _piece(service, token_id)} for token_id in ids]
     return JSONResponse(found)
 
 
@@ -32,7 +34,20 @@ def _ids(service: Service, fields: Fields) -> list[int]:
     name = "content" if fields.has("content") else "prompt"
     fields.required(name)
     bos = fields.switch("add_special") if name == "content" else fields.switch("add_special_tokens", True)
-    return service.tokenizer.encode(fields.text(name), bos=bos)
+    text, tokenizer = fields.text(name), service.tokenizer
+    for token_id in (tokenizer.bos_id, tokenizer.eos_id):  # lm-eval asks so for what /tokenizer_info has named
+        if text and not bos and text == service.token_texts.text_of(token_id):
+            return [token_id]
+    return tokenizer.encode(text, bos=bos)
+
+
+def _piece(service: Service, token_id: int) -> str | list[int]:
+    """The text of a token; its bytes where it holds a part of a character."""
+    found = service.token_texts.bytes_of(token_id)
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return list(found)
 
 
 async def detokenize(request: Request) -> Response:

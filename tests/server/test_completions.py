@@ -152,6 +152,14 @@ def test_texts_to_ids_and_back(server: LocalServer) -> None:
     assert found["tokens"] == tokenizer.encode(TEXTS[0]) and found["count"] == 5
     assert found["token_strs"] == ["<s>", " This", " is", " a", " test"]
     assert server.answer("/tokenize", content=TEXTS[0])["tokens"] == tokenizer.encode(TEXTS[0], bos=False)
+    pieces = server.answer("/tokenize", content="The 媽", with_pieces=True)["tokens"]
+    assert [each["id"] for each in pieces] == tokenizer.encode("The 媽", bos=False)
+    assert [each["piece"] for each in pieces] == [" The", " ", [0xE5], [0xAA], [0xBD]]
+    info = server.http.get("/tokenizer_info").json()
+    for name in ("bos", "eos"):  # lm-eval asks for ids by the texts that /tokenizer_info has
+        ids = server.answer("/tokenize", prompt=info[f"{name}_token"], add_special_tokens=False)["tokens"]
+        assert ids == [info[f"{name}_token_id"]]
+    assert len(server.answer("/tokenize", prompt="a </s>", add_special_tokens=False)["tokens"]) > 2
     assert server.answer("/tokenize", messages=[{"role": "user", "content": "a"}])["tokens"][:2] == [1, 3]
     assert server.answer("/detokenize", tokens=found["tokens"])["prompt"] == TEXTS[0]
     info = server.http.get("/tokenizer_info").json()
