@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from mistral.cli.options import CHOICE, MACHINE, OUTPUT, OWN, PAIR, RANKS, is_switch, taken
+from mistral.cli.options import CHOICE, FORM, MACHINE, OUTPUT, OWN, PAIR, RANKS, is_switch, taken
 from mistral.cli.synonyms import short_names
 
 LEAST, MOST = 40, 88  # columns
@@ -20,6 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "interactive": ("interactive CKPT --instruct", "interactive CKPT --instruct --system \"Answer in one sentence.\""),
     "complete": ("complete CKPT -p @prompt.txt", "complete CKPT --input prompts.jsonl --out answers.jsonl"),
     "score": ("score CKPT text.txt", "score CKPT - --json < text.txt"),
+    "serve": ("serve CKPT", "serve CKPT --host 0.0.0.0 --api_key @keys.txt"),
     "info": ("info CKPT", "info CKPT --verify"),
     "quantize": ("quantize CKPT model.gguf --type Q4_K_M",),
     "bench": ("bench CKPT", "bench --shape mistral-7b --layers 4"),
@@ -79,7 +80,7 @@ class Help:
 def command_help(name: str, program: str, command: type) -> Help:
     """The help of a command: usage, what it does, and each option with its default and its short names."""
     operands = " ".join(f"[{f.name.upper()}]" for f in taken(command) if not f.kw_only)
-    by_group: dict[str, list[tuple[str, str]]] = {group: [] for group in (OWN, CHOICE, MACHINE, RANKS, OUTPUT)}
+    by_group: dict[str, list[tuple[str, str]]] = {group: [] for group in (OWN, CHOICE, FORM, MACHINE, RANKS, OUTPUT)}
     for f in taken(command):
         by_group[f.metadata.get("group", OWN)].append((_flag(f), _meaning(f)))
     examples = [f"example: {program} {line}" for line in EXAMPLES.get(name, ())]

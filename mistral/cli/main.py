@@ -22,6 +22,7 @@ from mistral.cli.info.command import Info
 from mistral.cli.options import checked_arguments, converted
 from mistral.cli.quantize.command import Quantize
 from mistral.cli.score import Score
+from mistral.cli.serve import Serve
 from mistral.cli.settings import found_settings, taken_apart
 from mistral.cli.status_line import START, loaded, status, status_line
 from mistral.cli.synonyms import command_hint
@@ -29,10 +30,10 @@ from mistral.errors import InputError, visible
 from mistral.pipeline.launch import launched, work_alone
 from mistral.version import __version__
 
-AnyCommand = Demo | Interactive | Complete | Score | Info | Quantize | Bench
+AnyCommand = Demo | Interactive | Complete | Score | Serve | Info | Quantize | Bench
 COMMANDS: dict[str, type[AnyCommand]] = {
     "demo": Demo, "interactive": Interactive, "complete": Complete, "score": Score,
-    "info": Info, "quantize": Quantize, "bench": Bench,
+    "serve": Serve, "info": Info, "quantize": Quantize, "bench": Bench,
 }  # fmt: skip
 ALONE = (Info, Quantize, Bench)  # commands that the first rank of a job does by itself
 HELP = ("-h", "--help")

@@ -17,9 +17,10 @@ PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the ot
 MAX_TEXT = 1 << 24  # characters of a file
 SWITCHED = ("true", "false")  # what may follow a switch
 OFF, FILE = "off", "@"  # how a flag may mean an option, see _meant
-OWN, CHOICE, MACHINE, RANKS, OUTPUT = (
+OWN, CHOICE, FORM, MACHINE, RANKS, OUTPUT = (
     "What it works on",
     "How a token is chosen",
+    "What an answer must be",
     "Where it runs",
     "Several processes",
     "What comes out",

@@ -43,7 +43,7 @@ _DEVICE = "there are a CPU and Ascend to compute on; --device says which"
 _BITS = "weights are used as they lie in the file; --bits 8 or --bits 4 quantizes them while loading"
 _MAPPED = "a checkpoint is always mapped; leave it out"
 _SHAPE = "--temperature, --top_p, --top_k and --min_p shape the choice"
-_SERVER = "there is no server in this program"
+_SERVER = "it is an option of serve"
 _RANKS = "layers are shared out: mpirun -n N ... --num_pipeline_ranks N"
 INSTEAD: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(("-ngl", "--gpu_layers", "--n_gpu_layers", "--gpu", "--gpus", "--main_gpu", "--cuda",
@@ -84,9 +84,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType({
     **dict.fromkeys(("convert", "quant", "quantise", "compress", "export"), "quantize"),
     **dict.fromkeys(("benchmark", "perf", "speed", "measure"), "bench"),
     **dict.fromkeys(("show", "inspect", "describe", "verify", "check", "stat", "list"), "info"),
-    **dict.fromkeys(("example", "examples", "test"), "demo"),
+    **dict.fromkeys(("example", "examples", "test"), "demo"), **dict.fromkeys(("server", "api", "openai"), "serve"),
 })  # fmt: skip
-SERVERS = ("serve", "server", "api", "openai")
 
 
 def short_names(option: str) -> tuple[str, ...]:
@@ -113,8 +112,6 @@ def option_hint(flag: str, known: Collection[str]) -> str:
 
 def command_hint(name: str, known: Collection[str]) -> str:
     """What to do instead of a command that is not known."""
-    if name.lower() in SERVERS and name.lower() not in known:
-        return f"{_SERVER}; the commands are {', '.join(known)}"
     if name.startswith("-"):
         return f"the command comes first, one of {', '.join(known)}"
     found = COMMANDS.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)

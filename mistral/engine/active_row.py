@@ -26,15 +26,21 @@ class ActiveRow:
         self.reserved = min(self.capacity, len(request.prompt) + ANSWER_ROOM)
         self.row, reused = self._begin(engine, self.capacity)
         self.ids = request.prompt  # to be read: once it has been parked, with what has been answered
-        self.sent, self.read, self.answer = reused, reused, list[int]()
+        self.reused = self.sent = self.read = reused
+        self.answer = list[int]()
         self.waits = False  # for the token that follows what has been sent
         self.ended = self.parked = False
 
     def _begin(self, engine: RowEngine, capacity: int) -> tuple[int, int]:
         """A row of the engine -> its number, and how many tokens of the prompt it has already."""
         request = self.request
-        ends = end_ids(request.eos_id)
-        sampling = Sampling(request.settings, request.prompt, ends, request.logprobs, request.top, request.excluded)
+        ends = frozenset[int]() if request.ignore_eos else end_ids(request.eos_id)
+        sampling = Sampling(
+            request.settings, request.prompt, ends, request.logprobs, request.top, request.excluded,
+            request.min_tokens, request.constraint,
+        )  # fmt: skip
+        if request.text and request.min_tokens:
+            request.text.hold(request.min_tokens)
         if request.slot:
             request.slot.begin(request.prompt, capacity, sampling)
             return request.slot.row, request.slot.reused
@@ -115,7 +121,7 @@ class ActiveRow:
     def prefilled(self, work: Work, outcome: Outcome) -> Prefilled:
         """Count a chunk of the prompt as read."""
         self.read += len(work.ids)
-        return Prefilled(self.index, self.read, len(self.request.prompt), outcome.logprobs)
+        return Prefilled(self.index, self.read, len(self.request.prompt), outcome.logprobs, outcome.tops, self.reused)
 
     @property
     def prompt_read(self) -> bool:
@@ -132,7 +138,9 @@ class ActiveRow:
             return Generated(self.index, None, None, text.flush() if text else "", "stop")
         self.answer.append(outcome.id)
         shown = text.push(outcome.id) if text else ""
-        reason: FinishReason | None = "length" if len(self.answer) == self.max_tokens else None
+        reason: FinishReason | None = None
+        if outcome.last or len(self.answer) == self.max_tokens:
+            reason = "stop" if outcome.last else "length"
         if text and text.stopped:
             reason = "stop"
         elif text and reason:

@@ -62,6 +62,11 @@ class Engine:
         """The cache of this rank's layers."""
         return self.stage.cache
 
+    @property
+    def reserved(self) -> tuple[int, int]:
+        """Rows that there are, and tokens that memory is counted for. May be asked by any thread."""
+        return len(self._reserved), sum(self._reserved.values())
+
     # Rows
 
     def join(self, capacity: int, sampling: Sampling | None = None, reserved: int | None = None) -> int:

@@ -26,12 +26,20 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, receiver: Receiver, name: str = "the prompt") -> Handle:
-        """Take a request. Raises InputError, with the prompt's `name`, for one that cannot be served at all."""
+    @property
+    def closed(self) -> bool:
+        """Whether no more requests are taken."""
+        return self._closed
+
+    def submit(self, request: Request, receiver: Receiver, name: str = "the prompt", key: str = "") -> Handle:
+        """Take a request; `key` says whose it is.
+
+        Raises InputError, with the prompt's `name`, for one that cannot be served at all.
+        """
         with self._changed:
             if self._closed:
                 raise InputError("the engine is closed; open the model again")
-            handle = self._scheduler.submit(request, name)
+            handle = self._scheduler.submit(request, name, key)
             self._receivers[handle.index] = receiver
             self._changed.notify()
         return handle

@@ -12,6 +12,7 @@ import numpy as np
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
 from mistral.model.args import ModelArgs
 from mistral.model.inputs import prompt_ids
 from mistral.model.kv_cache import Snapshot
@@ -28,6 +29,10 @@ class Request:
 
     logprobs: whether the log-probability of each generated token is wanted; top: of how many of the likeliest ids in
     its place as well. prompt_logprobs: whether those of prompt ids from `scored_from` on are wanted.
+
+    No end id and no stop string ends the answer before it has `min_tokens` tokens; with `ignore_eos`, no end id does at
+    all. `constraint`: the answer is one that this grammar allows, and ends where it does; one that is cut, by
+    max_tokens or a stop string, is the beginning of one.
 
     What need not be computed comes from `slot`, whose row then serves this request, or is copied from `start`; there
     are no log-probabilities of that part. `on_prompt_read` is called once the prompt has been read.
@@ -48,6 +53,9 @@ class Request:
     logprobs: bool = True
     on_prompt_read: Callable[[], None] | None = None
     excluded: tuple[range, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    constraint: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +63,16 @@ class Prefilled:
     """`done` of `total` prompt tokens of request `index` have been read.
 
     logprobs: log-probabilities, in nats, of the prompt ids that this step has scored; the last of them is that of
-    prompt id min(done, total - 1).
+    prompt id min(done, total - 1). tops: the `top` likeliest ids in the place of each, with theirs, where the request
+    asks for some. cached: tokens of the prompt that were not computed, for another one had begun with them.
     """
 
     index: int
     done: int
     total: int
     logprobs: tuple[float, ...]
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
+    cached: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,11 @@ def check_request(name: str, request: Request, args: ModelArgs, limit: int | Non
     end_ids(request.eos_id)
     if request.max_tokens < 0:
         raise InputError("must be 0 or more", option="max_tokens", value=request.max_tokens)
+    if request.min_tokens < 0:
+        raise InputError("must be 0 or more", option="min_tokens", value=request.min_tokens)
+    beyond = max(request.settings.logit_bias, default=0)
+    if beyond >= args.vocab_size:
+        raise InputError(f"logit_bias has the id {beyond}, and the model has {args.vocab_size} ids; leave it out")
     length = len(request.prompt)
     if limit is not None and length + min(request.max_tokens, 1) > limit:
         raise InputError(f"{name} has {length} tokens and the context limit is {limit}: shorten the prompt")

@@ -1,4 +1,4 @@
-"""From logits to the next ids: penalty, temperature, filters and one draw per row. NumPy only.
+"""From logits to the next ids: penalties, temperature, filters and one draw per row. NumPy only.
 
 Every row is worked on alone, so its result depends on its own logits, settings, ids and draws only. Weights of a whole
 vocabulary are float32; `distribution.py` says where float64 decides. In short:
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
@@ -38,15 +38,20 @@ from mistral.engine.distribution import (
     top_p,
     weights_of,
 )
+from mistral.engine.penalties import biased, occurrence_penalised, repetition_penalised
 from mistral.errors import InputError
+from mistral.grammar.grammar_state import GrammarState
 
 MAX = float(np.finfo(np.float64).max)
-MAX_FLOAT32 = float(np.finfo(np.float32).max)
+MOST_BIASES = 1 << 14  # ids of a logit_bias
+NOTHING_ALLOWED = "the grammar allows no token here that may be chosen"
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "temperature": ("0 or more", lambda x: x >= 0),
     "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "min_p": ("from 0 to 1", lambda x: 0 <= x <= 1),
     "repetition_penalty": ("above 0", lambda x: x > 0),
+    "presence_penalty": ("from -2 to 2", lambda x: -2 <= x <= 2),
+    "frequency_penalty": ("from -2 to 2", lambda x: -2 <= x <= 2),
 }
 
 
@@ -55,7 +60,9 @@ class SamplingSettings:
     """How one row is sampled. The defaults are greedy: the id with the largest logit, without any randomness.
 
     temperature 0 is greedy; top_p 1, top_k 0, min_p 0 and repetition_penalty 1 are off. `sample` tells apart the
-    several continuations of one prompt under one seed. Raises InputError naming the option that is out of range.
+    several continuations of one prompt under one seed. presence_penalty is taken from the logit of each id that the
+    answer has already, frequency_penalty once for each time, and logit_bias adds to the logits of single ids (-100 to
+    100), as OpenAI's options do. Raises InputError naming the option that is out of range.
     """
 
     temperature: float = 0.0
@@ -65,6 +72,9 @@ class SamplingSettings:
     repetition_penalty: float = 1.0
     seed: int = 0
     sample: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("top_k", "seed", "sample"):
@@ -75,6 +85,17 @@ class SamplingSettings:
             value = getattr(self, name)
             if not _is(value, Real) or not -MAX <= value <= MAX or not holds(value):
                 raise InputError(f"{name} must be a number {allowed}, not {_shown(value)}")
+        _check_bias(self.logit_bias)
+
+
+def _check_bias(bias: object) -> None:
+    if not isinstance(bias, Mapping) or len(bias) > MOST_BIASES:
+        raise InputError(f"logit_bias must be a table of at most {MOST_BIASES} ids, not {_shown(bias)}")
+    for token, value in bias.items():
+        if not _is(token, Integral) or token < 0:
+            raise InputError(f"logit_bias must have ids as its keys, not {_shown(token)}")
+        if not _is(value, Real) or not -100 <= value <= 100:
+            raise InputError(f"logit_bias must have numbers from -100 to 100, not {_shown(value)} for id {token}")
 
 
 class SamplingRow:
@@ -83,10 +104,23 @@ class SamplingRow:
     The generator depends on (seed, sample) alone, so a row draws the same numbers in any batch and at any place in it.
     """
 
-    def __init__(self, settings: SamplingSettings, prompt_ids: Iterable[int], excluded: Sequence[range] = ()) -> None:
-        """The ids in `excluded` are never chosen."""
-        self.settings, self.excluded = settings, excluded
+    def __init__(
+        self,
+        settings: SamplingSettings,
+        prompt_ids: Iterable[int],
+        excluded: Sequence[range] = (),
+        end_ids: Collection[int] = (),
+        min_tokens: int = 0,
+        grammar: GrammarState | None = None,
+    ) -> None:
+        """The ids in `excluded` are never chosen, nor are those in `end_ids` before `min_tokens` others.
+
+        With a `grammar`, only what it allows next is chosen.
+        """
+        self.settings, self.excluded, self.grammar = settings, excluded, grammar
+        self.end_ids, self.min_tokens, self.length = end_ids, min_tokens, 0
         self.seen = array("q", set(prompt_ids))  # int64; a penalty asks only whether an id occurs
+        self.counts: dict[int, int] = {}  # of each id in the answer, where a penalty asks for it
         # As a spawn key, `sample` cannot run together with the words of a large seed.
         sequence = np.random.SeedSequence(int(settings.seed), spawn_key=(int(settings.sample),))
         self.generator = np.random.Generator(np.random.Philox(sequence))
@@ -94,6 +128,16 @@ class SamplingRow:
     def append(self, token: int) -> None:
         """Take note of an id that was generated."""
         self.seen.append(token)
+        self.length += 1
+        if self.settings.presence_penalty or self.settings.frequency_penalty:
+            self.counts[token] = self.counts.get(token, 0) + 1
+        if self.grammar:
+            self.grammar.advance(token)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the grammar allows nothing more than the end of the answer."""
+        return self.grammar is not None and self.grammar.ended
 
 
 @dataclass(frozen=True)
@@ -188,11 +232,9 @@ def _choice(raw: Float32s, row: SamplingRow, wants: Wants) -> Choice:
     error = _fault(largest)
     if error is not None:
         return Choice(-1, error=error)
-    scores = _allowed(raw, row.excluded)
-    if row.excluded:
-        error = _fault(float(scores.max()))
-        if error is not None:
-            return Choice(-1, error=error)
+    scores = _allowed(raw, row)
+    if scores is not raw and (error := _fault(float(scores.max()))) is not None:
+        return Choice(-1, error=error if row.grammar is None else NOTHING_ALLOWED)
     token = _choose(scores, row)
     if not wants.logprob and not wants.top:
         return Choice(token)
@@ -235,11 +277,15 @@ def _likeliest(raw: Float32s, count: int, largest: float, log_total: float) -> t
 def _choose(raw: Float32s, row: SamplingRow) -> int:
     """The next id of one row, from its logits (V,), -inf where an id may not be chosen.
 
-    The order is that of Hugging Face transformers: repetition penalty, temperature, top_k, top_p, min_p. Each filter
+    The order is that of Hugging Face transformers: penalties, temperature, top_k, top_p, min_p. Each filter
     sees what the one before it left, so top_p counts shares of the top_k, and of the distribution after temperature.
     """
     settings = row.settings
-    scores = _penalised(raw, row.seen, float(settings.repetition_penalty))
+    scores = repetition_penalised(raw, row.seen, float(settings.repetition_penalty))
+    scores = occurrence_penalised(
+        scores, row.counts, float(settings.presence_penalty), float(settings.frequency_penalty)
+    )
+    scores = biased(scores, settings.logit_bias)
     temperature, p, min_p = float(settings.temperature), float(settings.top_p), float(settings.min_p)
     if temperature == 0:
         return int(scores.argmax())  # the lowest id on ties
@@ -260,27 +306,18 @@ def _choose(raw: Float32s, row: SamplingRow) -> int:
     return draw_id(weights, scores, temperature, uniform)
 
 
-def _allowed(raw: Float32s, excluded: Sequence[range]) -> Float32s:
+def _allowed(raw: Float32s, row: SamplingRow) -> Float32s:
     """Logits with -inf in place of those of ids that may not be chosen; the same array where all may."""
-    if not excluded:
+    too_early = row.length < row.min_tokens
+    if not row.excluded and not too_early and row.grammar is None:
         return raw
     scores = raw.copy()
-    for ids in excluded:
+    for ids in row.excluded:
         scores[ids.start : ids.stop] = -np.inf
-    return scores
-
-
-def _penalised(raw: Float32s, seen: array[int], penalty: float) -> Float32s:
-    """Logits of seen ids divided by the penalty where positive, else multiplied (CTRL, arXiv 1909.05858, as in use)."""
-    if penalty == 1 or not seen:
-        return raw
-    ids = np.array(seen)
-    ids = ids[np.isfinite(raw[ids])]
-    before = raw[ids].astype(np.float64)
-    with np.errstate(over="ignore", under="ignore"):
-        after = np.where(before > 0, before / penalty, before * penalty)
-    scores = raw.copy()
-    scores[ids] = np.clip(after, -MAX_FLOAT32, MAX_FLOAT32)
+    if row.grammar:
+        row.grammar.forbid(scores, may_end=bool(row.end_ids))
+    if too_early:
+        scores[list(row.end_ids)] = -np.inf
     return scores
 
 

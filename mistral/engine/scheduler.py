@@ -29,10 +29,11 @@ STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one
 
 @dataclass(frozen=True, eq=False)
 class Handle:
-    """A request that has been submitted; `index` is the one that its events have."""
+    """A request that has been submitted; `index` is the one that its events have, and `key` says whose it is."""
 
     index: int
     request: Request
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Scheduler:
         self._flights: deque[_Flight] = deque()
         self._clock = 0.0
 
-    def submit(self, request: Request, name: str = "the prompt") -> Handle:
+    def submit(self, request: Request, name: str = "the prompt", key: str = "") -> Handle:
         """Take a request, which begins as soon as there is a row and memory for it.
 
         Raises InputError, with the prompt's `name`, for one that cannot be served at all.
@@ -84,7 +85,7 @@ class Scheduler:
         check_request(name, request, self.engine.args, self.engine.context_limit)
         self.engine.check_capacity(row_capacity(request, self.engine.context_limit))
         with self._lock:
-            handle = Handle(self._submitted, request)
+            handle = Handle(self._submitted, request, key)
             self._submitted += 1
             self._waiting.append(handle)
             self._prompts.add(handle.index, request)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Sampling:
 
     The ids in `excluded` are never chosen; log-probabilities are those of the model, as if they could be.
 
-    With each token its log-probability is computed if `logprob` is set, and those of the `top` likeliest ids.
+    With each token its log-probability is computed if `logprob` is set, and those of the `top` likeliest ids. No end
+    comes before `min_tokens` tokens; the answer is one that the grammar `constraint` allows, and ends where that does.
     """
 
     settings: SamplingSettings
@@ -28,6 +30,8 @@ class Sampling:
     logprob: bool = True
     top: int = 0
     excluded: tuple[range, ...] = ()
+    min_tokens: int = 0
+    constraint: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ class Work:
 class Outcome:
     """What came of one piece of work. Log-probabilities are those of the raw logits, in nats.
 
-    logprobs: those of the targets. id: the chosen token, with its `logprob` and the `top` likeliest ids where they were
-    asked for; `finished` says that it ends the row. error: why there is no result, if there is none.
+    logprobs: those of the targets. tops: the `top` likeliest ids in the place of each target, with theirs. id: the
+    chosen token, with its `logprob` and the `top` likeliest ids where they were asked for; `finished` says that it ends
+    the row and is no part of the answer, and `last` that it is the last one of the answer. error: why there is no
+    result, if there is none.
     """
 
     logprobs: tuple[float, ...] = ()
@@ -60,6 +66,8 @@ class Outcome:
     finished: bool = False
     top: tuple[tuple[int, float], ...] = ()
     error: InputError | None = None
+    last: bool = False
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:

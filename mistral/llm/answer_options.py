@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
+from mistral.grammar.constraint import Constraint
 
 MAX_SEED = 1 << 31  # seeds that are drawn are below; short enough to type
+
+FORMS = ("json_schema", "regex", "grammar", "choices")  # options about what an answer must be
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -27,6 +30,15 @@ class AnswerOptions(TypedDict, total=False):
     n: int
     logprobs: int | None
     reasoning_effort: str | None
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    min_tokens: int
+    ignore_eos: bool
+    json_schema: object
+    regex: str | None
+    grammar: str | None
+    choices: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,13 @@ class Answering:
     token. seed: None or -1 draws one, which the completion tells. stop: an answer ends before any of these texts. n:
     answers to each prompt, which is read once. logprobs: those of the tokens, and of so many of the likeliest ones.
     reasoning_effort: of a conversation in a template of version v15, whether the model thinks before it answers, "none"
-    or "high"; None: as the template has it.
+    or "high"; None: as the template has it. presence_penalty, frequency_penalty and logit_bias: as OpenAI has them.
+    min_tokens: no end before so many tokens. ignore_eos: go on at the model's end of an answer, up to max_tokens.
+
+    The form of the answers, at most one of: json_schema, a JSON schema as a table or as JSON text, or a class of
+    pydantic's; regex, an expression that the whole answer matches; grammar, in the Lark syntax of llguidance; choices,
+    texts of which each answer is one. An answer of finish_reason "length" was cut, and may be the beginning of such a
+    text. Where the model thinks before it answers, its thoughts are free.
     """
 
     max_tokens: int | None = None
@@ -51,6 +69,15 @@ class Answering:
     n: int = 1
     logprobs: int | None = None
     reasoning_effort: str | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    json_schema: object = None
+    regex: str | None = None
+    grammar: str | None = None
+    choices: Sequence[str] | None = None
 
     @classmethod
     def of(cls, options: AnswerOptions, single: bool = False, chat: bool = True) -> Answering:
@@ -62,7 +89,7 @@ class Answering:
         if unknown := options.keys() - AnswerOptions.__annotations__.keys():
             raise InputError(f"{min(unknown)}: no such option; {', '.join(AnswerOptions.__annotations__)} are")
         self = cls(**options)
-        for name, least in (("max_tokens", 0), ("n", 1), ("logprobs", 0)):
+        for name, least in (("max_tokens", 0), ("n", 1), ("logprobs", 0), ("min_tokens", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise InputError(f"must be a whole number of at least {least}", option=name, value=value)
@@ -76,7 +103,21 @@ class Answering:
         drawn = secrets.randbelow(MAX_SEED) if self.seed in (None, -1) else self.seed
         self = replace(self, seed=drawn)
         self.settings(0)
+        self.constraint()
         return self
+
+    def constraint(self) -> Constraint | None:
+        """The form that the answers must have, if any. Raises InputError for one that cannot be, and for several."""
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"cannot be together with {given[0]}; leave one out", option=given[1])
+        if not given:
+            return None
+        if given[0] == "json_schema":
+            return Constraint.json_schema(self.json_schema)
+        if self.choices is not None:
+            return Constraint.choice(self.choices, "choices")
+        return Constraint.regex(self.regex) if self.regex is not None else Constraint.lark(self.grammar or "")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -86,5 +127,6 @@ class Answering:
     def settings(self, sample: int) -> SamplingSettings:
         """How the tokens of answer number `sample` are chosen. Raises InputError for a value out of range."""
         return SamplingSettings(
-            self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed or 0, sample
-        )
+            self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed or 0, sample,
+            self.presence_penalty, self.frequency_penalty, self.logit_bias,
+        )  # fmt: skip

@@ -61,6 +61,7 @@ class AsyncLLM:
             asked = await asyncio.to_thread(self.llm.text_prompts, prompt)
         else:
             asked = [await asyncio.to_thread(self.llm.chat_prompt, prompt, tools, answering.reasoning_effort)]
+        await asyncio.to_thread(self.llm.grammars_of, asked, answering)  # which are kept
         partial, events = PartialCompletions(self.llm.tokenizer, asked, answering), AsyncEvents()
         with self.llm.submitted(asked, answering, put_into(events)):
             while partial.missing:
@@ -82,6 +83,7 @@ class AsyncLLM:
         await self.close()
 
     async def _complete(self, prompts: Sequence[Prompt], answering: Answering) -> list[Completions]:
+        await asyncio.to_thread(self.llm.grammars_of, prompts, answering)
         partial, events = PartialCompletions(self.llm.tokenizer, prompts, answering), AsyncEvents()
         with self.llm.submitted(prompts, answering, put_into(events)):
             while partial.missing:

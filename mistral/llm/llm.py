@@ -15,6 +15,8 @@ from mistral.engine.engine_thread import EngineThread
 from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import MAX_ROWS, Handle, Scheduler
 from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
+from mistral.grammar.grammars import Grammars
 from mistral.llm.answer_options import Answering, AnswerOptions
 from mistral.llm.completion import Completion
 from mistral.llm.partial_completion import PartialCompletions, Prompt
@@ -57,6 +59,7 @@ class LLM:
         tokenizer = Tokenizer.from_folder(folder, chat_template)
         model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
         self.tokenizer = tokenizer.for_rows(model.args.vocab_size)
+        self.grammars = Grammars(self.tokenizer)
         self._engine = Engine(model, max_context)
         self._thread = EngineThread(Scheduler(self._engine, max_rows=max_rows))
         atexit.register(self.close)
@@ -171,19 +174,33 @@ class LLM:
             for handle in handles:
                 self._thread.cancel(handle)
 
+    def grammars_of(self, prompts: Sequence[Prompt], answering: Answering) -> list[Grammar | None]:
+        """What the answer to each prompt must be. Raises InputError for a constraint that cannot be used."""
+        constraint = answering.constraint()
+        if constraint is None:
+            return [None] * len(prompts)
+        return [
+            self.grammars.grammar(
+                constraint, self.tokenizer.begins_text(prompt.continued), prompt.think_tokens, prompt.thinks
+            )
+            for prompt in prompts
+        ]
+
     def _requests(self, prompts: Sequence[Prompt], answering: Answering) -> list[Request]:
         """n requests for each prompt, one after the other."""
         tokenizer, excluded = self.tokenizer, self.tokenizer.uncovered()
         rooms = [answering.max_tokens or 0] * len(prompts)
         if answering.max_tokens is None:
             rooms = self._engine.answer_rooms([len(prompt.ids) for prompt in prompts])
+        grammars = self.grammars_of(prompts, answering)
         return [
             Request(
                 prompt.ids, room, answering.settings(sample), tokenizer.end_ids,
                 TextStream(tokenizer.stream(prompt.continued), answering.stops, prompt.think_tokens, prompt.thinks),
                 top=answering.logprobs or 0, logprobs=answering.logprobs is not None, excluded=excluded,
+                min_tokens=answering.min_tokens, ignore_eos=answering.ignore_eos, constraint=grammar,
             )
-            for prompt, room in zip(prompts, rooms, strict=True) for sample in range(answering.n)
+            for prompt, room, grammar in zip(prompts, rooms, grammars, strict=True) for sample in range(answering.n)
         ]  # fmt: skip
 
     def _complete(self, prompts: Sequence[Prompt], answering: Answering) -> list[Completions]:

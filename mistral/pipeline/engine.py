@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mistral.engine.engine import Engine, Room
-from mistral.engine.orders import Restore, RowOrder
+from mistral.engine.orders import Leave, Park, Restore, RowOrder
 from mistral.engine.work import Outcome, Work
 from mistral.errors import InputError
+from mistral.grammar.token_table import TokenTable
 from mistral.memory import available_memory
 from mistral.model.kv_cache import Snapshot
 from mistral.model.transformer import Transformer
-from mistral.pipeline.orders import Close, Export, Open, Order, Step
+from mistral.pipeline.orders import Close, Export, Learn, Open, Order, Step
 from mistral.pipeline.relay import Relay
 from mistral.pipeline.world import ORDER, REPLY, World
 
@@ -51,6 +52,7 @@ class PipelineEngine(Engine):
             raise
         self.relay = Relay(world)
         self._flying = deque[int]()
+        self._taught: TokenTable | None = None
         world.busy = True
         self._tell(Open())
         here = Room(world.host, model.layers, available_memory())
@@ -62,6 +64,7 @@ class PipelineEngine(Engine):
 
     def _order(self, order: RowOrder) -> None:
         """Tell every rank; of a snapshot, each its own layers."""
+        self._teach(order)
         if not isinstance(order, Restore):
             self._tell(order)
             self.stage.apply(order)
@@ -72,6 +75,14 @@ class PipelineEngine(Engine):
                 self.world.send(replace(order, snapshot=part), rank, ORDER)
             else:
                 self.stage.apply(replace(order, snapshot=part))
+
+    def _teach(self, order: RowOrder) -> None:
+        """Give the last rank the vocabulary of a row's grammar, where it does not have it yet."""
+        sampling = None if isinstance(order, Park | Leave) else order.sampling
+        table = sampling.constraint.table if sampling and sampling.constraint else None
+        if table is not None and table is not self._taught:
+            self.world.send(Learn(table), self.world.size - 1, ORDER)
+            self._taught = table
 
     def _find_rooms(self) -> list[Room]:
         return self._rooms

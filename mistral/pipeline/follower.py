@@ -11,7 +11,7 @@ from mistral.engine.stage import Stage
 from mistral.engine.work import Work
 from mistral.memory import available_memory
 from mistral.model.transformer import Transformer
-from mistral.pipeline.orders import Close, Export, Open, Order, Step
+from mistral.pipeline.orders import Close, Export, Learn, Open, Order, Step
 from mistral.pipeline.relay import Arrival, Relay
 from mistral.pipeline.world import ORDER, REPLY, World
 
@@ -35,6 +35,8 @@ class Follower:
                 self._step(order.work)
             elif isinstance(order, Export):
                 self.world.send(self.stage.export(order.row, order.ids, copy=False), 0, REPLY)
+            elif isinstance(order, Learn):
+                self.stage.samplers.learn(order.table)
             elif isinstance(order, Open):
                 self.stage = Stage(self.model)
                 self.world.send(Room(self.world.host, self.model.layers, available_memory()), 0, REPLY)

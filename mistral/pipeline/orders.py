@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mistral.engine.orders import RowOrder
 from mistral.engine.work import Work
+from mistral.grammar.token_table import TokenTable
 
 
 @dataclass(frozen=True)
@@ -35,4 +36,11 @@ class Close:
     result: object
 
 
-Order = RowOrder | Open | Export | Step | Close
+@dataclass(frozen=True)
+class Learn:
+    """The vocabulary of the grammars that rows join with from now on; for the last rank, which samples."""
+
+    table: TokenTable
+
+
+Order = RowOrder | Learn | Open | Export | Step | Close

@@ -1,9 +1,9 @@
 """A child process that works on a stranger's data with limits of memory and time; `bounded_process.py` starts it.
 
 Run as a file, it imports nothing of the project. Requests and replies are JSON behind eight bytes of length, on
-standard input and output. It renders chat templates with jinja2 as transformers does, and encodes with a
-`tokenizer.json`. A request that takes too much processor time ends the process, and so may one that takes too much
-memory.
+standard input and output. It renders chat templates with jinja2 as transformers does, encodes with a `tokenizer.json`,
+and compiles grammars for llguidance. A request that takes too much processor time ends the process, and so may one that
+takes too much memory.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jinja2
+    import llguidance
     import tokenizers
 
 MOST_OUTPUT = 16 << 20  # characters of a rendered conversation
 MOST_IDS = 1 << 24  # of a text, and of a vocabulary
 LOADED: dict[str, tokenizers.Tokenizer] = {}  # by path: what this process has been asked to load
+VOCABULARY: list[llguidance.LLTokenizer] = []  # the one that grammars are compiled over
 
 
 class Refused(Exception):  # noqa: N818  the answer, not an error of this program
@@ -148,9 +150,50 @@ def try_pattern(request: Mapping[str, Any]) -> bool:
     return True
 
 
+class SingleBytes:
+    """A vocabulary of the 256 bytes behind `size` ids, of which some are control tokens that have names."""
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, size: int, names: Mapping[str, str]) -> None:
+        self.tokens = [b""] * size + [bytes([byte]) for byte in range(256)] + [b"\xff</end>"]
+        self.size, self.bos_token_id, self.eos_token_id = size, None, size + 256
+        self.special_token_ids = [*map(int, names), self.eos_token_id]
+        for token, name in names.items():
+            self.tokens[int(token)] = b"\xff" + name.encode()
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The bytes of a text."""
+        return [self.size + byte for byte in (text.encode() if isinstance(text, str) else text)]
+
+
+def learn_names(request: Mapping[str, Any]) -> bool:
+    """Learn the names of control tokens, which grammars may ask for."""
+    from llguidance import LLTokenizer
+
+    words: Any = SingleBytes(request["size"], request["names"])
+    VOCABULARY[:] = [LLTokenizer(words)]
+    return True
+
+
+def compile_grammar(request: Mapping[str, Any]) -> str:
+    """Compile a grammar over single bytes, and find what may come first -> what is wrong with it, "" for nothing."""
+    from llguidance import LLMatcher, LLParserLimits
+
+    signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # RLIMIT_CPU counts whole seconds
+    limits = LLParserLimits(max_lexer_states=request["states"], verbose_errors=False)
+    matcher = LLMatcher(VOCABULARY[0], request["grammar"], log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    empty = matcher.is_stopped() and not matcher.is_error()
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return "no text but the empty one fits it" if empty else str(matcher.get_error())
+
+
 OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "render": render, "load": load, "encode": encode, "try_pattern": try_pattern,
     "load_table": load_table,
+    "learn_names": learn_names, "compile_grammar": compile_grammar,
 }  # fmt: skip
 
 

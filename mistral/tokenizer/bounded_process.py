@@ -133,6 +133,6 @@ def _spoken(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> byt
 
 
 def _reason(code: int | None) -> str:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if code in (-signal.SIGXCPU, -signal.SIGPROF, -signal.SIGKILL):
         return "it takes too much time"
     return "it takes too much memory" if code in (-signal.SIGABRT, 1) else f"the library crashes on it (code {code})"

@@ -51,13 +51,22 @@ class TextStream:
         think_tokens: ThinkTokens | None = None,
         thinking: bool = False,
     ) -> None:
-        """`think_tokens`: those around thoughts, where the answer may have some; `thinking`: it begins within one."""
+        """`think_tokens`: those around thoughts, where the answer may have some; `thinking`: it begins within one.
+
+        Once a stop string has ended the text, `stopped` says so, and `stopped_by` is that string.
+        """
         self.decoder, self.stop = decoder, tuple(text for text in stop if text)
-        self.pending, self.stopped = "", False
+        self.pending, self.stopped, self._held = "", False, 0
+        self.stopped_by: str | None = None
         self.thinking = ThinkState(think_tokens, thinking)
+
+    def hold(self, tokens: int) -> None:
+        """Let no stop string end the answer before so many ids."""
+        self._held = tokens
 
     def push(self, token_id: int) -> str:
         """Text that one more id makes certain; `stopped` is set when a stop string, which is not shown, is complete."""
+        self._held = max(0, self._held - 1)
         if self.thinking.is_mark(token_id):
             shown = self.flush()
             self.thinking.push(token_id)
@@ -72,11 +81,12 @@ class TextStream:
         if self.stopped:
             return ""
         self.pending += text
-        stop = () if self.thinking.inside else self.stop
-        hits = [at for at in map(self.pending.find, stop) if at >= 0]
+        stop = () if self.thinking.inside or self._held else self.stop
+        hits = [(at, each) for each in stop if (at := self.pending.find(each)) >= 0]
         if hits:
+            first, self.stopped_by = min(hits, key=lambda hit: hit[0])
             self.stopped = True
-            shown, self.pending = self.pending[: min(hits)], ""
+            shown, self.pending = self.pending[:first], ""
             return shown
         keep = 0 if final or self.thinking.inside else self._possible_stop()
         cut = len(self.pending) - keep

@@ -296,7 +296,11 @@ class Tokenizer:
         continues the prompt and keeps that space: `decode(after)` and the stream make `decode(after + ids)`. Leave it
         out where a new text begins, as a chat's answer does.
         """
-        return StreamDecoder(self.codec, self.piece, begins=all(self.piece(token_id) is None for token_id in after))
+        return StreamDecoder(self.codec, self.piece, begins=self.begins_text(after))
+
+    def begins_text(self, after: Sequence[int]) -> bool:
+        """Whether what follows these ids is the beginning of a text, as `stream` has it."""
+        return all(self.piece(token_id) is None for token_id in after)
 
     def piece(self, token_id: int) -> Piece:
         """What one id stands for: text with U+2581 for a space, raw bytes, or None for a control token or nothing.

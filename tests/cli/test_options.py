@@ -304,7 +304,7 @@ def test_names_of_other_programs_mean_the_same_here(command: type, line: list[st
         (Demo, "--quantization", "--bits 8 or --bits 4"),
         (Demo, "--load-in-4bit", "write --bits 4"),
         (Complete, "--stream", "always shown as it is written"),
-        (Complete, "--port", "there is no server"),
+        (Complete, "--port", "it is an option of serve"),
         (Complete, "--max-length", "--max_context prompt and answer together"),
         (Complete, "--temprature", "did you mean --temperature?"),
         (Complete, "--max_new_token", "did you mean --max_tokens?"),
@@ -329,8 +329,10 @@ def test_help_is_in_groups_as_wide_as_asked_and_has_short_names_and_examples() -
     text = page.plain(60)
     assert max(map(len, text.splitlines())) <= 60
     titles = [title for title, _ in page.groups]
-    assert titles == ["What it works on", "How a token is chosen", "Where it runs", "Several processes",
-                      "What comes out"]  # fmt: skip
+    assert titles == [
+        "What it works on", "How a token is chosen", "What an answer must be", "Where it runs", "Several processes",
+        "What comes out",
+    ]  # fmt: skip
     rows = dict(row for _, group in page.groups for row in group)
     assert rows["--max_tokens TOKENS"].endswith("Also -n.") and rows["CKPT"].endswith("Also -m.")
     assert "example: prog complete CKPT --input prompts.jsonl --out answers.jsonl" in page.plain()

@@ -41,6 +41,23 @@ def test_the_demo_says_the_same_and_only_the_first_rank_speaks(run: CommandLine)
     assert json.loads(timings)["timings"]["prefill_tokens"] > 0
 
 
+def test_grammars_are_kept_to_where_the_last_rank_samples(run: CommandLine, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    forms: tuple[dict[str, object], ...] = (
+        {"json_schema": {"type": "object", "properties": {"a": {"enum": ["x", 1]}}, "required": ["a"]}},
+        {"regex": "[0-9]{3}[a-z]{2}", "temperature": 1.0, "seed": 3},
+        {"grammar": 'start: "(" /[a-c]{2}/ ")"'},
+        {"logit_bias": {"70": 50.0}, "min_tokens": 4, "presence_penalty": 1.0},
+        {},
+    )
+    lines.write_text("".join(f"{json.dumps({'prompt': 'Tom had', 'max_tokens': 12, **form})}\n" for form in forms))
+    options = ["complete", f"--input={lines}", "--n=2"]
+    alone = sorted(run(*options).out.splitlines())
+    code, out, err = Job.start(2, ["-m", "main", *options, "--num_pipeline_ranks=2"]).end()
+    assert code == 0 and "error" not in err
+    assert sorted(out.splitlines()) == alone and len(alone) == 10
+
+
 def test_a_command_for_one_process_is_done_by_the_first_rank(tmp_path: Path) -> None:
     """Quantizing, then measuring what came of it; the others leave."""
     out = tmp_path / "out.gguf"

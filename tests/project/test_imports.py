@@ -17,13 +17,14 @@ LEVELS = (
     ("mapped_file",),
     ("gguf",),
     ("model", "tokenizer"),
-    ("checkpoint",),
+    ("checkpoint", "grammar"),
     ("engine",),
     ("pipeline",),
     ("load",),
     ("generate",),
     ("llm",),
-    ("", "cli", "server"),
+    ("server",),
+    ("", "cli"),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -17,6 +17,13 @@ from mistral.cli.complete.result_file import ResultFile
 from mistral.cli.main import parse
 from mistral.cli.settings import found_settings
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
+from mistral.server.api_error import ApiError
+from mistral.server.chat_completions import ChatRequest
+from mistral.server.completions import CompletionRequest
+from mistral.server.fields import Fields
+from mistral.server.messages import MessagesRequest
+from mistral.server.responses import ResponsesRequest
+from mistral.server.settings import Defaults
 from mistral.text import parse_json
 from mistral.tokenizer.message_json import read_messages
 from mistral.tokenizer.messages import Message
@@ -27,6 +34,33 @@ from mistral.tokenizer.tool_file import load_tools
 from tests.support.adapters import random_factors, write_official, write_peft
 from tests.support.checkpoint_forms import DENSE, SPARSE, config_of, params_of, random_tensors, write_checkpoint
 
+SAID = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+SHARED = {"temperature": 0.5, "top_p": 0.9, "top_k": 3, "seed": 1, "stream": True, "model": "tiny", "min_tokens": 1}
+BODIES: dict[str, dict[str, Any]] = {
+    "chat": {
+        **SHARED, "messages": [SAID], "n": 2, "logprobs": True, "top_logprobs": 3, "logit_bias": {"5": -1},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}], "tool_choice": "auto",
+        "stop": ["x"], "stream_options": {"include_usage": True}, "max_tokens": 3,
+    },
+    "completion": {
+        **SHARED, "prompt": ["a", "b"], "echo": True, "logprobs": 1, "best_of": 1, "guided_regex": "a+", "suffix": None,
+    },
+    "message": {
+        **SHARED, "max_tokens": 3, "system": [{"type": "text", "text": "a"}], "thinking": {"type": "disabled"},
+        "messages": [
+            SAID, {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "b"}]},
+        ],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "tool", "name": "f"},
+    },
+    "response": {
+        **SHARED, "input": [SAID, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                            {"type": "function_call_output", "call_id": "c", "output": "d"}],
+        "text": {"format": {"type": "json_object"}}, "reasoning": {"effort": "low"}, "include": ["x"],
+        "tools": [{"type": "function", "name": "f"}],
+    },
+}  # fmt: skip
 TINY = Path(__file__).parents[2] / "checkpoints" / "tiny"
 
 
@@ -44,6 +78,7 @@ def all_targets(folder: Path) -> list[Target]:
     """Every target; they write their files below `folder`."""
     return [
         *checkpoint_targets(folder), *text_targets(folder), *tokenizer_targets(), *tokenizer_file_targets(folder),
+        *body_targets(),
     ]  # fmt: skip
 
 
@@ -194,6 +229,28 @@ def text_targets(folder: Path) -> list[Target]:
         Target("messages", [_dumped(line["messages"]) for line in LINES if "messages" in line], messages, 1),
         Target("json", [_dumped(LINES), b"[1e3, NaN]"], json_text, 3),
     ]
+
+
+def body_targets() -> list[Target]:
+    """Bodies of requests to the server: each is read, or refused in one line."""
+
+    def read_by(read: Callable[[Fields], object]) -> Callable[[bytes], object]:
+        def run(data: bytes) -> None:
+            try:
+                read(Fields(parse_json(data.decode("utf-8", "replace"))))
+            except (ApiError, ValueError) as error:
+                assert "\n" not in str(error)
+
+        return run
+
+    defaults, efforts = Defaults(), ("none", "high")
+    readers: dict[str, Callable[[Fields], object]] = {
+        "chat": lambda fields: ChatRequest.read(fields, defaults),
+        "completion": lambda fields: CompletionRequest.read(fields, defaults),
+        "message": lambda fields: MessagesRequest.read(fields, defaults, efforts),
+        "response": lambda fields: ResponsesRequest.read(fields, defaults, efforts),
+    }
+    return [Target(f"{name} body", [_dumped(BODIES[name])], read_by(read)) for name, read in readers.items()]
 
 
 def tokenizer_targets() -> list[Target]:

@@ -16,10 +16,11 @@ class Complete(CompleteOptions):
 
     The prompt is --prompt, or standard input. A file given by --input has a JSON object in each line: "prompt", or
     "prompt" and "suffix", or "messages" for the chat template, with "tools" where wanted; an "id", and values of its
-    own for max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, n, logprobs and
-    reasoning_effort. Lines of OpenAI's batch files ("custom_id" and "body") are taken too. Results are JSON, one a
-    line, in the order in which they are finished; "index" counts the prompts. With --out FILE, a run that was
-    interrupted goes on where it stopped when the same command is given again.
+    own for max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty,
+    logit_bias, min_tokens, ignore_eos, seed, stop, n, logprobs and reasoning_effort, and for what its answer must be:
+    json_schema, response_format, regex or grammar. Lines of OpenAI's batch files ("custom_id" and "body") are taken
+    too. Results are JSON, one a line, in the order in which they are finished; "index" counts the prompts. With --out
+    FILE, a run that was interrupted goes on where it stopped when the same command is given again.
     """
 
     def run(self) -> None:

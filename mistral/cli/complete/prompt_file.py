@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mistral.cli.input_text import STANDARD_INPUT, display_name, read_bytes, read_text_file
 from mistral.errors import InputError, one_line
+from mistral.grammar.constraint import Constraint
+from mistral.grammar.response_format import read_response_format
 from mistral.text import parse_json
 from mistral.tokenizer.message_json import read_messages
 from mistral.tokenizer.messages import Message, Tool
@@ -24,10 +26,27 @@ WHOLE, NUMBER = (int,), (int, float)
 OPTIONS: Mapping[str, tuple[type, ...]] = {
     "max_tokens": WHOLE, "temperature": NUMBER, "top_p": NUMBER, "top_k": WHOLE, "min_p": NUMBER,
     "repetition_penalty": NUMBER, "seed": WHOLE, "stop": (str, list), "n": WHOLE, "logprobs": WHOLE,
-    "reasoning_effort": (str,),
+    "reasoning_effort": (str,), "presence_penalty": NUMBER, "frequency_penalty": NUMBER, "min_tokens": WHOLE,
+    "logit_bias": (dict,), "ignore_eos": (bool,),
 }  # fmt: skip
 OTHER_NAMES = {"max_completion_tokens": "max_tokens", "random_seed": "seed"}  # of options, in other programs
-CONTENT = ("prompt", "suffix", "messages", "tools", "id", "custom_id")
+CONTENT = (
+    "prompt",
+    "suffix",
+    "messages",
+    "tools",
+    "id",
+    "custom_id",
+    "json_schema",
+    "response_format",
+    "regex",
+    "grammar",
+)
+FORMS: Mapping[str, Callable[[Any], Constraint | None]] = {
+    "json_schema": Constraint.json_schema, "response_format": read_response_format, "regex": Constraint.regex,
+    "grammar": Constraint.lark,
+}  # fmt: skip
+"""Keys about what an answer must be."""
 UNNAMED = ("model", "top_logprobs")  # not used, or part of another key; no word is said about them
 BATCH, URLS = ("custom_id", "method", "url", "body"), ("/v1/chat/completions", "/v1/completions")
 LINE_BREAK = re.compile(rb"\r\n|\n|\r")  # none of them can be within JSON but as an escape
@@ -38,7 +57,8 @@ class Prompt:
     """A text to continue, or two to fill between (`suffix`), or a conversation to answer (`messages`).
 
     `tools`: functions that the model may call in its answer to a conversation. where: how messages name it; shown: what
-    its results repeat of it; options: those that are its own.
+    its results repeat of it; options: those that are its own; constraint: what its answer must be; shared: what all
+    answers must be that no line says more of.
     """
 
     where: str
@@ -48,6 +68,8 @@ class Prompt:
     tools: tuple[Tool, ...] = ()
     shown: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    constraint: Constraint | None = None
+    shared: Constraint | None = None
 
     def encode(self, tokenizer: Tokenizer, reasoning_effort: str | None = None) -> tuple[list[int], list[int]]:
         """Its ids, and those whose text an answer continues: none where it begins one of its own."""
@@ -162,9 +184,20 @@ def _prompt(found: Mapping[str, Any], where: str) -> Prompt:
     try:
         conversation = () if messages is None else read_messages(messages)
         offered = read_tools(tools) if tools else ()
+        constraint = _constraint(found)
     except InputError as error:
-        raise error.within(where) from None
-    return Prompt(where, text or "", suffix, conversation, offered, shown, _options(found, where))
+        raise InputError(str(error)).within(where) from None  # a key of an object has no dashes
+    return Prompt(where, text or "", suffix, conversation, offered, shown, _options(found, where), constraint)
+
+
+def _constraint(found: Mapping[str, Any]) -> Constraint | None:
+    """What the line says that an answer must be. Raises InputError for what cannot be, and where it says two things."""
+    given = [name for name in FORMS if found.get(name) is not None]
+    made = {name: FORMS[name](found[name]) for name in given}
+    several = [name for name in given if made[name] is not None]
+    if len(several) > 1:
+        raise InputError(f"cannot be together with {several[0]}; leave one out", option=several[1])
+    return made[several[0]] if several else None
 
 
 def _options(found: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -174,9 +207,10 @@ def _options(found: Mapping[str, Any], where: str) -> dict[str, Any]:
         value = found.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, kinds):
+        if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
+            named = {bool: "true or false", dict: "an object"}
             what = "a text or a list of texts" if list in kinds else "a text" if str in kinds else "a number"
-            what = "a whole number" if kinds == WHOLE else what
+            what = "a whole number" if kinds == WHOLE else named.get(kinds[0], what)
             raise InputError(f"{where}: {key} must be {what}")
         options[key] = _texts(value, where) if key == "stop" else value
     return options

@@ -1,0 +1,105 @@
+"""The serve command: a model behind OpenAI's, Anthropic's and Mistral's interfaces."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mistral.cli.model_options import Options
+from mistral.cli.options import CHOICE, MACHINE, OWN, option
+from mistral.cli.session import Session, open_files, running
+from mistral.errors import InputError
+
+if TYPE_CHECKING:
+    from mistral.server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class Serve(Options):
+    """Serve a model over HTTP, and a page to chat on at /.
+
+    It speaks the interfaces of OpenAI (/v1/chat/completions, /v1/completions, /v1/responses), Anthropic (/v1/messages)
+    and Mistral (/v1/fim/completions). Without --host it can be called from this machine alone. SIGTERM and Ctrl-C let
+    answers be finished; a second one ends the server at once.
+    """
+
+    host: str = option("127.0.0.1", "Address to listen at; 0.0.0.0 is all of this machine's.", OWN)
+    port: int = option(8000, "Port to listen at; 0 takes a free one, which is shown.", OWN)
+    api_key: tuple[str, ...] = option(
+        (), "A key that callers must have, or a JSON list of several; @FILE keeps it out of sight.", OWN
+    )
+    cors: tuple[str, ...] = option((), "An origin whose pages may call, such as https://example.org; * is any.", OWN)
+    log_prompts: bool = option(False, "Write prompts and answers into the log.", OWN)
+    drain_seconds: float = option(30.0, "Time for answers under way when the server is told to end.", OWN)
+    max_tokens: int | None = option(  # type: ignore[assignment]  # here it may be left open
+        None, "New tokens for requests that do not say; to the end of the context when left out.", CHOICE
+    )
+    temperature: float = option(1.0, "For requests that do not say; 0 takes the likeliest token.", CHOICE)
+    max_rows: int = option(64, "Answers under way at once.", MACHINE)
+    max_queue: int = option(1024, "Answers that may wait beside those; more are told to try again.", MACHINE)
+    step_ms: int = option(200, "Time for one step while anyone is being answered, in milliseconds.", MACHINE)
+    prefix_bytes: int | None = option(
+        None, "Memory for beginnings of prompts that are kept for later ones; chosen when left out.", MACHINE
+    )
+
+    def check(self) -> None:
+        """Raise InputError for an option that cannot be, before anything is loaded."""
+        super().check()
+        if self.step_ms < 1:
+            raise InputError("must be at least 1", option="step_ms", value=self.step_ms)
+        if self.prefix_bytes is not None and self.prefix_bytes < 0:
+            raise InputError("must be 0 or more", option="prefix_bytes", value=self.prefix_bytes)
+        self.server_settings().check()
+
+    def server_settings(self) -> ServerSettings:
+        """The options of the server, and what an answer is like where a request does not say."""
+        from mistral.server.settings import Defaults, ServerSettings
+
+        defaults = Defaults(
+            self.max_tokens, self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty,
+            None if self.seed == -1 else self.seed, self.stop,
+        )  # fmt: skip
+        return ServerSettings(
+            self.host, self.port, self.api_key, self.cors, self.max_rows, self.max_queue, self.log_prompts,
+            self.drain_seconds, defaults,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Load the model and serve it until a signal comes. Raises InputError for what cannot be loaded or bound."""
+        from mistral.server.run import bound
+
+        opened, sock = open_files(self), None
+        with opened.before_loading() as first:
+            if first:
+                sock = bound(self.host, self.port)
+        with running(opened) as session:
+            if session and sock:
+                serve(self, session, sock)
+
+
+def serve(options: Serve, session: Session, sock: socket.socket) -> None:
+    """Serve a loaded model."""
+    from mistral.engine.engine_thread import EngineThread
+    from mistral.engine.scheduler import Scheduler
+    from mistral.server.log import Log
+    from mistral.server.run import address_of, run
+    from mistral.server.service import Service
+
+    scheduler = Scheduler(session.engine, options.chunk_size, options.max_rows, session.timings)
+    thread, log = EngineThread(scheduler), Log()
+    name = session.checkpoint.folder.resolve().name
+    service = Service(name, session.tokenizer, session.engine, thread, options.server_settings(), log)
+
+    if session.engine.model.ops.name == "portable":
+        print("note: the portable backend is slow, and its operators lose memory at every call", file=sys.stderr)
+
+    def ready() -> None:
+        print(f"serving {name} at {address_of(sock)}", file=sys.stderr, flush=True)
+
+    try:
+        run(service, sock, ready)
+    finally:
+        thread.close()
+        log.close()

@@ -1,0 +1,32 @@
+"""The form of an answer as OpenAI's interface names it: `response_format`."""
+
+from __future__ import annotations
+
+from mistral.errors import InputError
+from mistral.grammar.constraint import Constraint
+from mistral.text import shown
+
+TYPES = ("text", "json_object", "json_schema")
+
+
+def read_response_format(value: object, name: str = "response_format") -> Constraint | None:
+    """The constraint that {"type": "text" | "json_object" | "json_schema", ...} stands for; None for any text.
+
+    The schema is in "json_schema": {"schema": {...}}, or beside the type. Raises InputError naming what is wrong.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InputError('must be an object with a "type"', option=name)
+    kind = value.get("type")
+    if kind not in TYPES:
+        raise InputError(f"its type must be one of {', '.join(TYPES)}, not {shown(kind)}", option=name)
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Constraint.json_object(name)
+    held = value.get("json_schema", value)
+    schema = held.get("schema") if isinstance(held, dict) else None
+    if not isinstance(schema, dict):
+        raise InputError('has no "schema" in its "json_schema"', option=name)
+    return Constraint.json_schema(schema, name)

@@ -1,0 +1,188 @@
+"""Answers on their way: an engine's events in, pieces for the caller out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from mistral.engine.requests import Event, Generated, Prefilled
+from mistral.llm.completion import TokenLogprob
+from mistral.llm.partial_completion import Prompt
+from mistral.server.api_error import ApiError, unavailable
+from mistral.server.asked import Asked
+from mistral.server.metrics import Metrics
+from mistral.server.settings import KEEP_ALIVE_SECONDS
+from mistral.tokenizer.messages import ToolCall
+from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.thoughts import ThinkState
+from mistral.tokenizer.tokenizer import Tokenizer
+from mistral.tokenizer.tool_calls import ReplyStream
+
+CALLS = "tool_calls"  # why an answer ends that asks for calls
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step adds to an answer: characters are whole. finish_reason is there with the last piece alone.
+
+    begins: it has the first token of a text of its own.
+    """
+
+    index: int
+    text: str = ""
+    thought: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: str | None = None
+    begins: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of prompts, and of these the ones not computed again; of answers, and of these the ones of thoughts."""
+
+    prompt: int
+    cached: int
+    answer: int
+    thoughts: int
+
+    def record(self) -> dict[str, object]:
+        """As OpenAI writes it."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.answer,
+            "total_tokens": self.prompt + self.answer,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.thoughts},
+        }
+
+
+class Answer:
+    """One answer so far."""
+
+    def __init__(self, tokenizer: Tokenizer, asked: Asked, prompt: Prompt, index: int) -> None:
+        self.prompt, self.index, self.one_call = prompt, index, asked.one_call
+        self.text = self.thoughts = ""
+        self.calls: tuple[ToolCall, ...] = ()
+        self.finish_reason: str | None = None
+        self.ids, self.logprobs = list[int](), list[TokenLogprob]()
+        self.prompt_logprobs = list[float]()
+        self.prompt_tops = list[tuple[tuple[int, float], ...]]()
+        self.thought_tokens = self.cached = 0
+        self.begun = False
+        self.stream: TextStream | None = None
+        self._reply: ReplyStream | None = None
+        self._thinking = ThinkState(tokenizer.think_tokens if asked.is_chat else None, prompt.thinks)
+        if asked.is_chat:
+            self._reply = ReplyStream(tokenizer, prompt.tools, (), prompt.thinks, bool(prompt.tools))
+
+    @property
+    def begins(self) -> bool:
+        """Whether the answer is a text of its own, and does not go on with its prompt's."""
+        return not self.prompt.continued
+
+    @property
+    def stop(self) -> str | None:
+        """The text at which the answer has ended; None where it has not, or by itself."""
+        return self.stream.stopped_by if self.stream else None
+
+    def read(self, event: Prefilled) -> None:
+        """Take note of a part of the prompt that has been read."""
+        self.cached = event.cached
+        self.prompt_logprobs += event.logprobs
+        self.prompt_tops += event.tops
+
+    def add(self, event: Generated) -> Piece | None:
+        """Take one step of the answer -> what it adds, None where that is nothing yet."""
+        text, thought, calls, reason = event.text, "", tuple[ToolCall, ...](), event.finish_reason
+        if self._reply:
+            text = self._reply.push(event.id, event.text)
+            thought = self._reply.thought
+        logprobs = tuple[TokenLogprob, ...]()
+        if event.id is not None:
+            self.ids.append(event.id)
+            self.thought_tokens += self._thinking.inside
+            self._thinking.push(event.id)
+            if event.logprob is not None:
+                logprobs = (TokenLogprob(event.id, event.logprob, event.top),)
+        finish: str | None = reason
+        if reason is not None and self._reply:
+            more, reply = self._reply.finish()
+            text, calls = text + more, reply.calls[:1] if self.one_call else reply.calls
+            finish = CALLS if calls and reason == "stop" else reason
+        self.text, self.thoughts, self.calls = self.text + text, self.thoughts + thought, self.calls + calls
+        self.logprobs += logprobs
+        self.finish_reason = finish
+        if not (text or thought or calls or logprobs or finish):
+            return None
+        return Piece(self.index, text, thought, calls, logprobs, finish, self.begins and len(self.ids) == 1)
+
+
+class Answers:
+    """All answers that a request asks for; answer i is sample i % n of prompt i // n."""
+
+    def __init__(self, tokenizer: Tokenizer, asked: Asked, metrics: Metrics) -> None:
+        self.asked, self._metrics = asked, metrics
+        prompts = [prompt for prompt in asked.prompts for _ in range(asked.n)]
+        self.answers = [Answer(tokenizer, asked, prompt, index) for index, prompt in enumerate(prompts)]
+        self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._open, self._last = len(self.answers), time.perf_counter()
+
+    @property
+    def unfinished(self) -> Sequence[Answer]:
+        """Those that have not ended."""
+        return [answer for answer in self.answers if answer.finish_reason is None]
+
+    async def whole(self) -> None:
+        """Wait for the end of all answers. Raises ApiError where one of them fails."""
+        async for _ in self.pieces():
+            pass
+
+    async def pieces(self) -> AsyncGenerator[Piece | None]:
+        """What each step adds, as it comes; None where nothing has come for a while. Raises ApiError for a failure."""
+        while self._open:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    place, event = await self.events.get()
+            except TimeoutError:
+                yield None
+                continue
+            answer = self.answers[place]
+            if not answer.begun:
+                answer.begun = True
+                self._metrics.waiting.dec()
+            if isinstance(event, Prefilled):
+                answer.read(event)
+                continue
+            piece = self._add(answer, event)
+            if piece:
+                yield piece
+
+    def _add(self, answer: Answer, event: Generated) -> Piece | None:
+        if event.finish_reason == "error":
+            self._metrics.failed.inc()
+            raise ApiError(500, str(event.error), code="engine_error")
+        if event.finish_reason == "cancelled":
+            raise unavailable("the server is ending")
+        if event.id is not None:
+            now = time.perf_counter()
+            measured = self._metrics.next if answer.ids else self._metrics.first
+            measured.observe(now - self._last)
+            self._last = now
+            self._metrics.generated_tokens.inc()
+        piece = answer.add(event)
+        self._open -= event.finish_reason is not None
+        return piece
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far. A prompt with several answers is read, and counts, once."""
+        n = self.asked.n
+        return Usage(
+            sum(len(prompt.ids) for prompt in self.asked.prompts),
+            sum(min(each.cached for each in self.answers[i : i + n]) for i in range(0, len(self.answers), n)),
+            sum(len(answer.ids) for answer in self.answers),
+            sum(answer.thought_tokens for answer in self.answers),
+        )

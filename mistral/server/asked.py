@@ -1,0 +1,117 @@
+"""What a request asks for, whichever interface it came by."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mistral.engine.sampling import SamplingSettings
+from mistral.errors import InputError
+from mistral.grammar.constraint import Constraint
+from mistral.llm.partial_completion import Prompt
+from mistral.server.fields import Fields
+from mistral.server.settings import MAX_STOP, MAX_STOPS, Defaults
+
+SEEDS = 1 << 31  # those that are drawn are below
+LEAST_TOP_P = 1e-9  # stands for 0: the likeliest token alone
+PENALTY = 2.0  # presence and frequency penalties go so far to both sides
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers to be made: `n` to each prompt.
+
+    max_tokens None: to the end of the context. logprobs: of each token, and of `top` likeliest ones in its place;
+    scores_prompt: of the prompt's tokens, too. is_chat: answers have thoughts and calls apart from text; with
+    `one_call`, one call at most. min_tokens, ignore_eos: as a `Request` has them. constraint: what answers must be.
+    """
+
+    prompts: Sequence[Prompt]
+    settings: SamplingSettings
+    max_tokens: int | None
+    stops: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: bool = False
+    top: int = 0
+    scores_prompt: bool = False
+    is_chat: bool = False
+    one_call: bool = False
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    constraint: Constraint | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many answers that are in all."""
+        return len(self.prompts) * self.n
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How tokens are chosen, as the fields of a request say it."""
+
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    stops: tuple[str, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+
+
+def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_temperature: float = 100.0) -> Choosing:
+    """The fields that shape the choice of tokens; `stop`: what the field of stop strings is called.
+
+    Raises ApiError naming the field that is wrong.
+    """
+    stops = fields.texts(stop)
+    if len(stops) > MAX_STOPS or any(len(text) > MAX_STOP for text in stops):
+        raise fields.wrong(stop, f"may have {MAX_STOPS} texts of {MAX_STOP} characters at most")
+    top_p = fields.number("top_p", 0, 1)
+    top_k = fields.whole("top_k", -1)
+    repetition = fields.number("repetition_penalty")
+    if repetition is None:
+        repetition = fields.number("repeat_penalty")
+    try:
+        chosen = SamplingSettings(
+            temperature=_or(fields.number("temperature", 0, most_temperature), defaults.temperature),
+            top_p=max(LEAST_TOP_P, _or(top_p, defaults.top_p)),
+            top_k=defaults.top_k if top_k is None else max(0, top_k),
+            min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
+            repetition_penalty=_or(repetition, defaults.repetition_penalty),
+            seed=read_seed(fields, defaults.seed),
+            presence_penalty=_or(fields.number("presence_penalty", -PENALTY, PENALTY), 0.0),
+            frequency_penalty=_or(fields.number("frequency_penalty", -PENALTY, PENALTY), 0.0),
+            logit_bias=read_bias(fields),
+        )
+    except InputError as error:
+        raise fields.wrong(str(error).partition(" ")[0], str(error).partition(" ")[2]) from None
+    return Choosing(chosen, stops or defaults.stop, fields.whole("min_tokens") or 0, fields.switch("ignore_eos"))
+
+
+def read_seed(fields: Fields, default: int | None) -> int:
+    """The seed: one that was given (OpenAI's name or Mistral's), or the server's, or one drawn; -1 asks for that."""
+    seed = fields.whole("seed", -(1 << 63), (1 << 64) - 1)
+    if seed is None:
+        seed = fields.whole("random_seed", -(1 << 63), (1 << 64) - 1)
+    if seed is None:
+        seed = default
+    return secrets.randbelow(SEEDS) if seed in (None, -1) else seed % (1 << 64)
+
+
+def read_bias(fields: Fields) -> dict[int, float]:
+    """What is added to the logits of single ids: an object of numbers by id, or a list of pairs."""
+    given = fields.any("logit_bias")
+    if given is None:
+        return {}
+    pairs = given.items() if isinstance(given, dict) else given
+    try:
+        found = {int(token): value for token, value in pairs}
+    except (TypeError, ValueError):
+        raise fields.wrong("logit_bias", "must be an object of numbers from -100 to 100 by token id") from None
+    for token, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100 or token < 0:
+            raise fields.wrong("logit_bias", f"must have numbers from -100 to 100 by token id, and {token} has not")
+    return {token: float(value) for token, value in found.items()}
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,177 @@
+"""OpenAI's chat completions: POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mistral.grammar.constraint import Constraint
+from mistral.server.answers import Answer, Answers, Piece
+from mistral.server.asked import Asked, Choosing, read_choosing
+from mistral.server.body import read_fields
+from mistral.server.exchange import Exchange, check_model, new_id, service_of
+from mistral.server.fields import Fields
+from mistral.server.service import Service
+from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
+from mistral.server.sse import COMMENT, DONE, frame
+from mistral.server.structure import read_constraint
+from mistral.server.tool_choice import ToolChoice, call_constraint, read_tool_choice
+from mistral.tokenizer.messages import ToolCall
+from mistral.version import __version__
+
+FINGERPRINT = f"mistral-mindspore-{__version__}"
+ARGUMENTS_PIECE = 64  # characters of a call's arguments in one frame
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What the body of a request says."""
+
+    messages: list[Any]
+    choosing: Choosing
+    tools: ToolChoice
+    constraint: Constraint | None
+    max_tokens: int | None
+    n: int
+    logprobs: bool
+    top: int
+    effort: str | None
+    stream: bool
+    include_usage: bool
+
+    @classmethod
+    def read(cls, fields: Fields, defaults: Defaults) -> ChatRequest:
+        """Raises ApiError naming the field that is wrong."""
+        fields.required("messages")
+        messages = fields.items("messages", MAX_MESSAGES)
+        if fields.switch("continue_final_message") and messages and isinstance(messages[-1], dict):
+            messages = [*messages[:-1], messages[-1] | {"prefix": True}]
+        most = fields.whole("max_completion_tokens")
+        if most is None:
+            most = fields.whole("max_tokens")
+        logprobs, top = fields.switch("logprobs"), fields.whole("top_logprobs", 0, MAX_TOP)
+        if top is not None and not logprobs:
+            raise fields.wrong("top_logprobs", "needs logprobs: true")
+        options = fields.inner("stream_options")
+        tools, constraint = read_tool_choice(fields), read_constraint(fields)
+        if tools.must and constraint:
+            raise fields.wrong("tool_choice", "wants a call, and another form of the answer is asked for")
+        return cls(
+            messages, read_choosing(fields, defaults), tools, constraint,
+            defaults.max_tokens if most is None else most, fields.whole("n", 1, MAX_CHOICES) or 1, logprobs, top or 0,
+            fields.text("reasoning_effort") or None, fields.switch("stream"),
+            options is not None and options.switch("include_usage"),
+        )  # fmt: skip
+
+    def asked(self, service: Service) -> Asked:
+        """The answers that it asks for. Takes a while where texts are long. Raises InputError."""
+        prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
+        constraint, choosing = self.constraint, self.choosing
+        if self.tools.must:
+            constraint = call_constraint(service.tokenizer, self.tools)
+        return Asked(
+            (prompt,), choosing.settings, self.max_tokens, choosing.stops, self.n, self.logprobs, self.top,
+            is_chat=True, one_call=self.tools.one_call, min_tokens=choosing.min_tokens,
+            ignore_eos=choosing.ignore_eos, constraint=constraint,
+        )  # fmt: skip
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation."""
+    service, fields = service_of(request), await read_fields(request)
+    check_model(service, fields)
+    chat = await service.in_thread(lambda: ChatRequest.read(fields, service.settings.defaults))
+    asked = await service.in_thread(lambda: chat.asked(service), "messages")
+    exchange = Exchange(request, asked, new_id("chatcmpl-"))
+    writer = ChatWriter(service, exchange.id, chat.include_usage, chat.logprobs)
+    if chat.stream:
+        return await exchange.streamed(writer.frames)
+    return await exchange.whole(writer.whole)
+
+
+class ChatWriter:
+    """Writes answers as chat completions, whole or in chunks."""
+
+    def __init__(self, service: Service, response_id: str, include_usage: bool = False, logprobs: bool = False) -> None:
+        self._service, self._id, self._usage, self._logprobs = service, response_id, include_usage, logprobs
+        self._created = int(time.time())
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id, "object": kind, "created": self._created, "model": self._service.name,
+            "system_fingerprint": FINGERPRINT,
+        }  # fmt: skip
+
+    def whole(self, answers: Answers) -> dict[str, Any]:
+        """The response with all choices."""
+        choices = [self._choice(answer) for answer in answers.answers]
+        return {**self._head("chat.completion"), "choices": choices, "usage": answers.usage.record()}
+
+    def _choice(self, answer: Answer) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.calls:
+            message["content"] = answer.text or None
+            message["tool_calls"] = [call.record() for call in answer.calls]
+        if answer.thoughts:
+            message["reasoning_content"] = answer.thoughts
+        logprobs = None
+        if self._logprobs:
+            logprobs = {"content": self._service.token_texts.records(answer.logprobs, answer.begins), "refusal": None}
+        return {
+            "index": answer.index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason
+        }  # fmt: skip
+
+    async def frames(self, answers: Answers) -> AsyncGenerator[bytes]:
+        """The chunks: the role of each choice, what it says, why it ends; then, where that is wanted, the usage."""
+        for answer in answers.answers:
+            yield self._chunk(answer.index, {"role": "assistant", "content": "", "refusal": None})
+        async for piece in answers.pieces():
+            if piece is None:
+                yield COMMENT
+                continue
+            for part in self._deltas(piece):
+                yield part
+        if self._usage:
+            usage = answers.usage.record()
+            yield frame({**self._head("chat.completion.chunk"), "choices": [], "usage": usage})
+        yield DONE
+
+    def _deltas(self, piece: Piece) -> list[bytes]:
+        """The chunks of one piece: thoughts, text, calls, and the end, each by itself."""
+        found, logprobs = [], None
+        if self._logprobs and piece.logprobs:
+            logprobs = {"content": self._service.token_texts.records(piece.logprobs, piece.begins), "refusal": None}
+        if piece.thought:
+            found.append(self._chunk(piece.index, {"reasoning_content": piece.thought}, logprobs))
+            logprobs = None
+        if piece.text or logprobs:
+            found.append(self._chunk(piece.index, {"content": piece.text}, logprobs))
+        for number, call in enumerate(piece.calls):
+            found += [self._chunk(piece.index, {"tool_calls": [delta]}) for delta in call_deltas(number, call)]
+        if piece.finish_reason:
+            found.append(self._chunk(piece.index, {}, None, piece.finish_reason))
+        return found
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        usage = {"usage": None} if self._usage else {}
+        return frame({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
+
+
+def call_deltas(number: int, call: ToolCall) -> list[dict[str, Any]]:
+    """A call in pieces: what it is, then its arguments bit by bit."""
+    function = {"name": call.name, "arguments": ""}
+    first = {"index": number, "id": call.id, "type": "function", "function": function}
+    return [first, *({"index": number, "function": {"arguments": part}} for part in argument_pieces(call.arguments))]
+
+
+def argument_pieces(arguments: str) -> list[str]:
+    """The text of a call's arguments in pieces of a bounded length."""
+    return [arguments[i : i + ARGUMENTS_PIECE] for i in range(0, len(arguments), ARGUMENTS_PIECE)]

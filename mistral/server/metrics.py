@@ -1,0 +1,58 @@
+"""Figures of a server for Prometheus, in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds until the first token
+NEXT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 2, 5)  # seconds between two tokens
+
+
+class Metrics:
+    """What is counted and measured."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        name, registry = "mistral", self.registry
+        self.requests = Counter(
+            f"{name}_requests", "Requests by path and status", ["path", "status"], registry=registry
+        )
+        self.prompt_tokens = Counter(f"{name}_prompt_tokens", "Tokens of prompts", registry=registry)
+        self.cached_tokens = Counter(
+            f"{name}_cached_tokens", "Tokens of prompts that were not computed again", registry=registry
+        )
+        self.generated_tokens = Counter(f"{name}_generated_tokens", "Tokens of answers", registry=registry)
+        self.cancelled = Counter(
+            f"{name}_cancelled", "Answers that ended because their caller had gone", registry=registry
+        )
+        self.refused = Counter(
+            f"{name}_refused", "Requests that found the queue full or the server ending", registry=registry
+        )
+        self.failed = Counter(f"{name}_failed", "Answers that ended with an error", registry=registry)
+        self.first = Histogram(
+            f"{name}_time_to_first_token_seconds", "From request to first token", buckets=FIRST, registry=registry
+        )
+        self.next = Histogram(f"{name}_time_per_token_seconds", "From token to token", buckets=NEXT, registry=registry)
+        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or under way", registry=registry)
+        self.waiting = Gauge(f"{name}_answers_waiting", "Answers that have not begun", registry=registry)
+
+    def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
+        """A figure that is asked for when the metrics are read."""
+        Gauge(f"mistral_{name}", what, registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus's own format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,216 @@
+"""The model behind the server: requests go in through a queue with an end, and their answers come back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TypeVar
+
+from mistral.engine.engine import Engine
+from mistral.engine.engine_thread import EngineThread
+from mistral.engine.requests import Event, Request
+from mistral.engine.scheduler import Handle
+from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
+from mistral.grammar.grammars import Grammars
+from mistral.llm.partial_completion import Prompt
+from mistral.server.answers import Answers
+from mistral.server.api_error import ApiError, busy, unavailable, wrong
+from mistral.server.asked import Asked
+from mistral.server.log import Log
+from mistral.server.mailbox import Mailbox
+from mistral.server.metrics import Metrics
+from mistral.server.settings import ServerSettings
+from mistral.server.token_texts import TokenTexts
+from mistral.tokenizer.message_json import read_messages
+from mistral.tokenizer.messages import Tool
+from mistral.tokenizer.streaming import TextStream
+from mistral.tokenizer.tokenizer import Tokenizer
+
+T = TypeVar("T")
+ENDING = "the server is ending"
+WORKERS = 8  # threads that make ids of texts
+
+
+class Service:
+    """A loaded model and the thread that drives it, for coroutines: none of its methods holds the event loop up."""
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        thread: EngineThread,
+        settings: ServerSettings,
+        log: Log,
+    ) -> None:
+        """`name`: what the model is called."""
+        self.name, self.tokenizer, self.engine, self.settings = name, tokenizer, engine, settings
+        self.token_texts, self.grammars, self.log = TokenTexts(tokenizer), Grammars(tokenizer), log
+        self.created, self.draining, self.open = int(time.time()), False, 0
+        self.metrics = Metrics()
+        self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
+        self.metrics.watch("reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1])
+        self._thread = thread
+        self._mailbox: Mailbox | None = None
+        self._workers = ThreadPoolExecutor(WORKERS, "server")
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are taken."""
+        return not (self.draining or self._thread.closed)
+
+    @property
+    def efforts(self) -> tuple[str, ...]:
+        """How long the model can be told to think."""
+        return self.tokenizer.template.reasoning_efforts if self.tokenizer.template else ()
+
+    async def in_thread(self, work: Callable[[], T], field: str | None = None) -> T:
+        """What `work` returns, done by a thread. Raises ApiError for its InputError, which is that of a field."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        except RuntimeError:
+            if self.draining:  # the threads have ended
+                raise unavailable(ENDING) from None
+            raise
+        except InputError as error:
+            message = str(error).replace(f"{self.tokenizer.file.parent}/", "")  # nobody else's business
+            field = error.option or field
+            if field and not message.startswith(field):
+                message = f"{field}: {message}"
+            raise ApiError(400, message, field) from None
+
+    def check_ids(self, ids: Sequence[int], field: str) -> None:
+        """Raise ApiError, naming the field, for an id that the model has not."""
+        for token_id in ids:
+            if not 0 <= token_id < self.engine.args.vocab_size:
+                raise wrong(field, f"{token_id} is no id of the model, which has {self.engine.args.vocab_size}")
+
+    # Prompts; to be called `in_thread`
+
+    def text_prompt(self, text: str | Sequence[int], name: str) -> Prompt:
+        """A text, or ids, to be gone on from. Raises InputError."""
+        ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+        return Prompt(name, ids, ids)
+
+    def chat_prompt(self, messages: object, tools: Sequence[Tool], effort: str | None = None) -> Prompt:
+        """The prompt of a conversation in JSON. Raises InputError."""
+        turns, tokenizer = read_messages(messages), self.tokenizer
+        ids = tokenizer.encode_chat(turns, tools, effort)
+        continued = ids if turns[-1].prefix else ()
+        return Prompt("the conversation", ids, continued, tools, tokenizer.think_tokens, tokenizer.thinks_after(ids))
+
+    # Answers
+
+    @asynccontextmanager
+    async def answering(self, asked: Asked, key: str) -> AsyncGenerator[Answers]:
+        """The time in which answers are made; those that have not ended at its end are cancelled.
+
+        Raises ApiError where the queue is full, the server is ending, or the request cannot be served.
+        """
+        self._admit(asked.rows)
+        answers = Answers(self.tokenizer, asked, self.metrics)
+        mailbox = self._mailbox = self._mailbox or Mailbox()
+        submission = _Submission(self._thread, key)
+
+        def put(place: int, event: Event) -> None:
+            mailbox.put(answers.events, place, event)
+
+        self._count(asked.rows)
+        try:
+            await self.in_thread(lambda: submission.submit(self._requests(asked, answers), put))
+            yield answers
+        finally:
+            self._count(-asked.rows, sum(not answer.begun for answer in answers.answers))
+            if answers.unfinished:
+                self.metrics.cancelled.inc(len(answers.unfinished))
+                with suppress(RuntimeError):  # the server has ended, and all answers with it
+                    self._workers.submit(submission.cancel)
+            usage = answers.usage
+            self.metrics.prompt_tokens.inc(usage.prompt)
+            self.metrics.cached_tokens.inc(usage.cached)
+
+    def _admit(self, rows: int) -> None:
+        most = self.settings.max_rows + self.settings.max_queue
+        if rows > most:
+            raise ApiError(400, f"the request asks for {rows} answers, and {most} are the most")
+        if not self.alive:
+            self.metrics.refused.inc()
+            raise unavailable(ENDING if self.draining else "the engine has failed")
+        if self.open + rows > most:
+            self.metrics.refused.inc()
+            raise busy(f"{self.open} answers are under way or waiting, and {most} are the most; try again")
+
+    def _count(self, rows: int, not_begun: int = 0) -> None:
+        self.open += rows
+        self.metrics.open.inc(rows)
+        self.metrics.waiting.inc(rows if rows > 0 else -not_begun)
+
+    def _requests(self, asked: Asked, answers: Answers) -> list[Request]:
+        """n requests for each prompt, one after the other."""
+        tokenizer, excluded = self.tokenizer, self.tokenizer.uncovered()
+        rooms = [asked.max_tokens or 0] * len(asked.prompts)
+        if asked.max_tokens is None:
+            rooms = self.engine.answer_rooms([len(prompt.ids) for prompt in asked.prompts])
+        grammars = [self._grammar(asked, prompt) for prompt in asked.prompts]
+        for answer in answers.answers:
+            prompt, stream = answer.prompt, tokenizer.stream(answer.prompt.continued)
+            answer.stream = TextStream(stream, asked.stops, prompt.think_tokens, prompt.thinks)
+        return [
+            Request(
+                prompt.ids, room, replace(asked.settings, sample=sample), tokenizer.end_ids,
+                answers.answers[place * asked.n + sample].stream, asked.scores_prompt, top=asked.top,
+                logprobs=asked.logprobs, excluded=excluded, min_tokens=asked.min_tokens,
+                ignore_eos=asked.ignore_eos, constraint=grammars[place],
+            )
+            for place, (prompt, room) in enumerate(zip(asked.prompts, rooms, strict=True))
+            for sample in range(asked.n)
+        ]  # fmt: skip
+
+    def _grammar(self, asked: Asked, prompt: Prompt) -> Grammar | None:
+        """What an answer's tokens must follow, after any thoughts."""
+        if asked.constraint is None:
+            return None
+        return self.grammars.grammar(asked.constraint, not prompt.continued, prompt.think_tokens, prompt.thinks)
+
+    async def close(self) -> None:
+        """End all answers, and the threads."""
+        self.draining = True
+        await asyncio.to_thread(self._thread.close)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+class _Submission:
+    """Requests that are given to the engine by one thread and may be taken back by another."""
+
+    def __init__(self, thread: EngineThread, key: str) -> None:
+        self._thread, self._key, self._lock = thread, key, threading.Lock()
+        self._handles, self._cancelled = list[Handle](), False
+
+    def submit(self, requests: Sequence[Request], put: Callable[[int, Event], None]) -> None:
+        """Ask for answers; `put` gets each event with its answer's place. Raises InputError, with none left."""
+        try:
+            for place, request in enumerate(requests):
+
+                def receive(event: Event, place: int = place) -> None:
+                    put(place, event)
+
+                with self._lock:
+                    if self._cancelled:
+                        return
+                    self._handles.append(self._thread.submit(request, receive, key=self._key))
+        except InputError:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Take all of them back."""
+        with self._lock:
+            self._cancelled = True
+            for handle in self._handles:
+                self._thread.cancel(handle)

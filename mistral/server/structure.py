@@ -1,0 +1,43 @@
+"""What a request says of the form of its answers: JSON, a schema, an expression, a grammar, or one of some texts."""
+
+from __future__ import annotations
+
+from mistral.errors import InputError
+from mistral.grammar.constraint import Constraint
+from mistral.grammar.response_format import read_response_format
+from mistral.server.api_error import wrong
+from mistral.server.fields import Fields
+
+GUIDED = ("guided_json", "guided_regex", "guided_grammar", "guided_choice", "regex")
+
+
+def read_constraint(fields: Fields) -> Constraint | None:
+    """The one constraint of a request; None where it has none. Raises ApiError for several, and for what is wrong."""
+    given = [name for name in GUIDED if fields.has(name)]
+    formed = fields.inner("response_format")
+    found = None if formed is None else read_format(formed)
+    if len(given) + (found is not None) > 1:
+        raise fields.wrong(given[-1], "is a second form for one answer; leave one out")
+    return read_guided(fields, given[0]) if given else found
+
+
+def read_guided(fields: Fields, name: str) -> Constraint:
+    """The constraint of one of `GUIDED`."""
+    try:
+        if name == "guided_json":
+            return Constraint.json_schema(fields.any(name), name)
+        if name == "guided_choice":
+            return Constraint.choice(fields.items(name), name)
+        if name == "guided_grammar":
+            return Constraint.lark(fields.text(name), name)
+        return Constraint.regex(fields.text(name), name)
+    except InputError as error:
+        raise fields.wrong(name, str(error).removeprefix(f"{name}: ")) from None
+
+
+def read_format(formed: Fields) -> Constraint | None:
+    """The constraint of OpenAI's response_format, or of the format of a response's text; None for plain text."""
+    try:
+        return read_response_format(formed.table, formed.where)
+    except InputError as error:
+        raise wrong(formed.where, str(error).removeprefix(f"{formed.where}: ")) from None
