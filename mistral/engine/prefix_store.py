@@ -86,14 +86,14 @@ class PrefixStore:
         start = path[-1].end if path else 0
         while start < len(ids):
             end = min(start + BLOCK, len(ids))
-            parent = path[-1] if path else self._root(space)
             parts = {
                 window: cut_out(snapshot, layers, window, min(end, max(start, first_held(snapshot, window))), end)
                 for window, layers in self._layers.items()
             }
-            node = Node(start, ids[start:end].copy(), parts, parent)
+            node = Node(start, ids[start:end].copy(), parts, None)
             if not self._make_room(node.nbytes, path, spare):
                 return
+            node.parent = parent = path[-1] if path else self._root(space)
             parent.children[int(node.ids[0])] = node
             path.append(node)
             self._order[node] = space
