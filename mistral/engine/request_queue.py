@@ -87,7 +87,9 @@ class RequestQueue:
                     del self._waiting[handle.key]
         return found
 
-    def in_order(self, load: Callable[[str], int], before: Mapping[str, Sequence[Handle]]) -> Iterator[Handle]:
+    def in_order(
+        self, load: Callable[[str], tuple[int, int]], before: Mapping[str, Sequence[Handle]]
+    ) -> Iterator[Handle]:
         """Those that wait: the next of the key with the least load, which is asked anew for each; then the oldest.
 
         `before`: requests by key that come before those that wait. Those that `news` has not told of are left out.

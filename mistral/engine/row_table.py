@@ -94,8 +94,8 @@ class RowTable:
         for handle, row in self.active.items():
             unread[handle.key] += len(row.ids) - row.sent
 
-        def load(key: str) -> int:
-            return self.shares.served(key) + unread[key]
+        def load(key: str) -> tuple[int, int]:
+            return self.shares.served(key) + unread[key], sum(handle.key == key for handle in self.active)
 
         for handle in self.queue.in_order(load, yielded):
             full = len(self.active) + kept_back >= self.max_rows

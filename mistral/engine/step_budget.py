@@ -8,7 +8,8 @@ from statistics import median
 
 LEAST = 16  # prompt tokens of a step, however little time there is
 FIRST = 64  # of the first step that reads, of which nothing is known
-KEPT, USED = 16, 5  # measurements that are kept, and the newest of them that an estimate is the median of
+WHOLE = 16  # large numbers of tokens are multiples of this
+KEPT, USED = 16, 3  # measurements that are kept, and the newest of them that an estimate is the median of
 
 
 class StepBudget:
@@ -16,8 +17,8 @@ class StepBudget:
 
     A step's time is taken to be that of its rows which are being answered, as steps without prompts had it, and for
     each prompt token a time that hardly depends on how many there are. Each is the median of the newest measurements of
-    steps of about the same size, so that one slow step, or two, change nothing; and it follows what changes slowly, as
-    with the length of what a prompt's tokens attend to.
+    steps of about the same size, so that one slow step changes nothing; and it follows what changes slowly, as with the
+    length of what a prompt's tokens attend to.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -65,9 +66,10 @@ def _newest(measured: Iterable[float]) -> float:
 
 
 def _fitting(seconds: float, each: float, limit: int) -> int:
-    """How many tokens fit into a time, in whole blocks of `LEAST`, and `limit` at most."""
+    """How many tokens fit into a time: `LEAST` at least, and `limit` at most."""
     if seconds <= 0:
         return LEAST
     if each * limit <= seconds:
         return limit
-    return max(LEAST, int(seconds / each) // LEAST * LEAST)
+    found = int(seconds / each)
+    return max(LEAST, found if found < 4 * WHOLE else found // WHOLE * WHOLE)
