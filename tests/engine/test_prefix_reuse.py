@@ -32,9 +32,20 @@ Found = tuple[list[int], list[float | None], str]
 class Answers:
     """A scheduler with a store, and what came of the requests that it was given."""
 
-    def __init__(self, model: Transformer, limit: int = 10**8, **options: int) -> None:
-        self.store = PrefixStore(model.args, limit)
-        self.scheduler = Scheduler(Engine(model), prefix_store=self.store, **options)
+    def __init__(
+        self, model: Transformer, limit: int = 10**8, chunk_size: int | None = None, max_rows: int = 64, times: int = 0
+    ) -> None:
+        """`times`: a seed of random times that steps take, by which chunks are chosen; 0: chunks are whole."""
+        self.store, random, now = PrefixStore(model.args, limit), np.random.default_rng(times), [0.0]
+
+        def clock() -> float:
+            now[0] += random.exponential(0.05)
+            return now[0]
+
+        step_ms = 200 if times else None
+        self.scheduler = Scheduler(
+            Engine(model), chunk_size, max_rows, step_ms=step_ms, prefix_store=self.store, clock=clock
+        )
         self.cached: dict[int, int] = {}
         self.found: dict[int, Found] = {}
 
@@ -206,10 +217,10 @@ def test_what_failed_is_not_kept(ops: Ops) -> None:
 def test_rows_come_before_the_store(models: dict[str, SmallModel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its memory is what rows leave, and it gives back what they need."""
     model = models["dense"].transformer
-    memory = cache_nbytes(DENSE, range(DENSE.n_layers), 60, 4)
-    monkeypatch.setattr(mistral.engine.engine, "available_memory", lambda: memory - answers.store.nbytes)
+    answers, memory = Answers(model), cache_nbytes(DENSE, range(DENSE.n_layers), 60, 4)
+    store = answers.store
+    monkeypatch.setattr(mistral.engine.engine, "available_memory", lambda: memory - store.nbytes)
     monkeypatch.setattr("mistral.engine.prefix_node.NODE_BYTES", 0)
-    answers = Answers(model)
     engine = cast(Engine, answers.scheduler.engine)
     answers.ask(Request(TEXT[:25], 2))
     assert answers.store.tokens == 26
@@ -225,8 +236,8 @@ def test_rows_come_before_the_store(models: dict[str, SmallModel], monkeypatch: 
 def test_a_small_store_forgets_and_changes_nothing(models: dict[str, SmallModel]) -> None:
     model = models["interleaved"].transformer
     answers = Answers(model, 12_000)
-    for number in range(12):
-        request = Request(TEXT[number % 5 : number % 5 + 14 + number], 6, DRAWN)
+    for number in range(6):
+        request = Request(TEXT[number % 2 : number % 2 + 14 + number], 6, DRAWN)
         found, _ = answers.ask(request, key=str(number % 2))
         require_same(found, alone(model, request))
 
@@ -286,7 +297,7 @@ def test_random_company_changes_no_bit(
     monkeypatch.setattr("mistral.engine.active_row.ANSWER_ROOM", 4)
     monkeypatch.setattr(mistral.engine.prefix_store, "BLOCK", 16)
     monkeypatch.setattr("mistral.engine.row_table.BLOCK", 16)
-    answers, hits = Answers(model, limit, chunk_size=9, max_rows=5), 0
+    answers, hits = Answers(model, limit, 9 if limit else None, max_rows=5, times=7), 0
     for _ in range(2):
         handles = list[Handle]()
         for request in requests:

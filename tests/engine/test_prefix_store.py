@@ -131,7 +131,11 @@ def test_layers_with_windows_are_reused_at_stored_points_and_within_the_window()
     """Windows of 3 and 5: a point at 12 serves 12 and 11; within 3 tokens only what was stored that early does."""
     store = PrefixStore(shaped(WINDOWED), AMPLE)
     text = list(range(20))
-    lengths = lambda: [len(s.ids) if (s := store.find("", text, n)) else 0 for n in range(1, 21)]  # noqa: E731
+
+    def lengths() -> list[int]:
+        found = [store.find("", text, most) for most in range(1, 21)]
+        return [len(each.ids) if each else 0 for each in found]
+
     store.add("", snapshot(WINDOWED, text[:12]))
     assert lengths() == [0] * 10 + [11] + [12] * 9
     store.add("", snapshot(WINDOWED, text[:3]))
