@@ -127,27 +127,51 @@ def _longest(spans: Sequence[tuple[int, int]], window: Window, most: int) -> int
     return 0
 
 
+class Gathered(Mapping[int, tuple[Stored, Stored]]):
+    """Keys and values by layer, of the first `count` tokens along a path of nodes, each put together when it is asked.
+
+    Nodes never change their arrays, only which they have: so it stays what it is, whatever becomes of the nodes.
+    """
+
+    def __init__(self, path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> None:
+        self._count = count
+        self._windows = {layer: (window, i) for window, members in layers.items() for i, layer in enumerate(members)}
+        self._pieces = {window: list(_pieces(path, window, count)) for window in layers}
+
+    def __getitem__(self, layer: int) -> tuple[Stored, Stored]:
+        """Keys and values (KV, n, d) of a layer, as a `Snapshot` has them."""
+        window, place = self._windows[layer]
+        keys, values = (self._joined(window, 2 * place + which) for which in (0, 1))
+        return keys, values
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers."""
+        return iter(sorted(self._windows))
+
+    def __len__(self) -> int:
+        """How many layers."""
+        return len(self._windows)
+
+    def _joined(self, window: Window, place: int) -> Stored:
+        held = np.concatenate([piece[place] for piece in self._pieces[window]], axis=1)
+        if window is None or held.shape[1] == self._count:
+            return held
+        # the last positions before `count`, each to its slot; the oldest slot may be empty
+        slots = np.zeros((held.shape[0], min(window, self._count), held.shape[2]), held.dtype)
+        slots[:, np.arange(self._count - held.shape[1], self._count) % window] = held
+        return slots
+
+
+def _pieces(path: Sequence[Node], window: Window, count: int) -> Iterator[Stored]:
+    """What a row of `count` tokens has in the layers of a window, node by node: (2 * layers, KV, n, d)."""
+    first = 0 if window is None else max(0, count - window)
+    for node in path:
+        start, end = max(first, node.held(window)), min(node.end, count)
+        if start < end:
+            yield node.piece(window, start, end)
+
+
 def gather(path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> Snapshot:
     """A snapshot of the first `count` tokens along a path, which `reusable` must allow."""
     ids = np.concatenate([node.ids for node in path])[:count]
-    found: dict[int, tuple[Stored, Stored]] = {}
-    for window, members in layers.items():
-        first = 0 if window is None else max(0, count - window)
-        pieces = [
-            node.piece(window, max(first, node.held(window)), min(node.end, count))
-            for node in path
-            if node.start < count and min(node.end, count) > max(first, node.held(window))
-        ]
-        held = np.concatenate(pieces, axis=2)
-        if window is not None and held.shape[2] < count:
-            held = _in_slots(held, window, count)
-        for place, layer in enumerate(members):
-            found[layer] = held[2 * place], held[2 * place + 1]
-    return Snapshot(tuple(ids.tolist()), count, found)
-
-
-def _in_slots(held: Stored, window: int, count: int) -> Stored:
-    """Keys and values of the last positions before `count`, each in its slot; the oldest slot may be empty."""
-    slots = np.zeros((*held.shape[:2], min(window, count), held.shape[3]), held.dtype)
-    slots[:, :, np.arange(count - held.shape[2], count) % window] = held
-    return slots
+    return Snapshot(tuple(ids.tolist()), count, Gathered(path, layers, count))

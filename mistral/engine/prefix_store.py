@@ -29,7 +29,7 @@ from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import Snapshot
 
-BLOCK = 256  # tokens of a node, at most: what is copied to split one, and given away at once
+BLOCK = 128  # tokens of a node, at most: what is copied to split one, and given away at once
 
 
 class PrefixStore:
@@ -55,7 +55,10 @@ class PrefixStore:
         return set(self._layers) != {None}
 
     def find(self, space: str, ids: Sequence[int], most: int) -> Snapshot | None:
-        """A copy of what is held of the longest beginning of `ids`, of `most` tokens at most; None: of nothing."""
+        """What is held of the longest beginning of `ids`, of `most` tokens at most; None: of nothing.
+
+        It stays what it is, whatever becomes of the store; it is put together when it is asked for a layer.
+        """
         path, matched = self._walk(space, np.asarray(ids, np.int32))
         count = reusable(path, list(self._layers), min(matched, most))
         if count < 1:

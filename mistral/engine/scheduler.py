@@ -133,9 +133,10 @@ class Scheduler:
             self._clock = self._time()
         while self._launch():
             pass
-        if self._flights:
-            events += self._land(self._flights.popleft())
-        self._count_step(self._time() - begun)
+        flight = self._flights.popleft() if self._flights else None
+        if flight:
+            events += self._land(flight)
+        self._count_step(flight, self._time() - begun)
         return events
 
     def close(self) -> None:
@@ -242,12 +243,14 @@ class Scheduler:
         again = sum(len(work.ids) for _, work, kind in flight.pieces if kind == "again")
         answered = sum(kind == "answer" for _, _, kind in flight.pieces)
         self.timings.add_step(read, answered, seconds)
-        if self._budget:
-            self._budget.add(answered, read, seconds)
         self._done = replace(self._done, prompt_tokens=self._done.prompt_tokens + read - again)
 
-    def _count_step(self, seconds: float) -> None:
+    def _count_step(self, flight: _Flight | None, seconds: float) -> None:
+        """Count a whole step, in which a micro-batch has come to its end: with what was stored of it."""
         done = self._done
+        if flight and self._budget:
+            read = sum(len(work.ids) for _, work, kind in flight.pieces if kind != "answer")
+            self._budget.add(sum(kind == "answer" for _, _, kind in flight.pieces), read, seconds)
         self._done = replace(
             done,
             generated_tokens=self.timings.decode_tokens, steps=done.steps + 1, seconds=done.seconds + seconds,
