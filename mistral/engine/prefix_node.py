@@ -153,11 +153,11 @@ class Gathered(Mapping[int, tuple[Stored, Stored]]):
         return len(self._windows)
 
     def _joined(self, window: Window, place: int) -> Stored:
-        held = np.concatenate([piece[place] for piece in self._pieces[window]], axis=1)
+        held: Stored = np.concatenate([piece[place] for piece in self._pieces[window]], axis=1)
         if window is None or held.shape[1] == self._count:
             return held
         # the last positions before `count`, each to its slot; the oldest slot may be empty
-        slots = np.zeros((held.shape[0], min(window, self._count), held.shape[2]), held.dtype)
+        slots: Stored = np.zeros((held.shape[0], min(window, self._count), held.shape[2]), held.dtype)
         slots[:, np.arange(self._count - held.shape[1], self._count) % window] = held
         return slots
 
