@@ -8,6 +8,7 @@ from statistics import median
 
 LEAST = 16  # prompt tokens of a step, however little time there is
 FIRST = 64  # of the first step that reads, of which nothing is known
+SHARE = 0.2  # of the time of a step that prompts have, however long the answers take
 WHOLE = 16  # large numbers of tokens are multiples of this
 KEPT, USED = 16, 3  # measurements that are kept, and the newest of them that an estimate is the median of
 
@@ -29,9 +30,10 @@ class StepBudget:
 
     def add(self, rows: int, tokens: int, seconds: float) -> None:
         """A step took so long for one token of each of `rows`, and `tokens` of prompts."""
+        answers = self.answer_seconds(rows)
         if tokens:
-            self._prompts.append((tokens, max(0.0, seconds - self.answer_seconds(rows)) / tokens))
-        elif rows:
+            self._prompts.append((tokens, max(0.0, seconds - answers) / tokens))
+        if rows and (not tokens or seconds < answers):  # less than was thought, and that with a prompt beside
             self._answers.append((rows, seconds))
 
     def answer_seconds(self, rows: int) -> float:
@@ -49,11 +51,12 @@ class StepBudget:
     def tokens(self, rows: int, most: int) -> int:
         """Prompt tokens that a step beside so many rows may take, and `most` at most.
 
-        At least `LEAST`, however long that takes, and at most twice what steps have taken before.
+        At least `LEAST`, however long that takes, or what fits into a share of the time where answers take it all; and
+        at most twice what steps have taken before.
         """
         if not self._prompts:
             return min(FIRST, most)
-        left = self.seconds - self.answer_seconds(rows)
+        left = max(self.seconds - self.answer_seconds(rows), SHARE * self.seconds)
         limit = min(most, 2 * max(FIRST, *(count for count, _ in list(self._prompts)[-USED:])))
         found = _fitting(left, self.token_seconds(limit), limit)
         found = _fitting(left, self.token_seconds(found), limit)

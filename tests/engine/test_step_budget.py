@@ -63,8 +63,22 @@ def test_slow_steps_now_and_then_change_nothing() -> None:
 
 def test_where_answers_take_all_the_time_prompts_still_go_on() -> None:
     steps = read_beside_answers(lambda rows, tokens, depth: 0.5 + 0.001 * tokens)
-    assert {tokens for _, tokens, _ in steps[1:]} == {LEAST}
-    assert steps[0][1] <= FIRST
+    assert {tokens for _, tokens, _ in steps[3:-1]} <= {39, 40}, "a fifth of the time"
+    slow = read_beside_answers(lambda rows, tokens, depth: 0.5 + 0.01 * tokens)
+    assert {tokens for _, tokens, _ in slow[3:]} == {LEAST}
+    assert steps[0][1] <= FIRST and slow[0][1] <= FIRST
+
+
+def test_answers_that_were_slow_for_a_while_are_thought_fast_again() -> None:
+    """Also where every step reads: a step with a prompt cannot be shorter than one without."""
+    slow = [True]
+
+    def cost(rows: int, tokens: int, depth: int) -> float:
+        slow[0] &= depth < 500
+        return (1.0 if slow[0] else 0.02) + 0.0005 * tokens
+
+    steps = read_beside_answers(cost)
+    assert steps[-2][1] > 300
 
 
 def test_without_answers_a_whole_chunk_is_read() -> None:
@@ -101,7 +115,8 @@ def test_estimates_are_those_of_steps_of_about_the_size() -> None:
     assert budget.tokens(4, 4096) == 448
     assert budget.tokens(64, 4096) == 288
     assert budget.tokens(4, 50) == 50
-    budget.add(4, 400, 0.0)  # less than the answers alone: no time at all
+    budget.add(4, 400, 0.05)  # less than the answers alone: no time at all
+    assert budget.token_seconds(400) == pytest.approx(0.002)
 
 
 @pytest.mark.parametrize("step_ms", [0, -1, float("nan")])
