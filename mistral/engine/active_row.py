@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from mistral.engine.micro_batches import RowProgress
 from mistral.engine.prefix_slot import common_prefix
+from mistral.engine.request_queue import Handle
 from mistral.engine.requests import FinishReason, Generated, Prefilled, Request, end_ids, row_capacity
 from mistral.engine.row_engine import RowEngine
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
+from mistral.model.kv_cache import Snapshot
 
 ANSWER_ROOM = 1024  # tokens of an answer whose memory is counted at once; more as it grows
 
@@ -18,20 +21,24 @@ ANSWER_ROOM = 1024  # tokens of an answer whose memory is counted at once; more 
 class ActiveRow:
     """A row between its request's admission and the end of its answer."""
 
-    def __init__(self, index: int, request: Request, engine: RowEngine) -> None:
-        """Raises InputError where memory is short; no row has been taken then."""
-        self.index, self.request = index, request
+    def __init__(self, handle: Handle, engine: RowEngine, start: Snapshot | None = None) -> None:
+        """`start` holds tokens that the prompt begins with. Raises InputError where memory is short."""
+        request = handle.request
+        self.handle, self.index, self.request = handle, handle.index, request
         self.capacity = row_capacity(request, engine.context_limit)
         self.max_tokens = self.capacity - len(request.prompt)
-        self.reserved = min(self.capacity, len(request.prompt) + ANSWER_ROOM)
-        self.row, reused = self._begin(engine, self.capacity)
+        self.reserved = reserved_at_first(request, engine.context_limit)
+        self.row, reused = self._begin(engine, self.capacity, start or request.start)
+        self.request = replace(request, start=None)  # whose memory may go
         self.ids = request.prompt  # to be read: once it has been parked, with what has been answered
-        self.reused = self.sent = self.read = reused
+        self.reused = self.stored = self.sent = self.read = reused
         self.answer = list[int]()
         self.waits = False  # for the token that follows what has been sent
         self.ended = self.parked = False
+        self.yielded = False  # it was parked so that another key has a row, and not for its memory
+        self.kept: Snapshot | None = None  # of a parked row
 
-    def _begin(self, engine: RowEngine, capacity: int) -> tuple[int, int]:
+    def _begin(self, engine: RowEngine, capacity: int, start: Snapshot | None) -> tuple[int, int]:
         """A row of the engine -> its number, and how many tokens of the prompt it has already."""
         request = self.request
         ends = frozenset[int]() if request.ignore_eos else end_ids(request.eos_id)
@@ -44,9 +51,9 @@ class ActiveRow:
         if request.slot:
             request.slot.begin(request.prompt, capacity, sampling)
             return request.slot.row, request.slot.reused
-        if request.start:
-            shared = min(common_prefix(request.start.ids, request.prompt), len(request.prompt) - 1)
-            return engine.restore(request.start, shared, capacity, sampling, self.reserved)
+        if start:
+            shared = min(common_prefix(start.ids, request.prompt), len(request.prompt) - 1)
+            return engine.restore(start, shared, capacity, sampling, self.reserved)
         return engine.join(capacity, sampling, self.reserved), 0
 
     def grow(self, engine: RowEngine) -> None:
@@ -71,20 +78,40 @@ class ActiveRow:
         """Whether the row may give its memory to others now: it is being answered, and nothing of it is under way."""
         return not (self.reads or self.waits or self.request.slot or self.parked)
 
-    def park(self, engine: RowEngine) -> None:
-        """Give the row's memory away. Its tokens are read again later, and the answer goes on as it would have."""
-        engine.park(self.row)
-        self.parked, self.sent, self.ids = True, 0, [*self.request.prompt, *self.answer[:-1]]
+    def park(self, engine: RowEngine, keep: bool = False) -> None:
+        """Give the row's memory away; the answer goes on later as it would have.
 
-    def unpark(self, engine: RowEngine) -> None:
-        """Begin to read again. Raises InputError where memory is short; the row stays parked then."""
-        needed = len(self.ids) + 1
-        self.reserved = self._with_room(needed, lambda tokens: engine.unpark(self.row, self.capacity, tokens))
-        self.parked = False
+        With `keep`, a copy of what the cache holds stays on the host, whose memory is counted; else the tokens are read
+        again. Raises InputError where there is no memory for a copy; nothing has changed then.
+        """
+        ids = [*self.request.prompt, *self.answer[:-1]]
+        self.kept = engine.export(self.row, ids) if keep else None
+        engine.park(self.row, len(ids) if keep else 0)
+        self.parked, self.sent, self.ids = True, 0, ids
+
+    def forget_kept(self, engine: RowEngine) -> None:
+        """Give away the copy of a parked row, too."""
+        self.kept = None
+        engine.park(self.row)
+
+    def unpark(self, engine: RowEngine, ample: bool = False, found: Snapshot | None = None) -> None:
+        """Go on with the copy that was kept, or with what was found of the tokens elsewhere, and read what is missing.
+
+        Raises InputError where there is no memory for the next token, or with `ample` for some more; it stays parked.
+        """
+        start, needed = self.kept or found, len(self.ids) + 1
+
+        def reserve(tokens: int) -> None:
+            self.sent = engine.unpark(self.row, self.capacity, tokens, start)
+
+        if ample:
+            needed = min(self.capacity, needed + ANSWER_ROOM)
+        self.reserved = self._with_room(needed, reserve)
+        self.parked, self.yielded, self.kept = False, False, None
 
     def leave(self, engine: RowEngine) -> None:
         """Give the engine's row back, unless it is that of a prefix slot."""
-        self.ended = True
+        self.ended, self.kept = True, None
         if not self.request.slot:
             engine.leave(self.row)
 
@@ -151,6 +178,11 @@ class ActiveRow:
         """The end of an answer that no memory is left for."""
         text = self.request.text
         return Generated(self.index, None, None, text.flush() if text else "", "length")
+
+
+def reserved_at_first(request: Request, limit: int | None) -> int:
+    """Tokens whose memory is counted when a request begins."""
+    return min(row_capacity(request, limit), len(request.prompt) + ANSWER_ROOM)
 
 
 def _wanted(targets: Sequence[int], sample: bool) -> Literal["none", "last", "all"]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.engine.orders import Join, Leave, Park, Restore, Resume, RowOrder
+from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.stage import Stage
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError, setting
@@ -42,6 +43,8 @@ class Engine:
     on_layer: Callable[[int, float], None] | None = None
     """Called after each layer of a step that reads prompts, with the prompt tokens of the step and the share of the
     model's layers that they are through; it changes no result. What it raises ends the step, as Ctrl-C does."""
+    prefix_store: PrefixStore | None = None
+    """Takes memory that rows leave, on this rank's machine, and gives it back to those that come."""
 
     def __init__(self, model: Transformer, max_context: int | None = None) -> None:
         """`max_context` limits the tokens of a row where the checkpoint itself does not, or does so less."""
@@ -65,7 +68,14 @@ class Engine:
     @property
     def reserved(self) -> tuple[int, int]:
         """Rows that there are, and tokens that memory is counted for. May be asked by any thread."""
-        return len(self._reserved), sum(self._reserved.values())
+        counted = list(self._reserved.values())
+        return len(counted), sum(counted)
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that is counted for the rows there are, of all ranks. May be asked by any thread."""
+        layers = range(self.args.n_layers)
+        return sum(self._nbytes(layers, tokens) for tokens in list(self._reserved.values()))
 
     # Rows
 
@@ -83,17 +93,48 @@ class Engine:
         self._admit(tokens, self._count(row))
         self._reserved[row] = max(tokens, self._count(row))
 
-    def park(self, row: int) -> None:
-        """Give away what the cache holds of a row; its memory is free at once. `unpark` lets it begin again."""
+    def park(self, row: int, kept: int = 0) -> None:
+        """Give away what the cache holds of a row; its memory is free at once. `unpark` lets it begin again.
+
+        Memory is still counted for `kept` tokens, of which the caller has a snapshot; it may be called again for none.
+        """
         self._count(row)
         self._order(Park(row))
-        self._reserved[row] = 0
+        self._reserved[row] = kept
 
-    def unpark(self, row: int, capacity: int, reserved: int) -> None:
-        """Let a parked row read its tokens again. Raises InputError where memory is short; it stays parked then."""
+    def unpark(self, row: int, capacity: int, reserved: int, start: Snapshot | None = None) -> int:
+        """Let a parked row go on with the tokens of a snapshot, or read all again -> how many it has.
+
+        Raises InputError where memory is short; it stays parked then.
+        """
         self._admit(reserved, self._count(row))
         self._reserved[row] = reserved
+        kv_seqlen = len(start.ids) if start else 0
+        if start and can_rewind(self.args.sliding_windows, start.written, kv_seqlen):
+            self._order(Restore(row, kv_seqlen, capacity, None, start))
+            return kv_seqlen
         self._order(Join(row, capacity, None))
+        return 0
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether there is memory for one more row of so many tokens."""
+        try:
+            self._admit(tokens)
+        except InputError:
+            return False
+        return True
+
+    def spare_bytes(self) -> int:
+        """Memory of this rank's machine that neither rows nor the prefix store have taken."""
+        if not self._rooms:
+            return 0
+        here = [room for room in self._rooms if room.host == self._rooms[0].host]
+        layers = [layer for room in here for layer in room.layers]
+        taken = sum(self._nbytes(layers, tokens) for tokens in self._reserved.values()) + self._stored()
+        return max(0, min(room.available for room in here) - taken)
+
+    def _stored(self) -> int:
+        return self.prefix_store.nbytes if self.prefix_store else 0
 
     def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
         """Let a row go on after its first `kv_seqlen` tokens, up to `capacity` -> how many of them it still has.
@@ -174,8 +215,8 @@ class Engine:
         self.stage.apply(order)
 
     def _find_rooms(self) -> list[Room]:
-        """What each stage can hold beside the rows of this engine; asked while there are none."""
-        return [Room("", self.model.layers, available_memory())]
+        """What each stage can hold beside the rows of this engine and its store; asked while there are no rows."""
+        return [Room("", self.model.layers, available_memory() + self._stored())]
 
     def check_capacity(self, capacity: int) -> None:
         """Raise InputError where a machine has no memory for a row of `capacity` tokens, even with no other row."""
@@ -204,10 +245,15 @@ class Engine:
         Rows take their memory only as they fill, so it is counted here, and not by the system.
         """
         self._check_context(capacity)
-        self._require_memory(capacity, before, self._reserved.values())
+        self._require_memory(capacity, before, self._reserved.values(), self.prefix_store)
 
-    def _require_memory(self, capacity: int, before: int, others: Collection[int]) -> None:
-        """Raise InputError where a row of `capacity` tokens does not fit beside rows with the capacities `others`."""
+    def _require_memory(
+        self, capacity: int, before: int, others: Collection[int], store: PrefixStore | None = None
+    ) -> None:
+        """Raise InputError where a row of `capacity` tokens does not fit beside rows with the capacities `others`.
+
+        What it needs of the memory of a store, that gives back.
+        """
         if not any(self._reserved.values()):
             self._rooms = self._find_rooms()
         for host in {room.host for room in self._rooms}:
@@ -216,6 +262,8 @@ class Engine:
             taken = sum(self._nbytes(layers, each) for each in others)
             needed = self._nbytes(layers, max(capacity, before)) - self._nbytes(layers, before)
             available = min(room.available for room in rooms) - taken
+            if store and host == self._rooms[0].host and needed <= available < needed + store.nbytes:
+                store.shrink(needed + store.nbytes - available)
             remedy = f"lower {setting('max_tokens')} or {setting('max_context')}, or shorten the text"
             require_memory(needed, available, f"the cache of {capacity} tokens", remedy)
 

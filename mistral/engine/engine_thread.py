@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from mistral.engine.figures import Figures
 from mistral.engine.requests import Event, Generated, Request
 from mistral.engine.scheduler import Handle, Scheduler
 from mistral.errors import InputError, one_line
@@ -31,15 +32,22 @@ class EngineThread:
         """Whether no more requests are taken."""
         return self._closed
 
-    def submit(self, request: Request, receiver: Receiver, name: str = "the prompt", key: str = "") -> Handle:
-        """Take a request; `key` says whose it is.
+    @property
+    def figures(self) -> Figures:
+        """What is going on, without waiting for a step."""
+        return self._scheduler.figures
+
+    def submit(
+        self, request: Request, receiver: Receiver, name: str = "the prompt", key: str = "", space: str | None = None
+    ) -> Handle:
+        """Take a request; `key` says whose it is, and `space` what it may share with others: the key, if left out.
 
         Raises InputError, with the prompt's `name`, for one that cannot be served at all.
         """
         with self._changed:
             if self._closed:
                 raise InputError("the engine is closed; open the model again")
-            handle = self._scheduler.submit(request, name, key)
+            handle = self._scheduler.submit(request, name, key, space)
             self._receivers[handle.index] = receiver
             self._changed.notify()
         return handle

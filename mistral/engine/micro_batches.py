@@ -46,19 +46,19 @@ class RowProgress:
 
 
 def next_micro_batch(
-    rows: Sequence[RowProgress], decoding: int, chunk_size: int, room: int
+    rows: Sequence[RowProgress], decoding: int, chunk_size: int, room: int, order: Sequence[int] | None = None
 ) -> tuple[tuple[int, int], ...]:
     """Which rows go into the next micro-batch, with how many tokens each: (place in `rows`, tokens), in order.
 
     At most `decoding` rows with the token just sampled, and these first; then prompts, at most `chunk_size` tokens of
-    each and `room` of all together.
+    each and `room` of all together. `order`: the places in the order in which prompts take the room.
     """
     taken: dict[int, int] = {}
     for place, row in enumerate(rows):
         if not row.waits and not row.prompt_left and len(taken) < decoding:
             taken[place] = 1
-    for place, row in enumerate(rows):
-        tokens = min(chunk_size, room, row.prompt_left)
-        if tokens > 0 and not row.waits:
+    for place in range(len(rows)) if order is None else order:
+        tokens = min(chunk_size, room, rows[place].prompt_left)
+        if tokens > 0 and not rows[place].waits:
             taken[place], room = tokens, room - tokens
     return tuple(sorted(taken.items()))

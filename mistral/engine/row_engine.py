@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import Snapshot
@@ -16,6 +17,7 @@ class RowEngine(Protocol):
     num_pipeline_ranks: int
     num_micro_batches: int | None
     context_limit: int | None
+    prefix_store: PrefixStore | None
 
     @property
     def args(self) -> ModelArgs:
@@ -30,11 +32,21 @@ class RowEngine(Protocol):
     def grow(self, row: int, tokens: int) -> None:
         """Count memory for more tokens of a row."""
 
-    def park(self, row: int) -> None:
-        """Give away what the cache holds of a row."""
+    def park(self, row: int, kept: int = 0) -> None:
+        """Give away what the cache holds of a row, but the memory of a snapshot."""
 
-    def unpark(self, row: int, capacity: int, reserved: int) -> None:
-        """Let a parked row read its tokens again."""
+    def unpark(self, row: int, capacity: int, reserved: int, start: Snapshot | None = None) -> int:
+        """Let a parked row go on with a snapshot, or read its tokens again -> how many it has."""
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether there is memory for one more row of so many tokens."""
+
+    def spare_bytes(self) -> int:
+        """Memory that neither rows nor the prefix store have taken."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that is counted for the rows there are."""
 
     def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
         """Let a row go on after its first tokens -> how many of them it still has."""

@@ -6,34 +6,32 @@ being answered while a long one is still read, and a row that has finished makes
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mistral.engine import micro_batches
 from mistral.engine.active_row import ActiveRow
+from mistral.engine.figures import Figures
+from mistral.engine.prefix_store import PrefixStore
+from mistral.engine.request_queue import Handle, RequestQueue
 from mistral.engine.requests import Event, Generated, Request, check_request, row_capacity
 from mistral.engine.row_engine import RowEngine
-from mistral.engine.shared_prompts import SharedPrompts
+from mistral.engine.row_table import RowTable
+from mistral.engine.step_budget import StepBudget
 from mistral.engine.timings import Timings
-from mistral.engine.work import Work
+from mistral.engine.work import Outcome, Work
 from mistral.errors import InputError
+from mistral.model.kv_cache import Snapshot
+
+__all__ = ["MAX_ROWS", "STEP_MS", "STEP_TOKENS", "Handle", "Scheduler", "generate_stream"]
 
 MAX_ROWS = 64  # rows generated for at once
 STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one chunk alone is longer
-
-
-@dataclass(frozen=True, eq=False)
-class Handle:
-    """A request that has been submitted; `index` is the one that its events have, and `key` says whose it is."""
-
-    index: int
-    request: Request
-    key: str = ""
+STEP_MS = 200  # time of a step beside answers, for whoever watches these come
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,11 @@ class _Flight:
 class Scheduler:
     """Serves any number of requests with the rows of one engine.
 
-    `submit` and `cancel` may be called from any thread and at any time. `step` and `close` are for the one thread that
-    owns the engine. An answer depends on its own request alone: not on what else is under way, nor on chunks. Whatever
-    goes wrong with one request ends that request, with finish_reason "error", and no other. Of requests with the same
-    prompt that are there at the same time, one reads it and the others begin with a copy of its row.
+    `submit` and `cancel` may be called from any thread and at any time, and `figures` be read. `step` and `close` are
+    for the one thread that owns the engine. An answer depends on its own request alone: not on what else is under way,
+    nor on chunks, nor on what was stored. Whatever goes wrong with one request ends that request, with finish_reason
+    "error", and no other. Of requests with the same prompt that are there at the same time, one reads it and the others
+    begin with a copy of its row. See `RowTable` for who gets a row.
     """
 
     def __init__(
@@ -59,63 +58,85 @@ class Scheduler:
         chunk_size: int | None = None,
         max_rows: int = MAX_ROWS,
         timings: Timings | None = None,
+        step_ms: float | None = None,
+        prefix_store: PrefixStore | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk_size` prompt tokens of a row are read at once (see `micro_batches.choose_chunk`)."""
+        """`chunk_size` prompt tokens of a row are read at once (see `micro_batches.choose_chunk`).
+
+        step_ms: the time that a step takes at most while anyone is being answered, as far as prompts are concerned;
+        None: any. prefix_store: keeps what was computed for later requests; its memory is what rows leave of the
+        engine's. clock: seconds.
+        """
         if chunk_size is not None and chunk_size < 1:
             raise InputError("must be at least 1", option="chunk_size", value=chunk_size)
         if max_rows < 1:
             raise InputError("must be at least 1", option="max_rows", value=max_rows)
+        if step_ms is not None and not step_ms > 0:
+            raise InputError("must be above 0", option="step_ms", value=step_ms)
         self.engine, self.chunk_size, self.max_rows = engine, chunk_size, max_rows
         self.timings = Timings() if timings is None else timings
-        self._lock = threading.Lock()  # of what waits and what is cancelled, which other threads may change
-        self._waiting: deque[Handle] = deque()
-        self._cancelled: set[Handle] = set()
-        self._submitted = 0
-        self._active: dict[Handle, ActiveRow] = {}
-        self._parked: dict[Handle, ActiveRow] = {}  # gave their memory to others; they go on before others begin
-        self._prompts = SharedPrompts()
+        self.prefix_store = engine.prefix_store = prefix_store
+        self._budget = None if step_ms is None else StepBudget(step_ms / 1000 / engine.num_pipeline_ranks)
+        self._queue = RequestQueue()
+        self._rows = RowTable(engine, self._queue, prefix_store, max_rows)
+        self._active, self._parked = self._rows.active, self._rows.parked
         self._flights: deque[_Flight] = deque()
-        self._clock = 0.0
+        self._time, self._clock = clock, 0.0
+        self._done = Figures()
 
-    def submit(self, request: Request, name: str = "the prompt", key: str = "") -> Handle:
+    def submit(self, request: Request, name: str = "the prompt", key: str = "", space: str | None = None) -> Handle:
         """Take a request, which begins as soon as there is a row and memory for it.
 
-        Raises InputError, with the prompt's `name`, for one that cannot be served at all.
+        `key` says whose it is: keys are served alike. Requests of different `space`s share nothing that was computed;
+        it is the key where it is left out. Raises InputError, with the prompt's `name`, for a request that cannot be
+        served at all.
         """
         check_request(name, request, self.engine.args, self.engine.context_limit)
         self.engine.check_capacity(row_capacity(request, self.engine.context_limit))
-        with self._lock:
-            handle = Handle(self._submitted, request, key)
-            self._submitted += 1
-            self._waiting.append(handle)
-            self._prompts.add(handle.index, request)
-        return handle
+        return self._queue.add(request, key, key if space is None else space)
 
     def cancel(self, handle: Handle) -> None:
         """End a request: the next step gives its last event, with finish_reason "cancelled", and frees its memory.
 
         Nothing happens where the request has ended already.
         """
-        with self._lock:
-            self._cancelled.add(handle)
+        self._queue.cancel(handle)
 
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or under way."""
-        return not (self._waiting or self._active or self._parked)
+        return not (len(self._queue) or self._active or self._parked)
+
+    @property
+    def figures(self) -> Figures:
+        """What is going on, and what has been done. May be asked by any thread; it waits for nothing."""
+        rows = list(self._active.values())
+        reading = sum(row.reads for row in rows)
+        return replace(
+            self._done,
+            waiting=len(self._queue), reading=reading, answering=len(rows) - reading, parked=len(self._parked),
+            row_bytes=self.engine.row_bytes, prefix_bytes=self.prefix_store.nbytes if self.prefix_store else 0,
+            cached_tokens=self._rows.cached_tokens,
+        )  # fmt: skip
 
     def step(self) -> list[Event]:
         """Admit requests, run the next micro-batch, and return what came of it; nothing where the scheduler is idle.
 
         Every request ends in exactly one Generated with a finish_reason.
         """
-        events = [*self._drop_cancelled(), *self._admit(), *self._grow()]
+        begun = self._time()
+        new, cancelled = self._queue.news()
+        self._rows.come(new)
+        events = [*self._rows.cancel(cancelled), *self._rows.admit(), *self._rows.grow()]
         if not self._flights:
-            self._clock = time.perf_counter()
+            self._clock = self._time()
         while self._launch():
             pass
-        if self._flights:
-            events += self._land(self._flights.popleft())
+        flight = self._flights.popleft() if self._flights else None
+        if flight:
+            events += self._land(flight)
+        self._count_step(flight, self._time() - begun)
         return events
 
     def close(self) -> None:
@@ -124,98 +145,8 @@ class Scheduler:
             with suppress(InputError):  # of a micro-batch that nobody wants any more
                 self.engine.collect(flight.ticket)
         self._flights.clear()
-        for row in (*self._active.values(), *self._parked.values()):
-            row.leave(self.engine)
-        self._active.clear()
-        self._parked.clear()
-        with self._lock:
-            self._waiting.clear()
-            self._prompts = SharedPrompts()
-
-    def _drop_cancelled(self) -> list[Event]:
-        with self._lock:
-            cancelled, self._cancelled = self._cancelled, set()
-            waiting = [handle for handle in self._waiting if handle in cancelled]
-            self._waiting = deque(handle for handle in self._waiting if handle not in cancelled)
-            for handle in cancelled:
-                self._prompts.forget(handle.index)
-        under_way = [handle for handle in (*self._active, *self._parked) if handle in cancelled]
-        for handle in under_way:
-            (self._active.pop(handle, None) or self._parked.pop(handle)).leave(self.engine)
-        return [Generated(handle.index, None, None, "", "cancelled") for handle in (*under_way, *waiting)]
-
-    def _admit(self) -> list[Event]:
-        """Give rows to requests, the first ones first, while there are rows and memory."""
-        failed = self._unpark()
-        if self._parked:
-            return failed
-        kept_back = 0  # rows for requests that begin when another one has read their prompt
-        for handle in tuple(self._waiting):
-            if len(self._active) + kept_back >= self.max_rows:
-                break
-            if self._prompts.must_wait(handle.index):
-                kept_back += 1
-                continue
-            request, start = handle.request, self._prompts.start(handle.index)
-            try:
-                row = ActiveRow(handle.index, replace(request, start=start) if start else request, self.engine)
-            except InputError as error:  # no memory for one more
-                if self._active:
-                    break
-                failed.append(Generated(handle.index, None, None, "", "error", error=error))
-            else:
-                self._active[handle] = row
-            with self._lock:
-                self._waiting.remove(handle)
-                if handle in self._active:
-                    self._prompts.begin(handle.index)
-                else:
-                    self._prompts.forget(handle.index)
-        return failed
-
-    def _unpark(self) -> list[Event]:
-        """Let parked rows go on, the first ones first; one for which there is no memory even alone ends."""
-        ended: list[Event] = []
-        for handle in sorted(self._parked, key=lambda handle: handle.index):
-            row = self._parked[handle]
-            try:
-                row.unpark(self.engine)
-            except InputError:
-                if self._active:
-                    break
-                ended.append(row.cut())
-                self._parked.pop(handle).leave(self.engine)
-            else:
-                self._active[handle] = self._parked.pop(handle)
-        return ended
-
-    def _grow(self) -> list[Event]:
-        """See that every row that is being answered has memory for its next token.
-
-        Where it is short, the row that came last gives its own away and reads its tokens again later. A row for which
-        there is none even alone ends.
-        """
-        ended: list[Event] = []
-        for handle in sorted(self._active, key=lambda handle: handle.index):
-            row = self._active.get(handle)
-            while row and row.can_park and not self._grown(row):
-                others = [other for other in self._active if self._active[other].can_park]
-                last = max(others, key=lambda other: other.index)
-                if len(self._active) == 1:
-                    ended.append(row.cut())
-                    self._end({row.index})
-                else:
-                    self._parked[last] = self._active.pop(last)
-                    self._parked[last].park(self.engine)
-                row = self._active.get(handle)
-        return ended
-
-    def _grown(self, row: ActiveRow) -> bool:
-        try:
-            row.grow(self.engine)
-        except InputError:
-            return False
-        return True
+        self._rows.clear()
+        self._queue.clear()
 
     def _launch(self) -> bool:
         """Begin one more micro-batch, if there is work for one and the pipeline is not full."""
@@ -227,7 +158,9 @@ class Scheduler:
         groups = 1 if ranks == 1 else chosen or micro_batches.decode_groups(answering, ranks)
         under_way = sum(any(kind == "answer" for _, _, kind in flight.pieces) for flight in self._flights)
         decoding = -(-answering // groups) if under_way < groups else 0
-        picked = micro_batches.next_micro_batch([row.progress for row in rows], decoding, *self._sizes(rows))
+        chunk_size, room = self._sizes(rows, answering)
+        order = sorted(range(len(rows)), key=lambda place: self._turn(rows[place]))
+        picked = micro_batches.next_micro_batch([row.progress for row in rows], decoding, chunk_size, room, order)
         if not picked:
             return False
         pieces = []
@@ -241,66 +174,88 @@ class Scheduler:
         self._flights.append(_Flight(ticket, tuple(pieces)))
         return True
 
-    def _sizes(self, rows: Sequence[ActiveRow]) -> tuple[int, int]:
+    def _turn(self, row: ActiveRow) -> tuple[int, int]:
+        """Whose prompt is read first: that of the key that was served least, then of the request that came first."""
+        return self._rows.shares.served(row.handle.key), row.index
+
+    def _sizes(self, rows: Sequence[ActiveRow], answering: int) -> tuple[int, int]:
         """Prompt tokens of one row, and of all rows together, that a micro-batch takes at most."""
         ranks = self.engine.num_pipeline_ranks
         tokens = sum(len(row.request.prompt) for row in rows)
         if ranks > 1:
-            tokens += sum(len(handle.request.prompt) for handle in tuple(self._waiting))
+            tokens += self._queue.prompt_tokens()
         chosen = micro_batches.choose_chunk(tokens, ranks)
         chunk_size = self.chunk_size or chosen
-        return chunk_size, max(chunk_size, STEP_TOKENS if ranks == 1 else chosen)
+        room = max(chunk_size, STEP_TOKENS if ranks == 1 else chosen)
+        if self._budget:
+            fitting = self._budget.tokens(answering, room)
+            room = fitting if answering else max(chunk_size, fitting)
+        return chunk_size, room
 
     def _land(self, flight: _Flight) -> list[Event]:
         """Wait for a micro-batch; what came of it: chunks that were read, then tokens that were chosen."""
         outcomes = self.engine.collect(flight.ticket)
         self._count(flight)
         prefilled: list[Event] = []
-        generated: list[Event] = []
+        generated: list[Generated] = []
         for (row, work, kind), outcome in zip(flight.pieces, outcomes, strict=True):
             if row.ended or kind == "again":  # ended: it was cancelled, or failed in an earlier chunk
                 continue
+            self._rows.shares.add(row.handle.key, len(work.ids))
             try:
                 if outcome.error:
                     raise outcome.error
                 if kind == "prompt":
-                    prefilled.append(row.prefilled(work, outcome))
-                    if row.prompt_read:
-                        self._share(row)
-                        if row.request.on_prompt_read:
-                            row.request.on_prompt_read()
+                    prefilled.append(self._read(row, work, outcome))
                 if row.prompt_read:
                     event = row.generated(outcome)
                     self.timings.decode_tokens += event.id is not None
                     generated.append(event)
             except InputError as error:
                 generated.append(Generated(row.index, None, None, "", "error", error=error))
-        self._end({event.index for event in generated if isinstance(event, Generated) and event.finish_reason})
-        return prefilled + generated
+        self._rows.end({event.index for event in generated if event.error}, keep=False)
+        self._rows.end({event.index for event in generated if event.finish_reason})
+        return [*prefilled, *generated]
 
-    def _share(self, row: ActiveRow) -> None:
-        """Keep what a prompt that has been read left in the cache, where other requests wait for it."""
-        with self._lock:
-            wanted = self._prompts.wanted(row.index)
-        snapshot = None
-        if wanted:
-            with suppress(InputError):  # no memory for a copy: then each of them reads the prompt itself
-                snapshot = self.engine.export(row.row, row.request.prompt)
-        with self._lock:
-            self._prompts.read(row.index, snapshot)
+    def _read(self, row: ActiveRow, work: Work, outcome: Outcome) -> Event:
+        """A chunk of a prompt has been read. Raises InputError where what is to be done at its end fails."""
+        event = row.prefilled(work, outcome)
+        if not row.prompt_read:
+            self._rows.keep_chunk(row)
+            return event
+        self._queue.read(row.handle, lambda: self._copy(row))
+        self._rows.keep(row)
+        if row.request.on_prompt_read:
+            row.request.on_prompt_read()
+        return event
 
-    def _end(self, indices: set[int]) -> None:
-        for handle in [handle for handle in self._active if handle.index in indices]:
-            self._active.pop(handle).leave(self.engine)
-            with self._lock:
-                self._prompts.forget(handle.index)
+    def _copy(self, row: ActiveRow) -> Snapshot | None:
+        """What a prompt that has been read left in the cache, for other requests that wait for it."""
+        with suppress(InputError):  # no memory for a copy: then each of them reads the prompt itself
+            return self.engine.export(row.row, row.request.prompt)
+        return None
 
     def _count(self, flight: _Flight) -> None:
-        """Add the time since the micro-batch before to the timings."""
-        now = time.perf_counter()
+        """Add the time since the micro-batch before to the timings, and what it has done to the figures."""
+        now = self._time()
         seconds, self._clock = now - self._clock, now
         read = sum(len(work.ids) for _, work, kind in flight.pieces if kind != "answer")
-        self.timings.add_step(read, sum(kind == "answer" for _, _, kind in flight.pieces), seconds)
+        again = sum(len(work.ids) for _, work, kind in flight.pieces if kind == "again")
+        answered = sum(kind == "answer" for _, _, kind in flight.pieces)
+        self.timings.add_step(read, answered, seconds)
+        self._done = replace(self._done, prompt_tokens=self._done.prompt_tokens + read - again)
+
+    def _count_step(self, flight: _Flight | None, seconds: float) -> None:
+        """Count a whole step, in which a micro-batch has come to its end: with what was stored of it."""
+        done = self._done
+        if flight and self._budget:
+            read = sum(len(work.ids) for _, work, kind in flight.pieces if kind != "answer")
+            self._budget.add(sum(kind == "answer" for _, _, kind in flight.pieces), read, seconds)
+        self._done = replace(
+            done,
+            generated_tokens=self.timings.decode_tokens, steps=done.steps + 1, seconds=done.seconds + seconds,
+            last_seconds=seconds, longest_seconds=max(done.longest_seconds, seconds),
+        )  # fmt: skip
 
 
 def generate_stream(

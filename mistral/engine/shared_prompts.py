@@ -24,17 +24,17 @@ class SharedPrompt:
 
 
 class SharedPrompts:
-    """The prompts of the requests that wait, by what their ids are. Requests are named by their index."""
+    """The prompts of the requests that wait, by space and ids. Requests are named by their index."""
 
     def __init__(self) -> None:
         self._prompts: dict[Hashable, SharedPrompt] = {}
         self._of: dict[int, tuple[Hashable, SharedPrompt]] = {}
 
-    def add(self, index: int, request: Request) -> None:
+    def add(self, index: int, request: Request, space: str = "") -> None:
         """A request that waits. One that scores its prompt, or brings a row or a snapshot, reads for itself."""
         if request.slot or request.start or request.prompt_logprobs or len(request.prompt) < 2:
             return
-        key = np.asarray(request.prompt, np.int32).tobytes()
+        key = space, np.asarray(request.prompt, np.int32).tobytes()
         prompt = self._prompts.setdefault(key, SharedPrompt())
         prompt.waiting.add(index)
         self._of[index] = key, prompt

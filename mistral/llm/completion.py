@@ -23,7 +23,8 @@ class Completion(str):
 
     ids: the tokens generated. finish_reason: "stop" (the model or a stop text ended it) or "length". logprobs: of each
     token, where they were asked for. tool_calls: what the model wants to have called. prompt_tokens: how many ids the
-    prompt had. seed: the one it was drawn with. thoughts: in a conversation, what the model thought before it answered.
+    prompt had. cached_tokens: how many of these were not read, as what they begin with was known. seed: the one it was
+    drawn with. thoughts: in a conversation, what the model thought before it answered.
     """
 
     ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class Completion(str):
     prompt_tokens: int
     seed: int
     thoughts: str
+    cached_tokens: int
 
     def __new__(
         cls,
@@ -44,12 +46,13 @@ class Completion(str):
         prompt_tokens: int = 0,
         seed: int = 0,
         thoughts: str = "",
+        cached_tokens: int = 0,
     ) -> Completion:
         """A text with its facts."""
         self = super().__new__(cls, text)
         self.ids, self.finish_reason, self.logprobs = tuple(ids), finish_reason, tuple(logprobs)
         self.tool_calls, self.prompt_tokens, self.seed = tuple(tool_calls), prompt_tokens, seed
-        self.thoughts = thoughts
+        self.thoughts, self.cached_tokens = thoughts, cached_tokens
         return self
 
     @property

@@ -37,6 +37,7 @@ class PartialCompletion:
         self.ids, self.logprobs = list[int](), list[TokenLogprob]()
         self.parts = ThoughtStream(prompt.think_tokens, prompt.thinks)
         self.whole: Completion | None = None
+        self.cached = 0
 
     def add(self, event: Event) -> str:
         """Take an event -> what it adds to the text; with the last one, the completion is `whole`.
@@ -44,6 +45,7 @@ class PartialCompletion:
         Raises the InputError that ended it.
         """
         if not isinstance(event, Generated):
+            self.cached = event.cached
             return ""
         if event.error:
             raise event.error.within(self.prompt.name)
@@ -62,7 +64,15 @@ class PartialCompletion:
             reply = parse_reply(self.tokenizer, self.ids, self.prompt.tools, thinking=self.prompt.thinks)
             text, calls = (reply.text, reply.calls) if reply.calls else (text, calls)
         return Completion(
-            text, self.ids, finish_reason, self.logprobs, calls, len(self.prompt.ids), self.seed, self.parts.thoughts
+            text,
+            self.ids,
+            finish_reason,
+            self.logprobs,
+            calls,
+            len(self.prompt.ids),
+            self.seed,
+            self.parts.thoughts,
+            self.cached,
         )
 
 

@@ -358,7 +358,8 @@ def test_requests_with_one_prompt_read_it_once(model: Transformer, max_rows: int
         np.testing.assert_allclose(log.logprobs(handle), logprobs[0][-5:], rtol=0, atol=1e-4)  # type: ignore[arg-type]
     assert len({tuple(log.ids(handle)) for handle in others}) > 1
     assert rows_of(scheduler) == {}
-    assert not scheduler._prompts._prompts and not scheduler._prompts._of, "nothing is kept"
+    prompts = scheduler._queue.prompts
+    assert not prompts._prompts and not prompts._of, "nothing is kept"
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
@@ -399,9 +400,9 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]
     parked: list[int] = []
     park = Engine.park
 
-    def noted(engine: Engine, row: int) -> None:
+    def noted(engine: Engine, row: int, kept: int = 0) -> None:
         parked.append(row)
-        park(engine, row)
+        park(engine, row, kept)
 
     def limit(tokens: int) -> list[int]:
         parked.clear()

@@ -247,3 +247,23 @@ def test_a_closed_model_says_so() -> None:
     llm.close()
     with pytest.raises(InputError, match="the engine is closed; open the model again"):
         llm.generate("a")
+
+
+def test_a_conversation_that_goes_on_is_not_read_again(llm: LLM) -> None:
+    """With a store of prefixes; the answers are those without one."""
+    asked, said = list(ASKED), list[tuple[Completion, Completion]]()
+    with LLM(FOLDER, backend="portable", prefix_bytes=10**8) as keeping:
+        for _ in range(3):
+            found, plain = (each.chat(asked, max_tokens=6, seed=1, temperature=0.8) for each in (keeping, llm))
+            assert isinstance(found, Completion) and isinstance(plain, Completion)
+            assert (found, found.ids, plain.cached_tokens) == (plain, plain.ids, 0)
+            said.append((found, plain))
+            asked += [{"role": "assistant", "content": found.text}, {"role": "user", "content": "And then?"}]
+        drawn = keeping.chat(asked[:-2], max_tokens=4, n=3, temperature=1.0)
+        assert isinstance(drawn, list)
+        assert all(each.cached_tokens == each.prompt_tokens - 1 for each in drawn), "all but the last token"
+    first, second, third = (found for found, _ in said)
+    assert first.cached_tokens == 0
+    assert second.cached_tokens >= first.prompt_tokens - 1 and third.cached_tokens >= second.prompt_tokens - 1
+    with pytest.raises(InputError, match="prefix_bytes"):
+        LLM(FOLDER, backend="portable", prefix_bytes=-1)

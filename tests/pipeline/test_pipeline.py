@@ -139,3 +139,7 @@ def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     assert found["rows"] == 0
     short, long = generate([SOUND[:20], SOUND], model, 12)[0]
     assert found["crowded"] == [short, long, short]
+    alone = generate([SOUND[: 20 + i] for i in range(4)], model, 7)[0]
+    for time in range(2):
+        assert [ids for ids, _ in found["stored"][time]] == alone
+    assert [cached for _, cached in found["stored"][1]] == [19, 20, 21, 22], "a prefix store of the first rank"

@@ -13,6 +13,7 @@ import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
+from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.scheduler import Scheduler
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
 from mistral.generate import drive, open_engine, serve
@@ -166,10 +167,30 @@ def scheduled(rank: int, ranks: int, folder: Path, shape: str) -> None:
         while not scheduler.idle:
             step()
         assert [handle.index for handle in (first, gone, damaged, late)] == [0, 1, 2, 3]
-        found = {"ids": ids, "ends": ends, "rows": len(engine.cache.rows), "crowded": crowded(engine)}
+        found = {"ids": ids, "ends": ends, "rows": len(engine.cache.rows), "stored": stored(engine)}
+        found["crowded"] = crowded(engine)
         (folder / f"scheduled-{shape}").write_text(json.dumps(found))
 
     drive(engine, use)
+
+
+def stored(engine: Engine) -> list[list[object]]:
+    """Ids and reused tokens of requests of two keys, twice, with a prefix store; there are fewer rows than requests."""
+    store = PrefixStore(engine.args, 10**7)
+    scheduler = Scheduler(engine, chunk_size=5, max_rows=2, step_ms=200, prefix_store=store)
+    found: list[list[object]] = []
+    for _ in range(2):
+        ids, cached = dict[int, list[int]](), dict[int, int]()
+        handles = [scheduler.submit(Request(SOUND[: 20 + i], 7), key="one" if i == 3 else "many") for i in range(4)]
+        while not scheduler.idle:
+            for event in scheduler.step():
+                if isinstance(event, Generated):
+                    ids.setdefault(event.index, []).extend(() if event.id is None else (event.id,))
+                else:
+                    cached[event.index] = event.cached
+        found.append([[ids[handle.index], cached[handle.index]] for handle in handles])
+    store.clear()
+    return found
 
 
 def crowded(engine: Engine) -> list[list[int]]:

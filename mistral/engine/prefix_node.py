@@ -1,0 +1,177 @@
+"""A node of the prefix store: some tokens that follow others, with the keys and values that the model made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistral.model.kv_cache import Snapshot, Stored
+
+Window = int | None
+NODE_BYTES = 1024  # what a node takes beside its arrays, about
+Ids = NDArray[np.int32]
+
+
+@dataclass(eq=False)
+class Node:
+    """Tokens from position `start` on, which no other child of the parent begins with.
+
+    ids (n,): theirs. parts: by window, the keys and values of all layers with that window, (2 * layers, KV, h, d), keys
+    and values of a layer one after the other: those of the node's last h tokens. Without a window h is n.
+    """
+
+    start: int
+    ids: Ids
+    parts: dict[Window, Stored]
+    parent: Node | None
+    children: dict[int, Node] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The position after the last token."""
+        return self.start + len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the node."""
+        return NODE_BYTES + self.ids.nbytes + sum(part.nbytes for part in self.parts.values())
+
+    def held(self, window: Window) -> int:
+        """The first position whose keys and values the layers of a window have; `end` where they have none."""
+        return self.end - int(self.parts[window].shape[2])
+
+    def common(self, ids: Ids) -> int:
+        """How many of the node's tokens `ids` begins with."""
+        count = min(len(ids), len(self.ids))
+        differ = np.flatnonzero(self.ids[:count] != ids[:count])
+        return int(differ[0]) if differ.size else count
+
+    def piece(self, window: Window, start: int, end: int) -> Stored:
+        """Keys and values of positions from `start` to `end`, which the node must have: a view."""
+        first = self.held(window)
+        return self.parts[window][:, :, start - first : end - first]
+
+    def split(self, place: int) -> Node:
+        """Cut the node after its first `place` tokens -> a new parent that has these; each has memory of its own."""
+        middle = self.start + place
+        front = Node(self.start, self.ids[:place].copy(), {}, self.parent, {int(self.ids[place]): self})
+        back = {}
+        for window, part in self.parts.items():
+            cut = max(0, middle - self.held(window))
+            front.parts[window], back[window] = part[:, :, :cut].copy(), part[:, :, cut:].copy()
+        self.start, self.ids, self.parts, self.parent = middle, self.ids[place:].copy(), back, front
+        if front.parent is not None:
+            front.parent.children[int(front.ids[0])] = front
+        return front
+
+
+def layers_by_window(windows: Sequence[Window]) -> dict[Window, list[int]]:
+    """The layers that have each window."""
+    found: dict[Window, list[int]] = {}
+    for layer, window in enumerate(windows):
+        found.setdefault(window, []).append(layer)
+    return found
+
+
+def first_held(snapshot: Snapshot, window: Window) -> int:
+    """The first position whose keys and values a snapshot has in the layers of a window."""
+    return 0 if window is None else max(0, snapshot.written - window)
+
+
+def cut_out(snapshot: Snapshot, layers: Sequence[int], window: Window, start: int, end: int) -> Stored:
+    """A copy of the keys and values of positions from `start` to `end`, (2 * layers, KV, end - start, d)."""
+    places: Any = slice(start, end)
+    if window is not None and snapshot.written > window:
+        places = np.arange(start, end) % window
+    return np.stack([part[:, places] for layer in layers for part in snapshot.layers[layer]])
+
+
+def reusable(path: Sequence[Node], windows: Sequence[Window], most: int) -> int:
+    """How many of the first `most` tokens along a path of nodes a row can begin with.
+
+    The next token must find the keys of all that it sees: of the last W - 1 tokens in a layer of window W.
+    """
+    runs = {window: list(held_runs(path, window)) for window in windows}
+    found, before = most, -1
+    while found > 0 and found != before:
+        before = found
+        for window, spans in runs.items():
+            found = _longest(spans, window, found)
+    return found
+
+
+def held_runs(path: Sequence[Node], window: Window) -> Iterator[tuple[int, int]]:
+    """The spans of positions, in order, whose keys and values a path has in the layers of a window."""
+    start = end = 0
+    for node in path:
+        first = node.held(window)
+        if first > node.start:  # there is a gap before it
+            if end > start:
+                yield start, end
+            start = first
+        end = node.end
+    if end > start:
+        yield start, end
+
+
+def _longest(spans: Sequence[tuple[int, int]], window: Window, most: int) -> int:
+    """The largest n up to `most` for which a span holds all of the last window - 1 positions before n."""
+    for start, end in reversed(spans):
+        found = min(end, most)
+        if found > start and (start == 0 or (window is not None and found >= start + window - 1)):
+            return found
+    return 0
+
+
+class Gathered(Mapping[int, tuple[Stored, Stored]]):
+    """Keys and values by layer, of the first `count` tokens along a path of nodes, each put together when it is asked.
+
+    Nodes never change their arrays, only which they have: so it stays what it is, whatever becomes of the nodes.
+    """
+
+    def __init__(self, path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> None:
+        self._count = count
+        self._windows = {layer: (window, i) for window, members in layers.items() for i, layer in enumerate(members)}
+        self._pieces = {window: list(_pieces(path, window, count)) for window in layers}
+
+    def __getitem__(self, layer: int) -> tuple[Stored, Stored]:
+        """Keys and values (KV, n, d) of a layer, as a `Snapshot` has them."""
+        window, place = self._windows[layer]
+        keys, values = (self._joined(window, 2 * place + which) for which in (0, 1))
+        return keys, values
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers."""
+        return iter(sorted(self._windows))
+
+    def __len__(self) -> int:
+        """How many layers."""
+        return len(self._windows)
+
+    def _joined(self, window: Window, place: int) -> Stored:
+        held: Stored = np.concatenate([piece[place] for piece in self._pieces[window]], axis=1)
+        if window is None or held.shape[1] == self._count:
+            return held
+        # the last positions before `count`, each to its slot; the oldest slot may be empty
+        slots: Stored = np.zeros((held.shape[0], min(window, self._count), held.shape[2]), held.dtype)
+        slots[:, np.arange(self._count - held.shape[1], self._count) % window] = held
+        return slots
+
+
+def _pieces(path: Sequence[Node], window: Window, count: int) -> Iterator[Stored]:
+    """What a row of `count` tokens has in the layers of a window, node by node: (2 * layers, KV, n, d)."""
+    first = 0 if window is None else max(0, count - window)
+    for node in path:
+        start, end = max(first, node.held(window)), min(node.end, count)
+        if start < end:
+            yield node.piece(window, start, end)
+
+
+def gather(path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> Snapshot:
+    """A snapshot of the first `count` tokens along a path, which `reusable` must allow."""
+    ids = np.concatenate([node.ids for node in path])[:count]
+    return Snapshot(tuple(ids.tolist()), count, Gathered(path, layers, count))
