@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mistral.server.settings import ServerSettings
 
 
+STORE_SHARE = 8  # of the memory that is free, one part keeps beginnings of prompts, where nothing else was asked
+
+
 @dataclass(frozen=True)
 class Serve(Options):
     """Serve a model over HTTP, and a page to chat on at /.
@@ -41,7 +44,7 @@ class Serve(Options):
     max_queue: int = option(1024, "Answers that may wait beside those; more are told to try again.", MACHINE)
     step_ms: int = option(200, "Time for one step while anyone is being answered, in milliseconds.", MACHINE)
     prefix_bytes: int | None = option(
-        None, "Memory for beginnings of prompts that are kept for later ones; chosen when left out.", MACHINE
+        None, "Memory for beginnings of prompts that are kept for later ones; an eighth of what is free.", MACHINE
     )
 
     def check(self) -> None:
@@ -82,14 +85,20 @@ class Serve(Options):
 def serve(options: Serve, session: Session, sock: socket.socket) -> None:
     """Serve a loaded model."""
     from mistral.engine.engine_thread import EngineThread
+    from mistral.engine.prefix_store import PrefixStore
     from mistral.engine.scheduler import Scheduler
+    from mistral.memory import available_memory
     from mistral.server.log import Log
     from mistral.server.run import address_of, run
     from mistral.server.service import Service
 
-    scheduler = Scheduler(session.engine, options.chunk_size, options.max_rows, session.timings)
+    limit = available_memory() // STORE_SHARE if options.prefix_bytes is None else options.prefix_bytes
+    store = PrefixStore(session.engine.args, limit) if limit else None
+    scheduler = Scheduler(
+        session.engine, options.chunk_size, options.max_rows, session.timings, options.step_ms, store
+    )
     thread, log = EngineThread(scheduler), Log()
-    name = session.checkpoint.folder.resolve().name
+    name = session.checkpoint.name
     service = Service(name, session.tokenizer, session.engine, thread, options.server_settings(), log)
 
     if session.engine.model.ops.name == "portable":

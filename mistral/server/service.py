@@ -56,6 +56,12 @@ class Service:
         self.metrics = Metrics()
         self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
         self.metrics.watch("reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1])
+        self.metrics.watch("rows_reading", "Rows whose prompt is being read", lambda: thread.figures.reading)
+        self.metrics.watch("rows_answering", "Rows that are being answered", lambda: thread.figures.answering)
+        self.metrics.watch("rows_parked", "Rows that gave their memory to others", lambda: thread.figures.parked)
+        self.metrics.watch("row_bytes", "Memory counted for rows", lambda: thread.figures.row_bytes)
+        self.metrics.watch("prefix_bytes", "Memory of beginnings of prompts", lambda: thread.figures.prefix_bytes)
+        self.metrics.watch("longest_step_seconds", "The longest step so far", lambda: thread.figures.longest_seconds)
         self._thread = thread
         self._mailbox: Mailbox | None = None
         self._workers = ThreadPoolExecutor(WORKERS, "server")
