@@ -276,3 +276,14 @@ def test_the_client_tries_again_when_the_queue_is_full(server: LocalServer) -> N
         found = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=2)
     assert found.choices[0].message.content == "The bell"
     assert statuses == [(429, "1"), (200, None)]
+
+
+def test_a_prompt_that_does_not_fit_has_the_code_that_clients_know(
+    client: openai.OpenAI, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.service.engine, "context_limit", 15)
+    with pytest.raises(openai.BadRequestError, match="has 15 tokens and the context limit is 15") as caught:
+        client.chat.completions.create(model="tiny", messages=ASKED)
+    assert caught.value.code == "context_length_exceeded"
+    scored = client.completions.create(model="tiny", prompt=[300] * 15, max_tokens=0, echo=True, logprobs=0)
+    assert scored.usage and scored.usage.prompt_tokens == 15
