@@ -195,6 +195,8 @@ def test_parse_gives_an_object(client: openai.OpenAI) -> None:
         ({"guided_choice": ["red", "blue"]}, {"red", "blue"}),
         ({"guided_regex": "(red|blue) ball"}, {"red ball", "blue ball"}),
         ({"regex": "ab{3}"}, {"abbb"}),
+        ({"json_schema": {"const": "42"}}, {'"42"'}),
+        ({"response_format": {"type": "json_object", "schema": {"const": 42}}}, {"42"}),
         ({"guided_grammar": 'start: "a" "b" | "c"'}, {"ab", "c"}),
     ],
 )
