@@ -49,6 +49,8 @@ class ChatRequest:
         """Raises ApiError naming the field that is wrong."""
         fields.required("messages")
         messages = fields.items("messages", MAX_MESSAGES)
+        if fields.switch("continue_final_message") and fields.switch("add_generation_prompt"):
+            raise fields.wrong("continue_final_message", "is the opposite of add_generation_prompt; leave one out")
         if fields.switch("continue_final_message") and messages and isinstance(messages[-1], dict):
             messages = [*messages[:-1], messages[-1] | {"prefix": True}]
         most = fields.whole("max_completion_tokens")
