@@ -39,7 +39,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-c", CONTROLLING, *command],
             stdin=slave, stdout=out or slave, stderr=slave, cwd=ROOT, start_new_session=True,
-            env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(state)},
+            env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "MISTRAL_BACKEND": "portable", "XDG_STATE_HOME": str(state)},
         )  # fmt: skip
         os.close(slave)
         if out:
