@@ -14,13 +14,14 @@ from mistral.grammar.constraint import Constraint
 from mistral.server.answers import Answer, Answers, Piece
 from mistral.server.asked import Asked, Choosing, read_choosing
 from mistral.server.body import read_fields
+from mistral.server.chat_asked import chat_asked
 from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields
 from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
 from mistral.server.sse import COMMENT, DONE, frame
 from mistral.server.structure import read_constraint
-from mistral.server.tool_choice import ToolChoice, call_constraint, read_tool_choice
+from mistral.server.tool_choice import ToolChoice, read_tool_choice
 from mistral.tokenizer.messages import ToolCall
 from mistral.version import __version__
 
@@ -72,15 +73,7 @@ class ChatRequest:
 
     def asked(self, service: Service) -> Asked:
         """The answers that it asks for. Takes a while where texts are long. Raises InputError."""
-        prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
-        constraint, choosing = self.constraint, self.choosing
-        if self.tools.must:
-            constraint = call_constraint(service.tokenizer, self.tools)
-        return Asked(
-            (prompt,), choosing.settings, self.max_tokens, choosing.stops, self.n, self.logprobs, self.top,
-            is_chat=True, one_call=self.tools.one_call, min_tokens=choosing.min_tokens,
-            ignore_eos=choosing.ignore_eos, constraint=constraint,
-        )  # fmt: skip
+        return chat_asked(service, self, self.n, self.logprobs, self.top)
 
 
 async def chat_completions(request: Request) -> Response:

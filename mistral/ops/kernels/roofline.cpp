@@ -63,7 +63,7 @@ double peak_integers([[maybe_unused]] int64_t repeats) {
   __m256i sums[SUMS];
   for (int j = 0; j < SUMS; j++) sums[j] = _mm256_set1_epi32(int32_t(sink) + j);
   for (int64_t i = 0; i < repeats; i++)
-    for (__m256i &s : sums) s = add_fours(s, u, x);
+    for (__m256i &s : sums) s = add_fours(s, computed(u), x);  // a product of its own for each sum
   for (int j = 1; j < SUMS; j++) sums[0] = _mm256_add_epi32(sums[0], sums[j]);
   sink = float(_mm256_extract_epi32(sums[0], 0));
   return 64.0 * SUMS * repeats;
