@@ -35,8 +35,8 @@ FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psab
 COMPILED_ALONE = (
     "attention/online_softmax.cpp",
     "blocks/in_place.cpp",
-    "blocks/panel_bytes.cpp",
-    "blocks/panel_words.cpp",
+    "blocks/token_lanes_large.cpp",
+    "blocks/token_lanes_small.cpp",
     "matmul/microkernel_bf16.cpp",
     "matmul/microkernel_float.cpp",
 )

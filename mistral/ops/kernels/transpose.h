@@ -3,6 +3,7 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 
+using VectorOfIntegers = __m512i;
 inline void transpose(__m512i *r) {
   __m512i t[16];
   // pairs of words, then of double words, within each quarter of 128 bits
@@ -30,6 +31,7 @@ inline void transpose(__m512i *r) {
 #elif defined(__AVX2__)
 #include <immintrin.h>
 
+using VectorOfIntegers = __m256i;
 inline void transpose(__m256i *r) {
   __m256i t[8];
   // pairs of words, then of double words, within each half of 128 bits

@@ -152,18 +152,24 @@ inline __m256i add_fours(__m256i sum, __m256i u, __m256i x) {
 #endif
 }
 
-// Lanes 0 to 3: the sums of the lanes of a, b, c and d. SMALL: each lane, and the sum of two, fits into 16 bits.
+// Lanes 0 to 3: the sums of the lower half of the lanes of a, b, c and d; 4 to 7: those of the upper half. SMALL: each
+// lane, and the sum of two, fits into 16 bits.
 template <bool SMALL>
-inline __m128i sum_four(__m256i a, __m256i b, __m256i c, __m256i d) {
-  __m256i all;
+inline __m256i sum_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
   if constexpr (SMALL) {
     const __m256i ones = _mm256_set1_epi16(1);
     const __m256i first = _mm256_madd_epi16(_mm256_packs_epi32(a, b), ones);
     const __m256i second = _mm256_madd_epi16(_mm256_packs_epi32(c, d), ones);
-    all = _mm256_madd_epi16(_mm256_packs_epi32(first, second), ones);
+    return _mm256_madd_epi16(_mm256_packs_epi32(first, second), ones);
   } else {
-    all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
   }
+}
+
+// Lanes 0 to 3: the sums of the lanes of a, b, c and d
+template <bool SMALL>
+inline __m128i sum_four(__m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i all = sum_halves<SMALL>(a, b, c, d);
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
@@ -179,9 +185,18 @@ struct Factors {
       const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(block + 192));
       both = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(bytes, order));
     } else if constexpr (std::is_same_v<F, IQ4_XS>) {
-      alignas(16) int16_t s[8];
-      F::factors(block, s);
-      both = load_twice(s);
+      int32_t lower, upper = 0;
+      memcpy(&lower, block + 4, 4), memcpy(&upper, block + 2, 2);
+      // Four bits of each factor, in bytes; and two more, of which each word has those of its own factor moved to 4
+      const __m128i nibbles = _mm_cvtsi32_si128(lower), low = _mm_set1_epi8(15);
+      const __m128i four =
+          _mm_unpacklo_epi8(_mm_and_si128(nibbles, low), _mm_and_si128(_mm_srli_epi16(nibbles, 4), low));
+      const __m128i spread = _mm_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1);
+      const __m128i moved = _mm_mullo_epi16(_mm_shuffle_epi8(_mm_cvtsi32_si128(upper), spread),
+                                            _mm_setr_epi16(64, 16, 4, 1, 64, 16, 4, 1));
+      const __m128i two = _mm_srli_epi16(_mm_and_si128(moved, _mm_set1_epi16(0xc0)), 2);
+      const __m128i all = _mm_sub_epi16(_mm_or_si128(_mm_cvtepu8_epi16(four), two), _mm_set1_epi16(32));
+      both = _mm256_broadcastsi128_si256(all);
     } else {
       both = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(int64_t(six_bit_factors(block + 4)))));
     }
@@ -205,8 +220,8 @@ inline void decode_integers(const uint8_t *block, int16_t *to) {
       first = _mm256_mullo_epi16(first, F::GROUP == 32 ? both : _mm256_permute2x128_si256(both, both, 0x00));
       second = _mm256_mullo_epi16(second, F::GROUP == 32 ? both : _mm256_permute2x128_si256(both, both, 0x11));
     }
-    _mm256_store_si256(reinterpret_cast<__m256i *>(to + 32 * g), first);
-    _mm256_store_si256(reinterpret_cast<__m256i *>(to + 32 * g + 16), second);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + 32 * g), first);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + 32 * g + 16), second);
   }
 }
 #endif

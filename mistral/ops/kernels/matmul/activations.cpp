@@ -41,16 +41,6 @@ void pack_odd_even(const Activations &a, int64_t k, const float *x, int64_t x_st
     }
 }
 
-// Blocks of rows -> integers of 8 bits
-void pack_blocks(const Activations &a, int64_t k, const float *x, int64_t x_stride, int64_t count) {
-  const int64_t size = a.layout == BLOCKS_32 ? SMALL_BLOCK : LARGE_BLOCK, group = a.layout == BLOCKS_32 ? 32 : 16;
-  for (int64_t t = 0; t < a.tokens; t++)
-    for (int64_t i = 0; i < count; i += size)
-      a.scales[t * a.scale_step + (k + i) / size] =
-          quantize_block(x + t * x_stride + i, size, static_cast<int8_t *>(a.data) + t * a.stride + k + i,
-                         a.sums + t * a.sums_step + (k + i) / group);
-}
-
 bool is_tiled(Layout layout) { return layout == TILES || layout == HIGH_LOW_TILES; }
 
 }  // namespace
@@ -65,7 +55,7 @@ void Activations::pack(int64_t k, const float *x, int64_t x_stride, int64_t coun
 
 Layout layout_for(Type weight, [[maybe_unused]] int64_t tokens, bool precise) {
   if (weight == FLOAT32 || weight == FLOAT16) return FLOAT_ROWS;
-  if (is_blocks(weight)) return precise ? FLOAT_ROWS : block_size(weight) == SMALL_BLOCK ? BLOCKS_32 : BLOCKS_256;
+  if (is_blocks(weight)) return precise ? FLOAT_ROWS : blocks_layout(weight, tokens);
   if (amx_available()) return precise ? HIGH_LOW_TILES : TILES;
   if (precise) return FLOAT_ROWS;
 #ifdef HAVE_BF16
@@ -75,28 +65,21 @@ Layout layout_for(Type weight, [[maybe_unused]] int64_t tokens, bool precise) {
 }
 
 Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) {
+  if (is_in_blocks(layout)) return empty_blocks(buffer, layout, tokens, in);
   // 64 bytes more than whole blocks, so that the rows do not compete for the same sets of a cache
-  const int64_t stride = (in + 127) / 128 * 128 + (is_in_blocks(layout) ? 64 : 32);
-  if (is_tiled(layout))
-    return {layout, tokens, in, stride, buffer.get(tiled_bytes(layout, tokens, in) / 4), nullptr, 0, nullptr, 0};
+  const int64_t stride = (in + 127) / 128 * 128 + 32;
+  if (is_tiled(layout)) return {layout, tokens, in, stride, buffer.get(tiled_bytes(layout, tokens, in) / 4)};
   const int64_t rows = tokens + FEW_TOKENS;  // microkernels read whole groups of tokens
-  const int64_t size = is_in_blocks(layout) ? 1 : layout == PAIR_ROWS ? 2 : 4;
-  const int64_t blocks = layout == BLOCKS_32 ? in / SMALL_BLOCK : layout == BLOCKS_256 ? in / LARGE_BLOCK : 0;
-  const int64_t sums = layout == BLOCKS_32 ? (in / 32 + 1) / 2 * 2 : layout == BLOCKS_256 ? in / 16 : 0;
-  float *all = buffer.get(rows * (stride * size / 4 + blocks + sums / 2));
-  char *data = reinterpret_cast<char *>(all);
-  float *scales = all + rows * stride * size / 4;
-  int16_t *sum_data = reinterpret_cast<int16_t *>(scales + rows * blocks);
+  const int64_t size = layout == PAIR_ROWS ? 2 : 4;
+  char *data = reinterpret_cast<char *>(buffer.get(rows * stride * size / 4));
   for (int64_t t = 0; t < tokens; t++) std::fill(data + (t * stride + in) * size, data + (t + 1) * stride * size, 0);
   std::fill(data + tokens * stride * size, data + rows * stride * size, 0);
-  std::fill(scales + tokens * blocks, scales + rows * blocks, 0.f);
-  std::fill(sum_data + tokens * sums, sum_data + rows * sums, int16_t(0));
-  return {layout, tokens, in, stride, data, scales, blocks, sum_data, sums};
+  return {layout, tokens, in, stride, data};
 }
 
 Activations ActivationScratch::pack(const float *x, Layout layout, int64_t tokens, int64_t in) {
   const Activations a = empty(layout, tokens, in);
-#pragma omp parallel for schedule(static) if (tokens > FEW_TOKENS)
+#pragma omp parallel for schedule(static) if (tokens > FEW_TOKENS || (is_in_blocks(layout) && tokens * in > 16384))
   for (int64_t k = 0; k < in; k += 256) a.pack(k, x + k, in, std::min<int64_t>(256, in - k));
   return a;
 }

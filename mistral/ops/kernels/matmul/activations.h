@@ -9,10 +9,15 @@ enum Layout {
   FLOAT_ROWS,     // rows of float32
   PAIR_ROWS,      // rows of bfloat16
   ODD_EVEN_ROWS,  // rows of bfloat16 as float32: of every 2 * LANES elements first the odd ones, then the even ones
-  BLOCKS_32,      // rows of 8-bit integers; every 32 elements of a row share a scale
-  BLOCKS_256,     // the same for every 256
-  TILES,          // AMX tiles of 16 tokens in bfloat16, see matmul_amx.cpp
-  HIGH_LOW_TILES  // the same with each float32 as the sum of two bfloat16: x rounded, and the rest rounded
+  TILES,           // AMX tiles of 16 tokens in bfloat16, see matmul_amx.cpp
+  HIGH_LOW_TILES,  // the same with each float32 as the sum of two bfloat16: x rounded, and the rest rounded
+  // 8-bit integers, for weights in blocks: see blocks/activations.h
+  BLOCKS_32,       // rows; every 32 elements of a row share a scale
+  BLOCKS_256,      // the same for every 256
+  LANES_32,        // the same two with tokens side by side
+  LANES_256,
+  WORD_LANES_32,  // and with the integers in 16 bits
+  WORD_LANES_256
 };
 
 constexpr int64_t MAX_TOKENS = 512;         // tokens that are packed and multiplied at a time
@@ -25,18 +30,23 @@ struct Activations {
   int64_t tokens, in;
   int64_t stride;  // elements from row to row; rows are filled up with zeros
   void *data;
-  // Of BLOCKS_32 and BLOCKS_256 (see blocks/activations.h):
-  float *scales;  // scales[token * scale_step + block]
-  int64_t scale_step;
-  int16_t *sums;  // sums[token * sums_step + i]: of 32 elements from 32 i on, or of 16 from 16 i on
-  int64_t sums_step;
+  // For weights in blocks:
+  float *scales = nullptr;  // scales[token * scale_step + block]
+  int64_t scale_step = 0;
+  int16_t *sums = nullptr;  // sums[token * sums_step + i]: of 32 elements from 32 i on, or of 16 from 16 i on
+  int64_t sums_step = 0;
+  int lanes = 0;  // tokens that lie side by side; then the three steps are those from so many tokens to the next
 
   // Packs columns k to k + count of all tokens, whose first is at x[0], x[x_stride], ...; k is a multiple of 32, and k
   // and count of 256 for BLOCKS_256.
   void pack(int64_t k, const float *x, int64_t x_stride, int64_t count) const;
 };
 
-inline bool is_in_blocks(Layout layout) { return layout == BLOCKS_32 || layout == BLOCKS_256; }
+inline bool is_in_blocks(Layout layout) { return layout >= BLOCKS_32; }
+inline bool has_lanes(Layout layout) { return layout >= LANES_32; }
+inline bool has_small_blocks(Layout layout) {
+  return layout == BLOCKS_32 || layout == LANES_32 || layout == WORD_LANES_32;
+}
 
 Layout layout_for(Type weight, int64_t tokens, bool precise);
 

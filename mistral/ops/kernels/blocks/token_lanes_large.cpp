@@ -1,0 +1,11 @@
+// Weights in large blocks with several tokens: see token_lanes.h.
+#include "blocks/token_lanes.h"
+
+#ifdef HAVE_LANES
+void multiply_large_blocks_lanes(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
+  with_format(w.type, [&](auto *format) {
+    using F = std::remove_pointer_t<decltype(format)>;
+    if constexpr (F::WEIGHTS == LARGE_BLOCK) multiply_lanes<F>(x, w, first, rows, y, stride);
+  });
+}
+#endif
