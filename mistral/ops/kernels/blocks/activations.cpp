@@ -3,6 +3,7 @@
 
 #include "blocks/formats.h"
 #include "blocks/panel.h"
+#include "processor.h"
 
 float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
   uint32_t largest_bits = 0;  // of the magnitudes: their bits are ordered as they are, and NaN comes last
@@ -30,17 +31,29 @@ float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
   return finite ? largest / INT8_LARGEST : __builtin_nanf("");
 }
 
+#if defined(HAVE_PANELS) || defined(HAVE_NEON_DOT)
+static void multiply_panels(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
+#ifdef HAVE_NEON_DOT
+  multiply_blocks_neon(x, w, first, rows, y, stride);
+#else
+#ifdef HAVE_AMX
+  if (amx_available()) return multiply_blocks_tiles(x, w, first, rows, y, stride);
+#endif
+  with_format(w.type, [&](auto *format) {
+    if constexpr (HAS_BYTE_PANEL<std::remove_pointer_t<decltype(format)>>)
+      multiply_blocks_bytes(x, w, first, rows, y, stride);
+    else
+      multiply_blocks_words(x, w, first, rows, y, stride);
+  });
+#endif
+}
+#endif
+
 void multiply_rows_blocks(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
-#ifdef HAVE_PANELS
+#if defined(HAVE_PANELS) || defined(HAVE_NEON_DOT)
   // Up to this number of tokens, decoding rows where they lie for every four tokens is faster than packing them
   const int64_t few = block_size(w.type) == LARGE_BLOCK && w.type != BLOCKS_IQ4_XS ? 8 : 4;
-  if (x.tokens > few)
-    return with_format(w.type, [&](auto *format) {
-      if constexpr (HAS_BYTE_PANEL<std::remove_pointer_t<decltype(format)>>)
-        multiply_blocks_bytes(x, w, first, rows, y, stride);
-      else
-        multiply_blocks_words(x, w, first, rows, y, stride);
-    });
+  if (x.tokens > few) return multiply_panels(x, w, first, rows, y, stride);
 #endif
   multiply_blocks_in_place(x, w, first, rows, y, stride);
 }

@@ -25,3 +25,5 @@ void multiply_rows_blocks(const Activations &x, Matrix w, int64_t first, int64_t
 void multiply_blocks_in_place(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_blocks_bytes(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_blocks_words(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
+void multiply_blocks_neon(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
+void multiply_blocks_tiles(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);

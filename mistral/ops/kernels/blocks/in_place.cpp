@@ -4,6 +4,7 @@
 #include "blocks/in_place.h"
 
 #include "blocks/activations.h"
+#include "blocks/in_place_neon.h"
 
 namespace {
 
@@ -173,6 +174,9 @@ void multiply_vectors(const Tokens &x, const uint8_t *weights, int64_t row_bytes
       for (int64_t c = 0; c < ROWS && n + c * apart < rows; c++) y[r * stride + n + c * apart] = y_lanes[r][c];
   }
 }
+#define HAVE_BLOCK_VECTORS 1
+#elif defined(HAVE_NEON_DOT)
+constexpr int64_t ROWS_AT_ONCE = 32;
 #define HAVE_BLOCK_VECTORS 1
 #endif
 

@@ -4,6 +4,7 @@
 // High-Performance Matrix Multiplication, 2008). The definition of the product is in activations.h.
 #pragma once
 #include "blocks/activations.h"
+#include "blocks/dot_neon.h"
 #include "blocks/in_place.h"
 #include "scratch.h"
 #include "transpose.h"
@@ -14,6 +15,7 @@
 #endif
 #endif
 
+#if defined(HAVE_PANELS) || defined(HAVE_NEON_DOT)
 #ifdef HAVE_PANELS
 #if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
 constexpr bool VNNI = true;  // products of four bytes, added in 32 bits
@@ -24,6 +26,7 @@ constexpr bool VNNI = false;
 // Which panel a format has: panel_bytes.cpp, or panel_words.cpp where that is faster
 template <class F>
 constexpr bool HAS_BYTE_PANEL = VNNI || (!InPlace<F>::SIGNED && InPlace<F>::BITS < 6);
+#endif
 
 constexpr int64_t CHUNK = 256;                     // columns
 constexpr int VECTORS = 2;                         // across a strip
@@ -49,8 +52,10 @@ inline Ints add_products(Ints sum, Ints w, Ints x) {
   return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 #elif defined(__AVX512BW__)
   return computed(sum + (Ints)_mm512_madd_epi16((__m512i)w, (__m512i)x));
-#else
+#elif defined(__AVX2__)
   return (Ints)add_pairs((__m256i)sum, (__m256i)w, (__m256i)x);
+#else
+  return sum + (w << 16 >> 16) * (x << 16 >> 16) + (w >> 16) * (x >> 16);
 #endif
 }
 
@@ -122,6 +127,18 @@ inline void transpose_words(const void *from_words, int64_t from_step, void *to_
   for (int i = 0; i < 16; i++) lines[i] = _mm512_loadu_si512(from + i * from_step);
   transpose(lines);
   for (int j = 0; j < 16; j++) _mm512_store_si512(to + j * to_step, lines[j]);
+#elif defined(HAVE_NEON_DOT)
+  Ints rows[4], pairs[4];
+  for (int i = 0; i < 4; i++) rows[i] = load_integers(from + i * from_step);
+  for (int i = 0; i < 2; i++) {  // words of rows i and i + 2, by turns
+    pairs[i] = __builtin_shuffle(rows[i], rows[i + 2], Ints{0, 4, 1, 5});
+    pairs[i + 2] = __builtin_shuffle(rows[i], rows[i + 2], Ints{2, 6, 3, 7});
+  }
+  for (int j = 0; j < 4; j++) {
+    const Ints first = pairs[j / 2 * 2], second = pairs[j / 2 * 2 + 1];
+    const Ints column = __builtin_shuffle(first, second, j % 2 ? Ints{2, 6, 3, 7} : Ints{0, 4, 1, 5});
+    memcpy(to + j * to_step, &column, sizeof column);
+  }
 #else
   __m256i r[8], t[8];
   for (int i = 0; i < 4; i++) {  // rows i and i + 4 in the halves of a register
@@ -152,7 +169,7 @@ void multiply_range(const Activations &a, const uint8_t *weights, int64_t rows, 
   static thread_local Panel panel;
   Panel &own = panel;  // found once
   const int64_t tokens = a.tokens, strips = (rows + STRIP - 1) / STRIP, row_bytes = a.in / F::WEIGHTS * F::BYTES;
-  Element *integers = integer_buffer.get(tokens * CHUNK);  // [token][CHUNK]
+  Element *integers = integer_buffer.get((tokens + 15) / 16 * 16 * CHUNK);  // [token][CHUNK], for whole tiles
   TokenScales *scales = scale_buffer.get(tokens);
   float *results = result_buffer.get(strips * tokens * STRIP);  // [strip][token][row]
   for (int64_t k = 0; k < a.in; k += CHUNK) {
