@@ -126,13 +126,15 @@ inline float sum(Floats x) {
   return two[0][0] + two[0][1];
 }
 
-#ifdef __AVX2__
+#if defined(__AVX2__) || defined(__aarch64__)
 // x itself, in a register from here on: keeps GCC from loading it once for each use, and from adding integers as a tree
 // for which there are not enough registers
 template <class Vector>
 inline Vector computed(Vector x) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   asm("" : "+v"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
 #else
   asm("" : "+x"(x));
 #endif

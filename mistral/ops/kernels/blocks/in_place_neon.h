@@ -1,6 +1,8 @@
 // The product of a few weight rows in blocks, as they lie, with few tokens by sdot: what in_place.cpp calls for every
 // few tokens. A lane of the float sums belongs to a row. The definition is in activations.h.
 #pragma once
+#include <algorithm>
+
 #include "blocks/dot_neon.h"
 
 #ifdef HAVE_NEON_DOT
@@ -17,44 +19,59 @@ inline Ints sum_four(const Ints *x) {
 // Lanes: for each of NEON_ROWS rows the sum of (q * s) x over a block, for R tokens, each with its integers at `x`
 template <class F, int R, class Block>
 inline void block_sums(const uint8_t *const *blocks, const Block *tokens, Ints *sums) {
-  Ints lanes[R][NEON_ROWS] = {};
-#pragma GCC unroll 4
+  Ints lanes[R][NEON_ROWS];
+#pragma GCC unroll 1
   for (int c = 0; c < NEON_ROWS; c++) {
+    Ints row[R] = {};
     int16_t factors[F::WEIGHTS / F::GROUP];
     F::factors(blocks[c], factors);
-#pragma GCC unroll 8
+#pragma GCC unroll 2
     for (int g = 0; g < F::WEIGHTS / 32; g++) {
       const Numbers w = load_numbers<F>(blocks[c], g);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
         const Bytes first = load_bytes(tokens[r].x + 32 * g), second = load_bytes(tokens[r].x + 32 * g + 16);
-        if constexpr (F::GROUP == 16)
-          lanes[r][c] += add_fours(Ints{}, w.first, first) * int32_t(factors[2 * g]) +
-                         add_fours(Ints{}, w.second, second) * int32_t(factors[2 * g + 1]);
-        else if constexpr (F::FACTORS)
-          lanes[r][c] += add_fours(add_fours(Ints{}, w.first, first), w.second, second) * int32_t(factors[g]);
-        else
-          lanes[r][c] = add_fours(add_fours(Ints{}, w.first, first), w.second, second);
+        if constexpr (F::GROUP == 16) {
+          row[r] = computed(row[r] + add_fours(Ints{}, w.first, first) * int32_t(factors[2 * g]));
+          row[r] = computed(row[r] + add_fours(Ints{}, w.second, second) * int32_t(factors[2 * g + 1]));
+        } else if constexpr (F::FACTORS) {
+          const Ints sum = add_fours(add_fours(Ints{}, w.first, first), w.second, second);
+          row[r] = computed(row[r] + sum * int32_t(factors[g]));
+        } else {
+          row[r] = add_fours(add_fours(Ints{}, w.first, first), w.second, second);
+        }
       }
     }
+    for (int r = 0; r < R; r++) lanes[r][c] = row[r];
   }
   for (int r = 0; r < R; r++) sums[r] = sum_four(lanes[r]);
 }
 
-// Lanes: for each row the sum of m x over a block, with sums of x as it has them
+// The minima of a block of NEON_ROWS rows, whole numbers of every 32 weights
 template <class F>
-inline Ints minimum_sums(const uint8_t *const *blocks, const int16_t *sums) {
-  if constexpr (!F::FACTORS) return Ints{} + sums[0];
-  Ints lanes = {};
-  for (int c = 0; c < NEON_ROWS; c++) {
-    int16_t m[8];
-    F::minima(blocks[c], m);
-    int32_t sum = 0;
-    for (int g = 0; g < 8; g++) sum += m[g] * (sums[2 * g] + sums[2 * g + 1]);
-    lanes[c] = sum;
+struct Minima {
+  Ints m[NEON_ROWS][2];
+  explicit Minima([[maybe_unused]] const uint8_t *const *blocks) {
+    if constexpr (F::FACTORS)
+      for (int c = 0; c < NEON_ROWS; c++) {
+        int16_t narrow[8];
+        F::minima(blocks[c], narrow);
+        for (int g = 0; g < 8; g++) m[c][g / 4][g % 4] = narrow[g];
+      }
   }
-  return lanes;
-}
+
+  // Lanes: for each row the sum of m x over the block, with sums of x as it has them
+  Ints times(const int16_t *sums) const {
+    if constexpr (!F::FACTORS) return Ints{} + sums[0];
+    Ints first, second, lanes[NEON_ROWS];  // sums over every 16
+    memcpy(&first, sums, sizeof first);
+    memcpy(&second, sums + 8, sizeof second);
+    first = (first << 16 >> 16) + (first >> 16);
+    second = (second << 16 >> 16) + (second >> 16);
+    for (int c = 0; c < NEON_ROWS; c++) lanes[c] = m[c][0] * first + m[c][1] * second;
+    return sum_four(lanes);
+  }
+};
 
 template <class F, int R, class Tokens>
 void multiply_vectors(const Tokens &x, const uint8_t *weights, int64_t row_bytes, int64_t rows, float *y,
@@ -73,11 +90,12 @@ void multiply_vectors(const Tokens &x, const uint8_t *weights, int64_t row_bytes
       block_sums<F, R>(blocks, tokens, sums);
       Floats scales, minima;
       for (int c = 0; c < NEON_ROWS; c++) scales[c] = F::scale(blocks[c]), minima[c] = -F::minimum(blocks[c]);
+      [[maybe_unused]] const Minima<F> minimum(blocks);
       for (int r = 0; r < R; r++) {
         const float scale = tokens[r].scale;
         y_lanes[r] = fused(__builtin_convertvector(sums[r], Floats), scales * scale, y_lanes[r]);
         if constexpr (F::MINIMA) {
-          const Ints sum = minimum_sums<F>(blocks, tokens[r].sums);
+          const Ints sum = minimum.times(tokens[r].sums);
           y_lanes[r] = fused(__builtin_convertvector(sum, Floats), minima * scale, y_lanes[r]);
         }
       }

@@ -135,8 +135,10 @@ struct NeonPanel {
       for (int64_t g = 0; g < GROUPS; g++) {
         Sums<R> sums;
 #pragma GCC unroll 2
-        for (int64_t k = b * F::WEIGHTS + g * F::GROUP; k < b * F::WEIGHTS + (g + 1) * F::GROUP; k += STEP)
-          sums.add(words[k / STEP], x + k);
+        for (int64_t i = 0; i < F::GROUP / STEP; i++) {
+          const int64_t step = (b * F::WEIGHTS + g * F::GROUP) / STEP + i;
+          sums.add(words[step], x + step * STEP);
+        }
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) {
           const Ints factor = F::FACTORS ? load_integers(factors[g] + v * LANES) : Ints{} + 1;
