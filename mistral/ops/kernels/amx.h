@@ -65,6 +65,7 @@ inline void tile_multiply(int sums, int a, int b) {
     }
 }
 inline void tile_multiply_bytes(int sums, int a, int b) {
+  if (emulated_shapes.bytes[a] != 4 * emulated_shapes.lines[b]) __builtin_trap();  // as the processor does
   for (int m = 0; m < 16; m++)
     for (int k = 0; k < emulated_shapes.lines[b]; k++) {
       int8_t four[4], line[64];
