@@ -30,11 +30,15 @@ from mistral.ops import library_cache
 
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
+# For the processor that this runs on. On aarch64, -march would choose its instructions and not how they are scheduled.
+NATIVE = ("-mcpu=native",) if platform.machine() == "aarch64" else ("-march=native",)
 # The units that take most of the time are compiled side by side, each on its own. All others are compiled as one,
 # because the time that they take is mostly that of the compiler's own headers.
 COMPILED_ALONE = (
     "attention/online_softmax.cpp",
     "blocks/in_place.cpp",
+    "blocks/panel_neon.cpp",
+    "blocks/panel_tiles.cpp",
     "blocks/token_lanes_large.cpp",
     "blocks/token_lanes_small.cpp",
     "matmul/microkernel_bf16.cpp",
@@ -165,7 +169,7 @@ def glue() -> Library:
     return Library("mistral_glue", key_of(sources, [*abi, compiler_version(require_compiler())]), ((command,),))
 
 
-def kernels(machine: Sequence[str] = ("-march=native",)) -> Library:
+def kernels(machine: Sequence[str] = NATIVE) -> Library:
     """The library of kernels. `machine`: compiler flags that say for which processor."""
     cxx, flags = require_compiler(), [*FLAGS, *machine]
     units = sorted(file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp")

@@ -49,7 +49,7 @@ class Native:
 
     name = "native"
 
-    def __init__(self, precise: bool = False, machine: Sequence[str] = ("-march=native",)) -> None:
+    def __init__(self, precise: bool = False, machine: Sequence[str] = build.NATIVE) -> None:
         """`precise` keeps activations and cache float32; `machine`: compiler flags that say for which processor."""
         glue, kernels = build.glue(), build.kernels(machine)
         build.build_all([glue, kernels])

@@ -6,22 +6,32 @@ The definition in plain C++ is the same file compiled with PLAIN_BLOCKS, and an 
 from __future__ import annotations
 
 import platform
+import zlib
 from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mistral.ops.blocks.block_quantized import SCALES, BlockQuantized
 from mistral.ops.blocks.kind import BLOCK_KINDS, BY_NAME
+from mistral.ops.build import NATIVE
 from tests.ops.test_native import MACHINES, flags
 from tests.support.block_products import Array, product, random_blocks, with_scales
 from tests.support.kernel_library import KernelLibrary
 
 # Those of MACHINES that differ in what multiplies integers: "no bfloat16" has no VNNI either
-VECTORS = {name: machine for name, machine in MACHINES.items() if name in ("native", "AVX2", "no bfloat16")}
+INTEGERS = ("native", "AVX2", "no bfloat16", "AMX in C++", "no AMX")
+VECTORS = {name: machine for name, machine in MACHINES.items() if name in INTEGERS}
 if "avx_vnni" in flags and "avx512f" in flags:
     VECTORS["AVX-VNNI"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f")
-FUSED = "-march=x86-64-v3" if platform.machine() == "x86_64" else "-march=native"  # has a fused multiply-add
+# NEON in C++: a header of this folder stands for the compiler's. Without AVX, vectors are as wide as those of NEON.
+NEON = Path(__file__).parents[1] / "support" / "arm_neon.h"
+EMULATED = ("-O1", "-D__ARM_FEATURE_DOTPROD", f"-DHEADER={zlib.crc32(NEON.read_bytes())}", "-I", str(NEON.parent))
+if platform.machine() == "x86_64":
+    VECTORS["NEON dot product in C++"] = EMULATED
+    VECTORS["NEON i8mm in C++"] = (*EMULATED, "-D__ARM_FEATURE_MATMUL_INT8")
+FUSED = ("-march=x86-64-v3",) if platform.machine() == "x86_64" else NATIVE  # with a fused multiply-add
 ROWS, TOKENS = (1, 5, 33, 100), (1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 31, 70)
 COLUMNS = {32: (32, 96, 256, 768, 2048), 256: (256, 512, 768, 2048)}
 
@@ -34,13 +44,25 @@ def library(*machine: str) -> KernelLibrary:
 
 def plain() -> KernelLibrary:
     """The definition in plain C++."""
-    return library(FUSED, "-DPLAIN_BLOCKS")
+    return library(*FUSED, "-DPLAIN_BLOCKS")
 
 
 @pytest.fixture(params=VECTORS)
-def kernels(request: pytest.FixtureRequest) -> KernelLibrary:
-    """Each library with loops of vectors."""
-    return library(*VECTORS[request.param])
+def machine(request: pytest.FixtureRequest) -> str:
+    """Each processor whose loops are tested."""
+    return str(request.param)
+
+
+@pytest.fixture
+def kernels(machine: str) -> KernelLibrary:
+    """The library with its loops of vectors."""
+    return library(*VECTORS[machine])
+
+
+@pytest.fixture
+def definition(machine: str) -> KernelLibrary:
+    """The definition as it is there: NEON in C++ is compiled for processors without a fused multiply-add."""
+    return library(*MACHINES["baseline"]) if "NEON" in machine else plain()
 
 
 def activations(columns: int) -> Array:
@@ -59,10 +81,10 @@ def activations(columns: int) -> Array:
 
 
 @cache
-def case(name: str, rows: int, columns: int) -> tuple[BlockQuantized, Array, Array]:
+def case(name: str, rows: int, columns: int, definition: KernelLibrary) -> tuple[BlockQuantized, Array, Array]:
     """A matrix, tokens, and their product as it is defined."""
     weight, x = random_blocks(name, rows, columns, seed=rows), activations(columns)
-    return weight, x, plain().linear(x, weight)
+    return weight, x, definition.linear(x, weight)
 
 
 def assert_same_bits(found: Array, expected: Array) -> None:
@@ -77,7 +99,7 @@ def test_the_definition_is_that_of_an_oracle(name: str) -> None:
     """With a fused multiply-add, and without one on the oldest processors."""
     for rows in ROWS:
         for columns in COLUMNS[BY_NAME[name].weights]:
-            weight, x, defined = case(name, rows, columns)
+            weight, x, defined = case(name, rows, columns, plain())
             simple = library(*MACHINES["baseline"]).linear(x, weight)
             for found, fused in ((defined, True), (simple, platform.machine() != "x86_64")):
                 wanted = product(x, weight, fused)
@@ -85,11 +107,13 @@ def test_the_definition_is_that_of_an_oracle(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BLOCK_KINDS)
-def test_every_number_of_tokens_gives_the_bits_of_the_definition(kernels: KernelLibrary, name: str) -> None:
+def test_every_number_of_tokens_gives_the_bits_of_the_definition(
+    kernels: KernelLibrary, definition: KernelLibrary, name: str
+) -> None:
     """Each token in a batch of every size, so neither company nor place changes a bit."""
     for rows in ROWS:
         for columns in COLUMNS[BY_NAME[name].weights]:
-            weight, x, wanted = case(name, rows, columns)
+            weight, x, wanted = case(name, rows, columns, definition)
             for tokens in TOKENS:
                 first = (11 * tokens) % (len(x) - tokens + 1)
                 some = slice(first, first + tokens)
@@ -97,7 +121,9 @@ def test_every_number_of_tokens_gives_the_bits_of_the_definition(kernels: Kernel
 
 
 @pytest.mark.parametrize("name", BLOCK_KINDS)
-def test_blocks_of_the_largest_numbers_do_not_overflow(kernels: KernelLibrary, name: str) -> None:
+def test_blocks_of_the_largest_numbers_do_not_overflow(
+    kernels: KernelLibrary, definition: KernelLibrary, name: str
+) -> None:
     """Rows of one byte throughout, -128 in Q8_0 among them, with the largest activations of one sign or of both."""
     kind = BY_NAME[name]
     bytes_of_rows = np.array([0x00, 0x0F, 0x7F, 0x80, 0x81, 0x88, 0xF0, 0xFF, 0x1F, 0x3F, 0xC0, 0x55], np.uint8)
@@ -111,15 +137,17 @@ def test_blocks_of_the_largest_numbers_do_not_overflow(kernels: KernelLibrary, n
     for tokens in (1, 2, 6, 40):
         x = np.resize(six, (tokens, 1024))
         found = kernels.linear(x, weight)
-        assert_same_bits(found, plain().linear(x, weight))
+        assert_same_bits(found, definition.linear(x, weight))
         errors = np.abs(found - np.resize(wanted.values.astype(np.float64), found.shape))
         assert (errors <= 1e-6 * np.resize(wanted.magnitudes, found.shape)).all()
 
 
 @pytest.mark.parametrize("name", BLOCK_KINDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_makes_its_token_nan_and_no_other(kernels: KernelLibrary, name: str, value: float) -> None:
-    weight, x, wanted = case(name, 33, 768)
+def test_what_is_no_number_makes_its_token_nan_and_no_other(
+    kernels: KernelLibrary, definition: KernelLibrary, name: str, value: float
+) -> None:
+    weight, x, wanted = case(name, 33, 768, definition)
     for tokens, place, column in ((1, 0, 0), (4, 2, 700), (9, 8, 300), (31, 17, 767)):
         bad = x[:tokens].copy()
         bad[place, column] = value
@@ -131,9 +159,9 @@ def test_what_is_no_number_makes_its_token_nan_and_no_other(kernels: KernelLibra
 @pytest.mark.parametrize("name", BLOCK_KINDS)
 @pytest.mark.parametrize("scale", [np.nan, np.inf])
 def test_a_scale_that_is_no_number_shows_in_its_row_and_no_other(
-    kernels: KernelLibrary, name: str, scale: float
+    kernels: KernelLibrary, definition: KernelLibrary, name: str, scale: float
 ) -> None:
-    weight, x, wanted = case(name, 33, 768)
+    weight, x, wanted = case(name, 33, 768, definition)
     kind = weight.kind
     for place in range(len(SCALES[name])):
         at, values = SCALES[name][place], weight.values.copy()

@@ -24,6 +24,7 @@ from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncac
 from mistral.model.rope import Llama4Scaling, rope_angles
 from mistral.ops import portable
 from mistral.ops.blocks.block_quantized import BlockQuantized
+from mistral.ops.build import NATIVE
 from mistral.ops.interface import Ops, Rotation
 from mistral.ops.native import Native
 from tests.support.block_products import product, random_blocks
@@ -33,7 +34,7 @@ from tests.support.small_models import DENSE, SHAPES
 Array = npt.NDArray[np.float32]
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 # By name: compiler flags. "AMX in C++" replaces the tile instructions, so it runs on processors without them.
-MACHINES = {"native": ("-march=native",), "baseline": ()}
+MACHINES = {"native": NATIVE, "baseline": ()}
 flags = Path("/proc/cpuinfo").read_text().split() if platform.machine() == "x86_64" else []
 if flags:
     MACHINES["AVX2"] = ("-march=x86-64-v3",)

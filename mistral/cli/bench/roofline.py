@@ -22,8 +22,10 @@ from mistral.ops.device import thread_count
 NEIGHBOURHOOD = 1 << 16  # bytes of a mapped file that Linux maps at once around the one asked for
 BUFFER = 1 << 30  # bytes read to measure bandwidth, more than any cache holds
 PRODUCT = 2048  # side of the square matrices whose product is timed
-# Ways of multiplying, as the kernels number them; the last is for weights of 8 and 4 bits alone.
-WAYS = ("float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 8-bit integers")
+# Ways of multiplying, as the kernels number them; the last two are for weights of 8 and 4 bits alone.
+WAYS = (
+    "float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 8-bit integers", "tiles of 8-bit integers",
+)  # fmt: skip
 ROUNDS = 1 << 21  # of products on each thread: some hundredths of a second
 
 
@@ -119,7 +121,7 @@ class Machine:
             library = build.kernels().load(lambda path: ctypes.CDLL(str(path)))
             self.bandwidth_of = "1 GB, read by the kernels"
             self.bandwidth = max(self.bandwidth, kernels_bandwidth(library, buffer))
-            ways = WAYS[:-1] if self.bits == 16 else WAYS
+            ways = WAYS[:3] if self.bits == 16 else WAYS
             speeds = {way: kernels_flops(library, number) for number, way in enumerate(ways)}
             fastest = max(speeds, key=lambda way: speeds[way])
             self.peak_of, peak = f"{fastest}, in registers", speeds[fastest]

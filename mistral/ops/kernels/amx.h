@@ -1,4 +1,5 @@
-// Products of AMX tiles: A (16, 32) bfloat16 times B (32, 16) bfloat16, added to sums (16, 16) float32.
+// Products of AMX tiles: A (16, 32) bfloat16 times B (32, 16) bfloat16, added to sums (16, 16) float32; or of bytes with
+// a sign, A (16, 64) times B (64, 16), added to sums of 32-bit integers (blocks/panel_tiles.cpp).
 //
 // A tile has 16 lines of 64 bytes. A line of A is 32 elements of a row; line k of B has elements 2 k and 2 k + 1 of
 // each of its 16 columns side by side. The eight tile registers are used as a block of 2 x 2 products: 4 and 5 hold two
@@ -18,19 +19,37 @@ constexpr int64_t TILE = 512;  // bfloat16 elements in a tile
 inline int64_t tiles_for(int64_t tokens) { return (tokens + 15) / 16; }  // tiles B for so many columns
 inline int64_t depth_for(int64_t in) { return (in + 31) / 32; }          // tiles along a row of so many elements
 
+// The lines of each tile register, and bytes of a line
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// For products of `depth` bytes: 4 is a tile A, 5 and 6 are tiles B, 0 to 3 sums
+inline TileShapes shapes_for_bytes(int depth) {
+  TileShapes shapes;
+  shapes.bytes[4] = uint16_t(depth);
+  shapes.lines[5] = shapes.lines[6] = uint8_t(depth / 4);
+  return shapes;
+}
+
 #ifdef EMULATE_AMX
 inline thread_local uint8_t emulated[8][16][64];
+inline thread_local TileShapes emulated_shapes;
 
 inline bool request_tiles() { return true; }
 struct TileConfig {
-  TileConfig() {}
+  explicit TileConfig(const TileShapes &shapes = {}) { emulated_shapes = shapes; }
   ~TileConfig() { memset(emulated, 0xff, sizeof emulated); }  // NaN, so that a test sees reads of released tiles
 };
 inline void compiler_barrier() {}
 
 inline void tile_zero(int tile) { memset(emulated[tile], 0, sizeof emulated[tile]); }
 inline void tile_load(int tile, const void *from, int64_t stride) {
-  for (int i = 0; i < 16; i++) memcpy(emulated[tile][i], static_cast<const char *>(from) + i * stride, 64);
+  tile_zero(tile);
+  for (int i = 0; i < emulated_shapes.lines[tile]; i++)
+    memcpy(emulated[tile][i], static_cast<const char *>(from) + i * stride, emulated_shapes.bytes[tile]);
 }
 inline void tile_store(int tile, void *to, int64_t stride) {
   for (int i = 0; i < 16; i++) memcpy(static_cast<char *>(to) + i * stride, emulated[tile][i], 64);
@@ -45,6 +64,20 @@ inline void tile_multiply(int sums, int a, int b) {
       _mm512_storeu_ps(emulated[sums][m], _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)line));
     }
 }
+inline void tile_multiply_bytes(int sums, int a, int b) {
+  if (emulated_shapes.bytes[a] != 4 * emulated_shapes.lines[b]) __builtin_trap();  // as the processor does
+  for (int m = 0; m < 16; m++)
+    for (int k = 0; k < emulated_shapes.lines[b]; k++) {
+      int8_t four[4], line[64];
+      int32_t sum[16];
+      memcpy(four, emulated[a][m] + 4 * k, 4);
+      memcpy(line, emulated[b][k], 64);
+      memcpy(sum, emulated[sums][m], 64);
+      for (int n = 0; n < 16; n++)
+        for (int i = 0; i < 4; i++) sum[n] += four[i] * line[4 * n + i];
+      memcpy(emulated[sums][m], sum, 64);
+    }
+}
 #else
 // Linux lets a process use the tile registers only after it has asked for them.
 inline bool request_tiles() {
@@ -52,18 +85,10 @@ inline bool request_tiles() {
   return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 }
 
-// While one lives, this thread's tiles are 16 lines of 64 bytes; afterwards they are released. The instruction is
+// While one lives, this thread's tiles have these shapes; afterwards they are released. The instruction is
 // written out because GCC 12 believes that _tile_loadconfig reads 8 bytes, and drops the stores of the other 56.
 struct TileConfig {
-  struct alignas(64) Layout {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  TileConfig() {
-    const Layout layout;
-    asm volatile("ldtilecfg %0" ::"m"(layout));
-  }
+  explicit TileConfig(const TileShapes &shapes = {}) { asm volatile("ldtilecfg %0" ::"m"(shapes)); }
   ~TileConfig() { _tile_release(); }
   TileConfig(const TileConfig &) = delete;
 };
@@ -75,6 +100,7 @@ inline void compiler_barrier() { asm volatile("" ::: "memory"); }
 #define tile_load(tile, from, stride) _tile_loadd(tile, from, stride)
 #define tile_store(tile, to, stride) _tile_stored(tile, to, stride)
 #define tile_multiply(sums, a, b) _tile_dpbf16ps(sums, a, b)
+#define tile_multiply_bytes(sums, a, b) _tile_dpbssd(sums, a, b)
 #endif
 
 inline void zero_sums() {

@@ -26,5 +26,10 @@ bool bf16_pairs_pay() {
 const char *instructions() {
   if (amx_available()) return "AMX";
   if (bf16_pairs_pay()) return "AVX-512 BF16";
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  return "NEON i8mm";
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return "NEON dot product";
+#endif
   return LANES == 16 ? "AVX-512" : LANES == 8 ? "AVX2" : "plain";
 }

@@ -7,14 +7,15 @@
 #define HAVE_BF16 1
 #endif
 
-// Tiles of bfloat16: AMX (Intel, Architecture Instruction Set Extensions Programming Reference, chapter 3).
+// Tiles of bfloat16 and of bytes: AMX (Intel, Architecture Instruction Set Extensions Programming Reference, chapter 3).
 // -DEMULATE_AMX replaces the tile instructions by C++, to test the kernels on a processor without them.
 #if defined(HAVE_BF16) && defined(__linux__)
-#if defined(EMULATE_AMX) || (defined(__AMX_TILE__) && defined(__AMX_BF16__))
+#if defined(EMULATE_AMX) || (defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__))
 #define HAVE_AMX 1
 #endif
 #endif
 
 bool amx_available();        // compiled in, and granted to the process by the operating system
 bool bf16_pairs_pay();       // compiled in, and faster than float32 products where memory is not the limit
-const char *instructions();  // the widest in use: "AMX", "AVX-512 BF16", "AVX-512", "AVX2" or "plain"
+// The widest in use: "AMX", "AVX-512 BF16", "AVX-512", "AVX2", "NEON i8mm", "NEON dot product" or "plain"
+const char *instructions();

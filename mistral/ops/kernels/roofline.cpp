@@ -1,6 +1,7 @@
 // The two limits of the machine's roofline (Williams et al., Communications of the ACM, 2009): bytes read from memory,
 // and products of vectors or tiles held in registers. The caller takes the time, so that the speed of a model can be
 // given as a share of them.
+#include "blocks/dot_neon.h"
 #include "blocks/in_place.h"
 #include "matmul/arithmetic.h"
 #include "processor.h"
@@ -68,6 +69,22 @@ double peak_integers([[maybe_unused]] int64_t repeats) {
   for (int j = 1; j < SUMS; j++) sums[0] = _mm256_add_epi32(sums[0], sums[j]);
   sink = float(_mm256_extract_epi32(sums[0], 0));
   return 64.0 * SUMS * repeats;
+#elif defined(HAVE_NEON_DOT)
+#ifdef __ARM_FEATURE_MATMUL_INT8
+  constexpr double OPERATIONS = 64;
+  const auto add = [](Ints s, Ints x) { return (Ints)vmmlaq_s32((int32x4_t)s, (int8x16_t)s, (int8x16_t)x); };
+#else
+  constexpr double OPERATIONS = 32;
+  const auto add = [](Ints s, Ints x) { return add_fours(s, (Bytes)s, (Bytes)x); };
+#endif
+  const Ints x = Ints{} + int32_t(sink) + 1;
+  Ints sums[SUMS];
+  for (int j = 0; j < SUMS; j++) sums[j] = Ints{} + int32_t(sink) + j;
+  for (int64_t i = 0; i < repeats; i++)
+    for (Ints &s : sums) s = add(s, x);
+  for (int j = 1; j < SUMS; j++) sums[0] += sums[j];
+  sink = float(sums[0][0]);
+  return OPERATIONS * SUMS * repeats;
 #else
   return 0;
 #endif
@@ -87,14 +104,36 @@ double peak_tiles([[maybe_unused]] int64_t repeats) {
   return 0;
 }
 
+double peak_byte_tiles([[maybe_unused]] int64_t repeats) {
+#ifdef HAVE_AMX
+  if (amx_available()) {
+    const TileConfig config(shapes_for_bytes(64));
+    alignas(64) static const uint16_t zeros[TILE] = {};
+    zero_sums();
+    tile_load(4, zeros, 64);
+    tile_load(5, zeros, 64);
+    tile_load(6, zeros, 64);
+    for (int64_t i = 0; i < repeats; i++) {
+      tile_multiply_bytes(0, 4, 5);
+      tile_multiply_bytes(1, 4, 6);
+      tile_multiply_bytes(2, 4, 5);
+      tile_multiply_bytes(3, 4, 6);
+    }
+    return 4.0 * 2 * 16 * 16 * 64 * repeats;
+  }
+#endif
+  return 0;
+}
+
 }  // namespace
 
-// `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2) or
-// 8-bit integers in vectors of 256 bits (3) -> operations done, a product and an addition being two; 0 where there is no such instruction.
+// `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2), or
+// 8-bit integers in vectors of at most 256 bits (3) or tiles (4) -> operations done, a product and an addition being two; 0 where there is no such instruction.
 extern "C" double multiply_in_registers(int64_t repeats, int way) {
   double done = 0;
 #pragma omp parallel reduction(+ : done)
-  done += way == 3   ? peak_integers(repeats)
+  done += way == 4   ? peak_byte_tiles(repeats)
+          : way == 3 ? peak_integers(repeats)
           : way == 2 ? peak_tiles(repeats)
           : way == 1 ? peak_pairs(repeats)
                      : peak_floats(repeats);

@@ -9,6 +9,8 @@
 
 #ifdef __AVX2__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -124,13 +126,15 @@ inline float sum(Floats x) {
   return two[0][0] + two[0][1];
 }
 
-#ifdef __AVX2__
+#if defined(__AVX2__) || defined(__aarch64__)
 // x itself, in a register from here on: keeps GCC from loading it once for each use, and from adding integers as a tree
 // for which there are not enough registers
 template <class Vector>
 inline Vector computed(Vector x) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   asm("" : "+v"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
 #else
   asm("" : "+x"(x));
 #endif
@@ -157,6 +161,8 @@ inline Floats fused(Floats a, Floats b, Floats c) {
   return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
   return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
 #endif

@@ -2,7 +2,9 @@
 #include "blocks/activations.h"
 
 #include "blocks/formats.h"
+#include "blocks/dot_neon.h"
 #include "blocks/token_lanes.h"
+#include "processor.h"
 
 float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
   uint32_t largest_bits = 0;  // of the magnitudes: their bits are ordered as they are, and NaN comes last
@@ -33,6 +35,9 @@ float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
 Layout blocks_layout(Type weight, [[maybe_unused]] int64_t tokens) {
   const bool small = block_size(weight) == SMALL_BLOCK;
 #ifdef HAVE_LANES
+#ifdef HAVE_AMX
+  if (tokens > TILED_TOKENS && amx_available()) return small ? BLOCKS_32 : BLOCKS_256;
+#endif
   // Up to this number of tokens, decoding rows where they lie is faster than broadcasting what was decoded
   if (tokens > (VNNI && small ? 2 : IN_PLACE_TOKENS)) {
     const bool words = with_format(weight, [](auto *format) { return !HAS_BYTES<std::remove_pointer_t<decltype(format)>>; });
@@ -120,6 +125,11 @@ void multiply_rows_blocks(const Activations &x, Matrix w, int64_t first, int64_t
 #ifdef HAVE_LANES
   if (x.lanes && has_small_blocks(x.layout)) return multiply_small_blocks_lanes(x, w, first, rows, y, stride);
   if (x.lanes) return multiply_large_blocks_lanes(x, w, first, rows, y, stride);
+#ifdef HAVE_AMX
+  if (x.tokens > TILED_TOKENS && amx_available()) return multiply_blocks_tiles(x, w, first, rows, y, stride);
+#endif
+#elif defined(HAVE_NEON_DOT)
+  if (x.tokens > IN_PLACE_TOKENS) return multiply_blocks_neon(x, w, first, rows, y, stride);
 #endif
   multiply_blocks_in_place(x, w, first, rows, y, stride);
 }

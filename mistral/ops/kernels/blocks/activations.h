@@ -19,6 +19,7 @@
 
 constexpr float INT8_LARGEST = 127;
 constexpr int64_t IN_PLACE_TOKENS = 4;  // up to so many are rows
+constexpr int64_t TILED_TOKENS = 16;    // more than these are multiplied by AMX tiles, where there are any
 constexpr int64_t LARGE_SUMS = 12;  // words of sums of a block of 256
 
 Layout blocks_layout(Type weight, int64_t tokens);
@@ -37,3 +38,7 @@ void multiply_rows_blocks(const Activations &x, Matrix w, int64_t first, int64_t
 void multiply_blocks_in_place(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_small_blocks_lanes(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_large_blocks_lanes(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
+
+// The same with many tokens in rows: by instructions for bytes of aarch64, and by AMX tiles (panel.h)
+void multiply_blocks_neon(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
+void multiply_blocks_tiles(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);

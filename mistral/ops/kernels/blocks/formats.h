@@ -23,6 +23,10 @@ inline float half_at(const uint8_t *p) {
   memcpy(&half, p, sizeof half);
 #ifdef __F16C__
   return _cvtsh_ss(half.bits);
+#elif defined(__aarch64__)
+  __fp16 number;
+  memcpy(&number, p, sizeof number);
+  return number;
 #else
   return to_float(&half);
 #endif

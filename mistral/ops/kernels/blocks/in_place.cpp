@@ -4,6 +4,7 @@
 #include "blocks/in_place.h"
 
 #include "blocks/activations.h"
+#include "blocks/in_place_neon.h"
 #include "blocks/lanes.h"
 #include "scratch.h"
 
@@ -294,13 +295,22 @@ void multiply_vectors(const Activations &a, const uint8_t *weights, int64_t row_
   if (a.tokens == 2) return multiply_tokens<F, 2>(x, weights, row_bytes, rows, y, stride);
   multiply_tokens<F, IN_PLACE_TOKENS>(x, weights, row_bytes, rows, y, stride);  // those beyond the last are zeros
 }
+#elif defined(HAVE_NEON_DOT)
+template <class F>
+void multiply_vectors(const Activations &a, const uint8_t *weights, int64_t row_bytes, int64_t rows, float *y,
+                      int64_t stride) {
+  const Tokens x(a, 0);
+  if (a.tokens == 1) return multiply_neon<F, 1>(x, weights, row_bytes, rows, y, stride);
+  if (a.tokens == 2) return multiply_neon<F, 2>(x, weights, row_bytes, rows, y, stride);
+  multiply_neon<F, IN_PLACE_TOKENS>(x, weights, row_bytes, rows, y, stride);  // those beyond the last are zeros
+}
 #endif
 
 template <class F>
 void multiply(const Activations &a, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   const int64_t row_bytes = w.in / F::WEIGHTS * F::BYTES;
   const uint8_t *weights = static_cast<const uint8_t *>(w.data) + first * row_bytes;
-#ifdef HAVE_LANES
+#if defined(HAVE_LANES) || defined(HAVE_NEON_DOT)
   multiply_vectors<F>(a, weights, row_bytes, rows, y, stride);
 #else
   multiply_plain<F>(Tokens(a, 0), weights, row_bytes, rows, y, stride);

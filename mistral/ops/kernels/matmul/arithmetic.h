@@ -20,7 +20,9 @@ struct FloatMath {
   static constexpr int64_t STEP = LANES;          // elements in a Vector
   static constexpr int64_t K_BLOCK = 1024;        // elements of a row whose products are summed in the lanes of a Sum
   static constexpr int RUN = 4;                   // vectors of a row that are loaded together
-  static constexpr int SMALL_BATCH = FEW_TOKENS;  // up to so many tokens have code of their own
+  static constexpr int ROWS_AT_ONCE = 2;          // rows that are read side by side for a single token
+  static constexpr int TOGETHER = LANES == 16 ? 8 : 4;  // tokens whose sums with two rows stay in registers
+  static constexpr int SMALL_BATCH = TOGETHER;          // up to so many have code of their own
   static constexpr int MR = LANES == 16 ? 6 : 2;  // tokens of a microkernel: MR * NR sums fit into the registers
   static Vector load(const float *p) { return ::load(p); }
   static void store(float *p, Vector x) { ::store(p, x); }
@@ -43,7 +45,9 @@ struct OddEvenMath {
   using Sum = Floats;
   static constexpr int64_t STEP = 2 * LANES;
   static constexpr int64_t K_BLOCK = FloatMath::K_BLOCK;
-  static constexpr int RUN = 2;
+  static constexpr int RUN = LANES == 16 ? 2 : 1;
+  static constexpr int ROWS_AT_ONCE = LANES == 16 ? 4 : 8;
+  static constexpr int TOGETHER = FloatMath::TOGETHER;
   static constexpr int SMALL_BATCH = 4;
   static Vector load(const float *p) {
     OddEven x;
@@ -73,7 +77,9 @@ struct PairMath {
   static constexpr int64_t STEP = BF16_LANES;
   static constexpr int64_t K_BLOCK = OddEvenMath::K_BLOCK;
   static constexpr int RUN = 4;
-  static constexpr int SMALL_BATCH = 2;
+  static constexpr int ROWS_AT_ONCE = 2;
+  static constexpr int TOGETHER = 8;
+  static constexpr int SMALL_BATCH = 4;
   static constexpr int MR = 6;
   static Vector load(const uint16_t *p) { return (Pairs)_mm512_loadu_si512(p); }
   static void store(uint16_t *p, Vector x) { _mm512_storeu_si512(p, (__m512i)x); }

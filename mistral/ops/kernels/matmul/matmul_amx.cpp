@@ -48,7 +48,7 @@ void pack_weights(Matrix w, int64_t first, int64_t end, int64_t k, int64_t depth
       continue;
     }
     const WeightRow row(w, first + r);
-    row.prefetch(32 * (k + depth), 32 * depth);  // this row's part of the next panel
+    row.template prefetch<3>(32 * (k + depth), 32 * depth);  // this row's part of the next panel
     for (int64_t i = 0; i < depth; i++)
       _mm512_store_si512(tiles + i * step + 32 * r, (__m512i)row.pairs_padded(32 * (k + i)));
   }

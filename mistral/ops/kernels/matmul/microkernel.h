@@ -6,7 +6,7 @@
 // vector, the lanes are summed as a tree, and the blocks are added one after the other. Three loops keep this order:
 //
 //   one_token     a single token: several rows side by side, far apart in memory
-//   few_tokens    up to FEW_TOKENS tokens: two rows as they lie, all tokens in registers
+//   few_tokens    up to M::TOGETHER tokens, in registers, with some rows as they lie; more tokens in a few such passes
 //   many_tokens   more tokens: K_BLOCK columns of the rows are packed into a panel in the second-level cache; a
 //                 register-blocked microkernel multiplies NR of its rows with M::MR tokens (as in Goto and van de
 //                 Geijn, Anatomy of High-Performance Matrix Multiplication, 2008)
@@ -41,6 +41,8 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
 
 // For a single token: elements along a row that are prefetched ahead; found by trial, for all types of weights
 constexpr int64_t PREFETCH_AHEAD = 2560;
+// For few tokens: passes that are faster than a panel; rows that stay in the second-level cache from pass to pass
+constexpr int64_t DIRECT_PASSES = 4, CACHED_ROWS = 16;
 
 struct KBlock {  // of every row: elements [begin, begin + depth)
   int64_t begin, depth;
@@ -78,30 +80,32 @@ struct Output {
 
 // sums[r * C + c] += x[r] * row[c] over a block of K, for R tokens and C weight rows, each read once. The elements
 // `ahead` of those in use are prefetched. x points to the block's first element.
-template <class M, class WeightRow, int R, int C>
+template <class M, int LOCALITY, class WeightRow, int R, int C>
 inline void accumulate(const typename M::Element *x, int64_t x_stride, const WeightRow *row, KBlock block,
                        int64_t ahead, typename M::Sum *sums) {
   static_assert(R * C <= 16);
-  constexpr int64_t RUN = M::RUN * M::STEP;
+  constexpr int64_t RUN = M::RUN * M::STEP, FETCHED = std::max<int64_t>(RUN, 32);
   int64_t k = 0;
-  for (; k + RUN <= block.depth; k += RUN) {
-    typename M::Vector weights[C][M::RUN];
-#pragma GCC unroll 4
-    for (int c = 0; c < C; c++) {
-      row[c].prefetch(block.begin + k + ahead, RUN);
-      M::load_run(row[c], block.begin + k, weights[c]);
-    }
-#pragma GCC unroll 4
-    for (int v = 0; v < M::RUN; v++)
+  for (; k + FETCHED <= block.depth; k += FETCHED) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        const auto token = M::load(x + r * x_stride + k + v * M::STEP);
+    for (int c = 0; c < C; c++) row[c].template prefetch<LOCALITY>(block.begin + k + ahead, FETCHED);
+#pragma GCC unroll 2
+    for (int64_t run = k; run < k + FETCHED; run += RUN) {
+      typename M::Vector weights[C][M::RUN];
+#pragma GCC unroll 8
+      for (int c = 0; c < C; c++) M::load_run(row[c], block.begin + run, weights[c]);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; c++) sums[r * C + c] = M::add(sums[r * C + c], weights[c][v], token);
-      }
+      for (int v = 0; v < M::RUN; v++)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          const auto token = M::load(x + r * x_stride + run + v * M::STEP);
+#pragma GCC unroll 8
+          for (int c = 0; c < C; c++) sums[r * C + c] = M::add(sums[r * C + c], weights[c][v], token);
+        }
+    }
   }
   for (; k < block.depth; k += M::STEP)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
       const auto weight = M::load_padded(row[c], block.begin + k);
 #pragma GCC unroll 8
@@ -109,17 +113,22 @@ inline void accumulate(const typename M::Element *x, int64_t x_stride, const Wei
     }
 }
 
-// x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, two at a time
+// x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, C at a time
 template <class M, class WeightRow, int R>
 void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, KBlock block,
                 const Output &output, int64_t tokens) {
-  constexpr int C = 2;
+  // As many sums as keep the processor's adders busy, and as there are registers for
+  constexpr int C = R <= 2 ? 4 : 2;
+  // The next columns of the same rows, after the last ones the first of as many rows further on
+  const bool is_last = block.begin + block.depth == w.in;
+  const int64_t ahead = is_last ? CACHED_ROWS * WeightRow(w, first).pitch() - block.begin : M::K_BLOCK;
   for (int64_t n = 0; n < rows; n += C) {
-    const WeightRow row[C] = {WeightRow(w, first + n), WeightRow(w, first + std::min(n + 1, rows - 1))};
+    WeightRow row[C];
+    for (int64_t c = 0; c < C; c++) row[c] = WeightRow(w, first + std::min(n + c, rows - 1));
     typename M::Sum sums[R * C];
 #pragma GCC unroll 16
     for (int i = 0; i < R * C; i++) sums[i] = typename M::Sum{};
-    accumulate<M, WeightRow, R, C>(x, x_stride, row, block, C * row[0].pitch(), sums);
+    accumulate<M, 2, WeightRow, R, C>(x, x_stride, row, block, ahead, sums);
     float totals[16];
     Floats lanes[16];
 #pragma GCC unroll 16
@@ -134,15 +143,15 @@ void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_
 // that each is a sequential stream that goes on from row to row, which hardware prefetchers follow well.
 template <class M, class WeightRow>
 void one_token(const Activations &a, Matrix w, int64_t first, int64_t rows, const float *factors, float *y) {
-  constexpr int C = WeightRow::ROWS_AT_ONCE;
+  constexpr int C = std::max(WeightRow::ROWS_AT_ONCE, M::ROWS_AT_ONCE);
   const auto *x = static_cast<const typename M::Element *>(a.data);
   const int64_t apart = (rows + C - 1) / C;
   for (int64_t n = 0; n < apart; n++) {
-    const auto row_at = [&](int64_t c) { return WeightRow(w, first + std::min(n + c * apart, rows - 1)); };
-    const WeightRow row[4] = {row_at(0), row_at(1 % C), row_at(2 % C), row_at(3 % C)};
+    WeightRow row[C];
+    for (int64_t c = 0; c < C; c++) row[c] = WeightRow(w, first + std::min(n + c * apart, rows - 1));
     for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
       typename M::Sum sums[C] = {};
-      accumulate<M, WeightRow, 1, C>(x + k, 0, row, {k, std::min(M::K_BLOCK, w.in - k)}, PREFETCH_AHEAD, sums);
+      accumulate<M, 3, WeightRow, 1, C>(x + k, 0, row, {k, std::min(M::K_BLOCK, w.in - k)}, PREFETCH_AHEAD, sums);
       const Output output = {y, 0, factors, k > 0};
       for (int64_t c = 0; c < C && n + c * apart < rows; c++) output.store(0, n + c * apart, sum(M::finish(sums[c])));
     }
@@ -206,7 +215,7 @@ void many_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64
   typename M::Element *panel = panel_buffer.get(full * stride);
   for (int64_t n = 0; n < full; n++) {  // the last row is repeated up to a multiple of NR
     const WeightRow row(w, first + std::min(n, rows - 1));
-    row.prefetch(block.begin + (n + NR < rows ? NR * row.pitch() : 0), block.depth);
+    row.template prefetch<3>(block.begin + (n + NR < rows ? NR * row.pitch() : 0), block.depth);
     for (int64_t k = 0; k < block.depth; k += M::STEP) {
       M::store(panel + n * stride + k, M::load_padded(row, block.begin + k));
     }
@@ -241,39 +250,25 @@ void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t r
   float factors[MAX_ROWS];
   for (int64_t n = 0; n < rows; n++) factors[n] = WeightRow(w, first + n).factor();
   if (a.tokens == 1) return one_token<M, WeightRow>(a, w, first, rows, factors, y);
-  const auto run = [&](auto tokens, int64_t k) {  // tokens: a constant, the number that the loop is compiled for
-    const auto *x = static_cast<const typename M::Element *>(a.data) + k;
-    const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
-    const Output output = {y, stride, factors, k > 0};
-    if constexpr (LANES < 16 && tokens == FEW_TOKENS) {
-      // There are no registers for the sums of eight tokens: four at a time, of so few rows that these stay in the cache
-      constexpr int64_t ROWS = 16, HALF = FEW_TOKENS / 2;
-      for (int64_t n = 0; n < rows; n += ROWS)
-        for (int64_t t = 0; t < a.tokens; t += HALF) {
-          const Output part = {y + t * stride + n, stride, factors + n, k > 0};
-          few_tokens<M, WeightRow, HALF>(x + t * a.stride, a.stride, w, first + n, std::min(ROWS, rows - n), block, part,
-                                         std::min(HALF, a.tokens - t));
-        }
-      return;
-    }
-    if constexpr (tokens > FEW_TOKENS)
-      many_tokens<M, WeightRow>(x, a.stride, w, first, rows, block, output, a.tokens);
-    else
-      few_tokens<M, WeightRow, tokens>(x, a.stride, w, first, rows, block, output, a.tokens);
-  };
   // These are multiplied as floats only where `precise` or the processor asks for it: one loop is enough there.
   constexpr bool rare = std::is_same_v<M, FloatMath> && WeightRow::RARELY_FLOAT;
-  for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
-    if constexpr (!rare) {
-      if (a.tokens <= M::SMALL_BATCH) {
-        run(integral_constant<int, M::SMALL_BATCH>(), k);
-        continue;
-      }
-      if (a.tokens <= FEW_TOKENS) {
-        run(integral_constant<int, FEW_TOKENS>(), k);
-        continue;
-      }
+  const auto *x = static_cast<const typename M::Element *>(a.data);
+  const auto block_at = [&](int64_t k) { return KBlock{k, std::min(M::K_BLOCK, w.in - k)}; };
+  if constexpr (!rare)
+    if (a.tokens <= DIRECT_PASSES * M::TOGETHER) {
+      for (int64_t n = 0; n < rows; n += CACHED_ROWS)
+        for (int64_t k = 0; k < w.in; k += M::K_BLOCK)
+          for (int64_t t = 0; t < a.tokens; t += M::TOGETHER) {
+            const Output output = {y + t * stride + n, stride, factors + n, k > 0};
+            const int64_t left = a.tokens - t, count = std::min(CACHED_ROWS, rows - n);
+            const auto pass = left <= M::SMALL_BATCH ? few_tokens<M, WeightRow, M::SMALL_BATCH>
+                                                     : few_tokens<M, WeightRow, M::TOGETHER>;
+            pass(x + t * a.stride + k, a.stride, w, first + n, count, block_at(k), output,
+                 std::min<int64_t>(left, M::TOGETHER));
+          }
+      return;
     }
-    run(integral_constant<int, 2 * FEW_TOKENS>(), k);
-  }
+  for (int64_t k = 0; k < w.in; k += M::K_BLOCK)
+    many_tokens<M, WeightRow>(x + k, a.stride, w, first, rows, block_at(k), {y, stride, factors, k > 0}, a.tokens);
 }
+

@@ -7,7 +7,7 @@
 //   *_run(k, w)   four consecutive vectors at once
 //   *_padded(k)   as above, with zeros beyond the end of the row
 //   factor()      what the sum of products is multiplied with: 1, or the scale of the matrix
-//   prefetch(k, count)   fetches elements into the cache; may lie beyond the row
+//   prefetch<L>(k, count)   fetches elements into a cache: the first level (L = 3) or the second (2); may lie beyond the row
 //   pitch()       elements from a row to the next
 #pragma once
 #include <algorithm>
@@ -23,12 +23,14 @@ struct OddEven {
   explicit OddEven(const void *from) {
     Words w;
     memcpy(&w, from, sizeof w);
+    if constexpr (LANES < 16) w = computed(w);
     odd = (Floats)(w & 0xffff0000), even = (Floats)(w << 16);
   }
 };
 
+template <int LOCALITY>
 inline void prefetch_bytes(const void *p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(p) + i, 0, 3);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(p) + i, 0, LOCALITY);
 }
 
 template <class Element>  // float, Bf16 or F16
@@ -38,10 +40,12 @@ struct DenseWeightRow {
   const Element *data;
   int64_t in;
 
+  DenseWeightRow() = default;
   DenseWeightRow(Matrix w, int64_t n) : data(static_cast<const Element *>(w.data) + n * w.in), in(w.in) {}
   float factor() const { return 1; }
   int64_t pitch() const { return in; }
-  void prefetch(int64_t k, int64_t count) const { prefetch_bytes(data + k, count * sizeof(Element)); }
+  template <int LOCALITY>
+  void prefetch(int64_t k, int64_t count) const { prefetch_bytes<LOCALITY>(data + k, count * sizeof(Element)); }
   Floats floats(int64_t k) const { return load(data + k); }
   Floats floats_padded(int64_t k) const {
     if (k + LANES <= in) return floats(k);
@@ -74,11 +78,13 @@ struct WeightRowFloat8 {  // E4M3, with one scale for the matrix; decoded to 2^-
   int64_t in;
   float scale;
 
+  WeightRowFloat8() = default;
   WeightRowFloat8(Matrix w, int64_t n)
       : data(static_cast<const uint8_t *>(w.data) + n * w.in), in(w.in), scale(*w.scale) {}
   float factor() const { return scale * 256; }
   int64_t pitch() const { return in; }
-  void prefetch(int64_t k, int64_t count) const { prefetch_bytes(data + k, count); }
+  template <int LOCALITY>
+  void prefetch(int64_t k, int64_t count) const { prefetch_bytes<LOCALITY>(data + k, count); }
   Floats floats(int64_t k) const { return decode_float8(data + k); }
   Floats floats_padded(int64_t k) const {
     if (k + LANES <= in) return floats(k);
