@@ -15,6 +15,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +48,24 @@ def losses(first: Mapping[str, float], other: Mapping[str, float], tokens: Mappi
     return {name: 100 * math.expm1(nats) for name, nats in found.items()}
 
 
-def measured(
-    models: Sequence[str], ids: Mapping[str, Sequence[int]], bos_id: int, options: argparse.Namespace
-) -> Iterator[dict[str, object]]:
-    """One record for each checkpoint: its log-probabilities of the texts' ids, and its losses against the first."""
+@dataclass(frozen=True)
+class Measured:
+    """What a checkpoint gives: tokens and log-probabilities in nats by text, and what it loses against the first."""
+
+    model: str
+    tokens: dict[str, int]
+    logprob: dict[str, float]
+    loss_percent: dict[str, float]
+
+
+def measured(options: argparse.Namespace, ids: Mapping[str, Sequence[int]], bos_id: int) -> Iterator[Measured]:
+    """One checkpoint after the other, over the texts' ids."""
     tokens, first = {name: len(text) for name, text in ids.items()}, dict[str, float]()
-    for model in models:
+    for model in options.models:
         engine = Engine(load_model(model, backend=options.backend, threads=options.threads, precise=options.precise))
         found = {name: logprob(engine, text, bos_id, options.window) for name, text in ids.items()}
         first = first or found
-        yield {"model": model, "tokens": tokens, "logprob": found, "loss_percent": losses(first, found, tokens)}
+        yield Measured(model, tokens, found, losses(first, found, tokens))
 
 
 def main() -> None:
@@ -80,21 +89,17 @@ def run(options: argparse.Namespace) -> None:
     """Read the texts, then checkpoint after checkpoint."""
     tokenizer = Tokenizer.from_folder(options.models[0])
     ids = {Path(text).name: tokenizer.encode(read_text_file(text), bos=False) for text in options.texts}
-    width = max(len(Path(model).name) for model in options.models)
+    names, width = [*ids, "all"], max(len(Path(model).name) for model in options.models)
     if not options.json:
-        sizes = {**{name: len(text) for name, text in ids.items()}, "all": sum(map(len, ids.values()))}
-        print(" " * width, *(f"{name:>12.12}" for name in sizes))
-        print(f"{'tokens':{width}}", *(f"{count:12,}" for count in sizes.values()), flush=True)
-    for record in measured(options.models, ids, tokenizer.bos_id, options):
+        counts = [*map(len, ids.values()), sum(map(len, ids.values()))]
+        print(" " * width, *(f"{name:>12.12}" for name in names))
+        print(f"{'tokens':{width}}", *(f"{count:12,}" for count in counts), flush=True)
+    for found in measured(options, ids, tokenizer.bos_id):
         if options.json:
-            print(json.dumps(record), flush=True)
+            print(json.dumps(asdict(found)), flush=True)
         else:
-            found = record["loss_percent"]
-            print(
-                f"{Path(str(record['model'])).name:{width}}",
-                *(f"{loss:+10.2f} %" for loss in found.values()),
-                flush=True,
-            )
+            columns = (f"{found.loss_percent[name]:+10.2f} %" for name in names)
+            print(f"{Path(found.model).name:{width}}", *columns, flush=True)
 
 
 if __name__ == "__main__":
