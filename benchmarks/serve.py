@@ -204,17 +204,13 @@ class Bench:
         ready, beside = asyncio.Event(), Connection(self.url)
         body = {"prompt": TEXT, "max_tokens": 4000, "temperature": 0, "ignore_eos": True, "stream": True}
         answer = Answer()
-
-        async def stream() -> None:
-            nonlocal answer
-            answer = await beside.post(body | {"stream_options": {"include_usage": True}}, ready=ready)
-
-        task = asyncio.create_task(stream())
+        task = asyncio.create_task(beside.post(body, ready=ready, into=answer))
         await ready.wait()
         begun = time.perf_counter()
         reading = await Connection(self.url).post({"prompt": long, "max_tokens": 1, "temperature": 0})
         ended = time.perf_counter()
-        await task
+        task.cancel()
+        beside.close()
         times = [begun, *(each for each in answer.times if begun <= each <= ended)]
         gaps = [after - before for before, after in pairwise(times)]
         return {
