@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 
 from mistral.engine.requests import Event, Generated, Prefilled
@@ -14,6 +14,7 @@ from mistral.server.api_error import ApiError, unavailable
 from mistral.server.asked import Asked
 from mistral.server.metrics import Metrics
 from mistral.server.settings import KEEP_ALIVE_SECONDS
+from mistral.tokenizer.call_stream import CallPart
 from mistral.tokenizer.messages import ToolCall
 from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.thoughts import ThinkState
@@ -27,13 +28,13 @@ CALLS = "tool_calls"  # why an answer ends that asks for calls
 class Piece:
     """What one step adds to an answer: characters are whole. finish_reason is there with the last piece alone.
 
-    begins: it has the first token of a text of its own.
+    parts: of calls. begins: it has the first token of a text of its own.
     """
 
     index: int
     text: str = ""
     thought: str = ""
-    calls: tuple[ToolCall, ...] = ()
+    parts: tuple[CallPart, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
     begins: bool = False
@@ -76,7 +77,9 @@ class Answer:
         self._reply: ReplyStream | None = None
         self._thinking = ThinkState(tokenizer.think_tokens if asked.is_chat else None, prompt.thinks)
         if asked.is_chat:
-            self._reply = ReplyStream(tokenizer, prompt.tools, (), prompt.thinks, bool(prompt.tools))
+            salt = prompt.ids if prompt.tools else ()
+            self._reply = ReplyStream(tokenizer, prompt.tools, (), prompt.thinks, bool(prompt.tools), salt)
+        self._told = dict[int, str]()  # arguments by call, as far as pieces have them
 
     @property
     def begins(self) -> bool:
@@ -97,9 +100,10 @@ class Answer:
     def add(self, event: Generated) -> Piece | None:
         """Take one step of the answer -> what it adds, None where that is nothing yet."""
         text, thought, calls, reason = event.text, "", tuple[ToolCall, ...](), event.finish_reason
+        parts = list[CallPart]()
         if self._reply:
             text = self._reply.push(event.id, event.text)
-            thought = self._reply.thought
+            thought, parts = self._reply.thought, self._parts(self._reply.call_parts)
         logprobs = tuple[TokenLogprob, ...]()
         if event.id is not None:
             self.ids.append(event.id)
@@ -112,12 +116,30 @@ class Answer:
             more, reply = self._reply.finish()
             text, calls = text + more, reply.calls[:1] if self.one_call else reply.calls
             finish = CALLS if calls and reason == "stop" else reason
+            parts += self._parts(
+                CallPart(i, call.id, call.name, call.arguments[len(self._told.get(i, "")) :])
+                for i, call in enumerate(calls)
+            )
         self.text, self.thoughts, self.calls = self.text + text, self.thoughts + thought, self.calls + calls
         self.logprobs += logprobs
         self.finish_reason = finish
-        if not (text or thought or calls or logprobs or finish):
+        if not (text or thought or parts or logprobs or finish):
             return None
-        return Piece(self.index, text, thought, calls, logprobs, finish, self.begins and len(self.ids) == 1)
+        return Piece(
+            self.index, text, thought, tuple(parts), logprobs, finish, self.begins and len(self.ids) == 1
+        )  # fmt: skip
+
+    def _parts(self, found: Iterable[CallPart]) -> list[CallPart]:
+        """Those that are to be told, each with the name of its call when it is the first of it."""
+        told = list[CallPart]()
+        for part in found:
+            if self.one_call and part.number:
+                continue
+            if part.number in self._told:
+                part = CallPart(part.number, arguments=part.arguments)
+            self._told[part.number] = self._told.get(part.number, "") + part.arguments
+            told += [part] * bool(part.id or part.arguments)
+        return told
 
 
 class Answers:

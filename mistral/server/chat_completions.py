@@ -22,7 +22,7 @@ from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
 from mistral.server.sse import COMMENT, DONE, frame
 from mistral.server.structure import read_constraint
 from mistral.server.tool_choice import ToolChoice, read_tool_choice
-from mistral.tokenizer.messages import ToolCall
+from mistral.tokenizer.call_stream import CallPart
 from mistral.version import __version__
 
 FINGERPRINT = f"mistral-mindspore-{__version__}"
@@ -146,8 +146,8 @@ class ChatWriter:
             logprobs = None
         if piece.text or logprobs:
             found.append(self._chunk(piece.index, {"content": piece.text}, logprobs))
-        for number, call in enumerate(piece.calls):
-            found += [self._chunk(piece.index, {"tool_calls": [delta]}) for delta in call_deltas(number, call)]
+        for part in piece.parts:
+            found += [self._chunk(piece.index, {"tool_calls": [delta]}) for delta in call_deltas(part)]
         if piece.finish_reason:
             found.append(self._chunk(piece.index, {}, None, piece.finish_reason))
         return found
@@ -160,11 +160,12 @@ class ChatWriter:
         return frame({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
 
-def call_deltas(number: int, call: ToolCall) -> list[dict[str, Any]]:
-    """A call in pieces: what it is, then its arguments bit by bit."""
-    function = {"name": call.name, "arguments": ""}
-    first = {"index": number, "id": call.id, "type": "function", "function": function}
-    return [first, *({"index": number, "function": {"arguments": part}} for part in argument_pieces(call.arguments))]
+def call_deltas(part: CallPart) -> list[dict[str, Any]]:
+    """A part of a call in pieces: what it is, where it begins, then its arguments."""
+    function, number = {"name": part.name, "arguments": ""}, {"index": part.number}
+    first: list[dict[str, Any]] = [{**number, "id": part.id, "type": "function", "function": function}]
+    pieces = argument_pieces(part.arguments)
+    return [*(first if part.id else ()), *({**number, "function": {"arguments": piece}} for piece in pieces)]
 
 
 def argument_pieces(arguments: str) -> list[str]:

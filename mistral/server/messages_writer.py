@@ -71,12 +71,13 @@ class MessageWriter:
             yield from self._delta("thinking", opened, {"type": "thinking_delta", "thinking": piece.thought})
         if piece.text:
             yield from self._delta("text", {"type": "text", "text": ""}, {"type": "text_delta", "text": piece.text})
-        for call in piece.calls:
-            yield from self._closed()
-            begun: Block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
-            yield from self._delta("tool_use", begun)
-            for part in argument_pieces(call.arguments):
-                yield from self._delta("tool_use", begun, {"type": "input_json_delta", "partial_json": part})
+        for part in piece.parts:
+            begun: Block = {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
+            if part.id:
+                yield from self._closed()
+                yield from self._delta("tool_use", begun)
+            for text in argument_pieces(part.arguments):
+                yield from self._delta("tool_use", begun, {"type": "input_json_delta", "partial_json": text})
 
     def _delta(self, kind: str, begun: Block, delta: Block | None = None) -> Iterator[bytes]:
         """A part of a block; the one before ends where it is of another kind, and a new one begins."""

@@ -14,6 +14,8 @@ from mistral.server.chat_completions import argument_pieces
 from mistral.server.fields import Fields
 from mistral.server.service import Service
 from mistral.server.sse import COMMENT, frame
+from mistral.text import parse_json
+from mistral.tokenizer.call_stream import CallPart
 from mistral.tokenizer.messages import ToolCall
 
 Item = dict[str, Any]
@@ -96,8 +98,8 @@ class ResponseWriter:
             yield self._said("response.output_text.delta", delta=piece.text, logprobs=records)
             self._content()["text"] += piece.text
             self._content()["logprobs"] += records
-        for call in piece.calls:
-            yield from self._call(call)
+        for part in piece.parts:
+            yield from self._call(part)
 
     def _content(self) -> Item:
         assert self._open
@@ -119,27 +121,43 @@ class ResponseWriter:
         """The end of the item that is open, if one is."""
         if self._open is None:
             return
-        item, content = self._open, self._content()
-        if item["type"] == "message":
-            yield self._said("response.output_text.done", text=content["text"], logprobs=content["logprobs"])
+        item, place = self._open, {"item_id": self._open["id"], "output_index": len(self._items)}
+        if item["type"] == "function_call":
+            whole = {"arguments": item["arguments"], "name": item["name"]}
+            yield self._event("response.function_call_arguments.done", **place, **whole)
+            status = "completed" if _is_whole(item["arguments"]) else "incomplete"
         else:
-            yield self._said("response.reasoning_text.done", text=content["text"])
-        yield self._said("response.content_part.done", part=content)
+            content = self._content()
+            if item["type"] == "message":
+                yield self._said("response.output_text.done", text=content["text"], logprobs=content["logprobs"])
+            else:
+                yield self._said("response.reasoning_text.done", text=content["text"])
+            yield self._said("response.content_part.done", part=content)
         item["status"] = status
         yield self._event("response.output_item.done", output_index=len(self._items), item=item)
         self._items.append(item)
         self._open = None
 
-    def _call(self, call: ToolCall) -> Iterator[bytes]:
-        yield from self._closed()
-        item, place = function_call(call), {"item_id": f"fc_{call.id}", "output_index": len(self._items)}
-        shown = {**item, "arguments": "", "status": "in_progress"}
-        yield self._event("response.output_item.added", output_index=len(self._items), item=shown)
-        for part in argument_pieces(call.arguments):
-            yield self._event("response.function_call_arguments.delta", **place, delta=part)
-        yield self._event("response.function_call_arguments.done", **place, arguments=call.arguments, name=call.name)
-        yield self._event("response.output_item.done", output_index=len(self._items), item=item)
-        self._items.append(item)
+    def _call(self, part: CallPart) -> Iterator[bytes]:
+        if part.id:
+            yield from self._closed()
+            self._open = function_call(ToolCall(part.name, "", part.id)) | {"status": "in_progress"}
+            shown = dict(self._open)
+            yield self._event("response.output_item.added", output_index=len(self._items), item=shown)
+        assert self._open
+        place = {"item_id": self._open["id"], "output_index": len(self._items)}
+        for text in argument_pieces(part.arguments):
+            self._open["arguments"] += text
+            yield self._event("response.function_call_arguments.delta", **place, delta=text)
+
+
+def _is_whole(arguments: str) -> bool:
+    """Whether a call has come to its end."""
+    try:
+        parse_json(arguments)
+    except ValueError:
+        return False
+    return True
 
 
 def items(service: Service, response_id: str, answer: Answer, logprobs: bool) -> list[Item]:

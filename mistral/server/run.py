@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 
 from mistral.errors import InputError
 from mistral.server.app import build_app
+from mistral.server.front_door import FrontDoor
 from mistral.server.protocol import TimedProtocol
 from mistral.server.service import Service
 from mistral.server.settings import MAX_HEADERS
@@ -21,6 +25,7 @@ BACKLOG = 2048  # connections that may wait to be taken
 IDLE_SECONDS = 75  # that a connection is kept without a request
 LAST_SECONDS = 2  # in which clients are told that their answers have ended
 MOST_FILES = 65536  # connections and files that may be open
+SWITCH_SECONDS = 0.001  # that a thread computes in Python while another waits: nobody waits long among many
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -56,7 +61,8 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, service: Service, ready: Callable[[], None]) -> None:
         """`ready` is called once requests are taken."""
-        self.service, self._ready = service, ready
+        self.service, self._ready, self._doors = service, ready, list[FrontDoor]()
+        self._taking: asyncio.Future[None] | None = None
         service.log.take_over("uvicorn.error", "asyncio")
         drain = service.settings.drain_seconds
         super().__init__(
@@ -69,13 +75,38 @@ class DrainingServer(uvicorn.Server):
         )  # fmt: skip
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take requests."""
-        await super().startup(sockets)
+        """Take requests: by way of a doorman, or without one where no program can be started."""
+        await super().startup([])
+        for sock in sockets or ():
+            sock.listen(BACKLOG)
+            door = FrontDoor(self.service, self._protocol, partial(self._without_door, sock))
+            self._doors.append(door)
+            try:
+                door.open(sock)
+            except OSError:
+                door.close()
+                self._without_door(sock)
         self._ready()
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What speaks HTTP on one connection, as uvicorn makes it."""
+        return TimedProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _without_door(self, sock: socket.socket) -> None:
+        """Take connections here."""
+        self.service.log.say("connections are taken without a doorman: /health may have to wait")
+        self._taking = asyncio.ensure_future(self._listen(sock))
+
+    async def _listen(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            self.servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, wait for answers, end them when the time is up."""
         self.service.draining = True
+        for door in self._doors:
+            door.close()
         drain = asyncio.ensure_future(self._drain())
         try:
             await super().shutdown(sockets)
@@ -116,4 +147,7 @@ def run(service: Service, sock: socket.socket, ready: Callable[[], None] = lambd
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is there now stays: nobody waits while it is looked through again
     asyncio.run(DrainingServer(service, ready).serve([sock]))

@@ -5,23 +5,19 @@ It is done from ids, since [THINK] and [TOOL_CALLS] are control tokens and no te
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mistral.text import parse_json
+from mistral.tokenizer.call_stream import CallPart, CallStream, usable_id
 from mistral.tokenizer.chat_template import ToolTokens
 from mistral.tokenizer.messages import Message, Tool, ToolCall
 from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.thoughts import BEGIN, END, ThoughtStream
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_file import TOOL_NAME
-
-CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
-ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 @dataclass(frozen=True)
@@ -38,11 +34,13 @@ class Reply:
 
 
 class ReplyStream:
-    """Takes an answer apart as it is generated: text is passed on at once, calls are held back until all ids are there.
+    """Takes an answer apart as it is generated: text is passed on at once, calls are held back until they are sound.
 
     Call `push` for each event of `generate_stream` and show the text that it returns; call `finish` at the end, and
     show the text that it returns beside the reply. `thought` is what the last push has added to the thoughts, which are
-    in no text.
+    in no text; `call_parts` what it has added to calls, for those who want to see them while they are written, where
+    the template marks arguments. They are those of the reply's calls from their beginning, unless the reply has none,
+    for one of them was malformed or cut.
     """
 
     def __init__(
@@ -52,11 +50,14 @@ class ReplyStream:
         taken: Collection[str] = (),
         thinking: bool = False,
         has_calls: bool = True,
+        salt: Sequence[int] = (),
     ) -> None:
-        """`tools`, `taken` and `thinking` as for `parse_reply`; without `has_calls`, calls are not looked for."""
+        """As for `parse_reply`; without `has_calls`, calls are not looked for."""
         self.tokenizer, self.tools, self.taken = tokenizer, tools, taken
         self.ids: list[int] = []
         self.thinking, self.has_calls, self.calling, self.thought = thinking, has_calls, False, ""
+        self.salt, self.call_parts = salt, list[CallPart]()
+        self._calls = CallStream(tokenizer, tokenizer.tool_tokens, taken, salt) if tokenizer.tool_tokens else None
         self._parts = ThoughtStream(tokenizer.think_tokens, thinking)
 
     def push(self, token_id: int | None, text: str) -> str:
@@ -64,10 +65,13 @@ class ReplyStream:
         if token_id is not None:
             self.ids.append(token_id)
         self.thought = ""
-        if self.calling:
+        self.call_parts = []
+        before, tokens = self.calling, self.tokenizer.tool_tokens if self.has_calls else None
+        self.calling = before or (tokens is not None and token_id == tokens.calls)
+        if self.calling and self._calls and token_id is not None:
+            self.call_parts = self._calls.push(self.ids[:-1], token_id)
+        if before:
             return ""
-        tokens = self.tokenizer.tool_tokens if self.has_calls else None
-        self.calling = tokens is not None and token_id == tokens.calls
         shown, self.thought = self._parts.push(token_id, text)  # beside [TOOL_CALLS] it is the end of what came before
         return shown
 
@@ -75,7 +79,7 @@ class ReplyStream:
         """The text that is still to be shown, and the whole reply."""
         if not self.calling:
             return "", Reply(self._parts.text, thoughts=self._parts.thoughts)
-        reply = parse_reply(self.tokenizer, self.ids, self.tools, self.taken, self.thinking)
+        reply = parse_reply(self.tokenizer, self.ids, self.tools, self.taken, self.thinking, self.salt)
         return reply.text[len(self._parts.text) :], reply
 
 
@@ -85,6 +89,7 @@ def parse_reply(
     tools: Sequence[Tool] = (),
     taken: Collection[str] = (),
     thinking: bool = False,
+    salt: Sequence[int] = (),
 ) -> Reply:
     """The text, the thoughts and the calls in generated ids; `thinking`: the prompt ended within a thought.
 
@@ -92,7 +97,8 @@ def parse_reply(
 
     A malformed call makes the whole answer text, its control tokens written out, with a warning. A call of something
     that is not among `tools`, if any are given, is only warned of. Where the model wrote no usable id of a call, one is
-    made that is not in `taken`; the same token ids give the same one.
+    made that is not in `taken`, from the ids up to the call's arguments where these are marked, and from all of them
+    elsewhere; the same token ids, with the same `salt`, give the same one.
     """
     tokens = tokenizer.tool_tokens
     if tokens is None or tokens.calls not in ids:
@@ -104,13 +110,13 @@ def parse_reply(
     begin = ids.index(tokens.calls)
     text, thoughts = _text_and_thoughts(tokenizer, ids[:begin], thinking)
     try:
-        found = [call for part in _split(ids[begin + 1 :], tokens.calls) for call in _parse(tokenizer, tokens, part)]
+        found = _calls(tokenizer, tokens, ids, begin)
     except ValueError as error:
         text += _written_out(tokenizer, tokens, ids[begin:])
         return Reply(text, warning=f"malformed tool call: {error}", thoughts=thoughts)
     calls, used = list[ToolCall](), set(taken)
-    for name, arguments, call_id in found:
-        call_id = call_id if call_id not in used and CALL_ID.fullmatch(call_id) else _made_id(ids, used)
+    for name, arguments, given, end in found:
+        call_id = usable_id(given, ids[:end], used, salt)
         used.add(call_id)
         calls.append(ToolCall(name, arguments, call_id))
     unknown = {call.name for call in calls} - {tool.name for tool in tools} if tools else set()
@@ -146,6 +152,16 @@ def _split(ids: Sequence[int], mark: int) -> list[list[int]]:
         else:
             parts[-1].append(token_id)
     return parts
+
+
+def _calls(tokenizer: Tokenizer, tokens: ToolTokens, ids: list[int], begin: int) -> list[tuple[str, str, str, int]]:
+    """Name, arguments, id, and where in the ids the call's head ends, of all calls. Raises ValueError."""
+    found, place = list[tuple[str, str, str, int]](), begin + 1
+    for part in _split(ids[begin + 1 :], tokens.calls):
+        end = place + part.index(tokens.args) + 1 if tokens.args in part else len(ids)
+        found += [(*call, end) for call in _parse(tokenizer, tokens, part)]
+        place += len(part) + 1
+    return found
 
 
 def _parse(tokenizer: Tokenizer, tokens: ToolTokens, ids: list[int]) -> Iterator[tuple[str, str, str]]:
@@ -196,14 +212,3 @@ def _written_out(tokenizer: Tokenizer, tokens: ToolTokens, ids: Sequence[int]) -
         else:
             run.append(token_id)
     return text + tokenizer.decode(run)
-
-
-def _made_id(ids: Sequence[int], used: Collection[str]) -> str:
-    """An id of 9 letters and digits that is not `used`, from the token ids alone, so that a run can be repeated."""
-    attempt = 0
-    while True:
-        digest = hashlib.sha256(f"{attempt} {ids}".encode()).digest()
-        made = "".join(ALPHABET[byte % len(ALPHABET)] for byte in digest[:9])
-        if made not in used:
-            return made
-        attempt += 1

@@ -414,3 +414,20 @@ def test_an_interrupted_answer_is_marked_and_the_next_prompt_answered(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     engines.clear()
     assert " [stopped]\n" in run(*command, stdin=b"one\n").out
+
+
+@pytest.mark.parametrize("instruct", [True, False])
+def test_each_answer_is_json_by_a_schema(run: CommandLine, model: Path, tmp_path: Path, instruct: bool) -> None:
+    schema, tools = tmp_path / "schema.json", tmp_path / "tools.json"
+    schema.write_text('{"enum": ["red", {"a": [1, null]}]}')
+    tools.write_text("[]")
+    command = ("interactive", model, f"--json_schema={schema}", "--json", f"--instruct={instruct}", "--max_tokens=200")
+    outcome = run(*command, "--temperature=1", stdin=b"one\n/more\n/retry\ntwo\n")
+    found = answers(outcome.out)
+    assert len(found) == 3 and all(json.loads(each["text"]) in ("red", {"a": [1, None]}) for each in found)
+    assert {each["finish_reason"] for each in found} == {"stop"}
+    assert "error: /more: an answer in JSON is not gone on with; ask again with a larger --max_tokens" in outcome.err
+    assert "--json_schema: an answer of that form" in run(*command, f"--tools={tools}", stdin=b"").err
+    schema.write_text('{"type": "nothing"}')
+    wrong = run(*command, stdin=b"one\n")
+    assert wrong.code == 2 and wrong.error.startswith("--json_schema") and not wrong.out

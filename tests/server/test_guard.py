@@ -265,10 +265,10 @@ def test_the_log_has_no_text_unless_it_is_asked_for(server: LocalServer, capfd: 
     server.post(PATH, prompt="Anna Karenina", max_tokens="Anna Karenina")
     server.http.get("/Anna%0aKarenina?key=secret")
     deadline, err = time.monotonic() + PATIENCE, ""
-    while err.count("\n") < 3 and time.monotonic() < deadline:
+    while "Karenina 404" not in err and time.monotonic() < deadline:
         err += capfd.readouterr().err
         time.sleep(0.01)
-    lines = err.splitlines()
+    lines = err.splitlines()[-3:]  # those before may be late ones of other tests
     assert "POST /v1/completions 200" in lines[0] and "+2 tokens cmpl-" in lines[0]
     assert "POST /v1/completions 400" in lines[1] and "Anna Karenina" not in "".join(lines[:2])
     assert r"/Anna\nKarenina 404" in lines[2] and "secret" not in err

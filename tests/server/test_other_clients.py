@@ -188,7 +188,13 @@ def test_thoughts_and_calls_are_told_apart(thinker: LocalServer) -> None:
         event["choices"][0]["delta"] for event in thinker.events("/v1/chat/completions", messages=asked, tools=[NOW])
     ]
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == THOUGHT
-    assert [delta["tool_calls"][0]["index"] for delta in deltas if "tool_calls" in delta] == [0, 0]
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert {call["index"] for call in calls} == {0} and [call.get("id") is None for call in calls] == [
+        False,
+        True,
+        True,
+    ]
+    assert "".join(call["function"]["arguments"] for call in calls) == "{}"
     made = thinker.answer("/v1/chat/completions", messages=asked, tools=[NOW], tool_choice="required", max_tokens=50)
     call = made["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call == {"name": "now", "arguments": "{}"} and made["choices"][0]["message"]["reasoning_content"] == THOUGHT

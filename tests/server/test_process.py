@@ -19,6 +19,8 @@ import httpx
 import pytest
 
 from tests.support.command_line import ROOT, CommandLine
+from tests.support.local_server import LocalServer
+from tests.support.mixed_requests import answered, cached_in, in_company, mixed_bodies, texts_of
 from tests.support.mpirun import ENVIRONMENT, FLAGS, MPIRUN
 
 PATIENCE = 60.0
@@ -125,5 +127,24 @@ def test_two_ranks_serve_as_one() -> None:
                 break
             threading.Event().wait(0.05)
         assert "mistral_reserved_tokens 0.0" in httpx.get(f"{url}/metrics").text
+        started.send_signal(signal.SIGTERM)
+        started.wait(PATIENCE)
+
+
+def test_answers_of_two_ranks_are_those_of_one_process_alone(server: LocalServer) -> None:
+    """Bit for bit, in random company, while others go: with nothing known before, and with stored beginnings."""
+    asked, launcher = mixed_bodies(64), (MPIRUN, "-n", "2", *FLAGS)
+    alone = [texts_of(answered(server.url, body)) for body in asked]
+    keys = [f"key-{place}" for place in range(len(asked))]  # what one key has sent is not found by another
+    options = "--num_pipeline_ranks=2", "--backend=native", "--threads=1", f"--api_key={json.dumps(keys)}"
+    with process(*options, launcher=launcher) as (started, url):
+        for place, response in in_company(url, asked, keys, seed=1):
+            assert texts_of(response) == alone[place]
+            assert not cached_in(response) or place == 0
+        known = 0
+        for place, response in in_company(url, asked, keys[:1], seed=2):
+            assert texts_of(response) == alone[place]
+            known += cached_in(response) > 0
+        assert known > len(asked) / 2
         started.send_signal(signal.SIGTERM)
         started.wait(PATIENCE)

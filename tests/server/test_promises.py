@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,57 +14,23 @@ from mistral.engine.engine import Engine
 from mistral.engine.work import Outcome, Work
 from mistral.errors import InputError
 from tests.support.local_server import PATIENCE, LocalServer
+from tests.support.mixed_requests import COMPLETIONS, LONG, answered, in_company, mixed_bodies, texts_of
 
 TEXT = "Tom had a red ball. The ball was"
 BESIDE = {"prompt": TEXT, "max_tokens": 150, "ignore_eos": True, "logprobs": 0}
-LONG = "Anna went to the lake. " * 300
-COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 
 
-def bodies(count: int) -> list[dict[str, Any]]:
-    """Requests of mixed length, temperature, seeds and forms."""
-    drawn, found = random.Random(1), list[dict[str, Any]]()
-    for number in range(count):
-        body: dict[str, Any] = {"seed": number, "temperature": drawn.choice((0, 0.7, 1.5)), "logprobs": 1}
-        body |= {"prompt": LONG[: drawn.choice((5, 40, 400, 3000))], "max_tokens": drawn.choice((1, 7, 25))}
-        if number % 5 == 1:
-            body |= {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
-        if number % 7 == 2:
-            body |= {"n": 2, "presence_penalty": 1.0}
-        found.append(body)
-    return found
-
-
-def made(server: LocalServer, body: dict[str, Any]) -> Any:
-    choices = httpx.post(f"{server.url}{COMPLETIONS}", json=body, timeout=PATIENCE).json()["choices"]
-    return [(choice["text"], choice["logprobs"], choice["finish_reason"]) for choice in choices]
+def made(server: LocalServer, body: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return texts_of(answered(server.url, body))
 
 
 def test_an_answer_is_the_same_alone_and_in_any_company(server: LocalServer) -> None:
     """Texts, log-probabilities bit for bit, and reasons; while others come, go and are cancelled."""
-    asked = bodies(24)
+    asked = mixed_bodies(24)
     alone = [made(server, body) for body in asked]
-    order = list(range(len(asked))) * 2
-    random.Random(2).shuffle(order)
-    done = threading.Event()
-
-    def disturb() -> None:
-        while not done.is_set():
-            with httpx.stream("POST", f"{server.url}{COMPLETIONS}", timeout=PATIENCE,
-                              json={"prompt": LONG[:500], "max_tokens": 500, "stream": True}) as stream:  # fmt: skip
-                next(stream.iter_raw())
-
-    disturber = threading.Thread(target=disturb)
-    disturber.start()
-    try:
-        with ThreadPoolExecutor(12) as pool:
-            found = list(pool.map(lambda place: made(server, asked[place]), order))
-    finally:
-        done.set()
-        disturber.join(PATIENCE)
-    for place, answer in zip(order, found, strict=True):
-        assert answer == alone[place]
+    for seed in range(2):
+        for place, response in in_company(server.url, asked, [""], seed):
+            assert texts_of(response) == alone[place]
 
 
 @pytest.mark.parametrize("streams", [True, False])

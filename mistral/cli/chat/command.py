@@ -6,18 +6,20 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mistral.cli import console
 from mistral.cli.chat.answer import ChatAnswer, write_answer
 from mistral.cli.chat.answer_view import PlainView, TerminalView, View
 from mistral.cli.chat.autosave import Autosave, state_folder
-from mistral.cli.chat.conversation import Conversation, Proposal
+from mistral.cli.chat.conversation import Conversation, Form, Proposal
 from mistral.cli.chat.line_editor import typed_lines
 from mistral.cli.chat.slash_commands import ALIASES, HELP, EndOfChat, SlashCommands, say
 from mistral.cli.chat.typed_ahead import TypedAhead
+from mistral.cli.input_text import read_text_file
 from mistral.cli.model_options import Options
-from mistral.cli.options import CHOICE, OUTPUT, option, text_option
+from mistral.cli.options import CHOICE, FORM, OUTPUT, option, text_option
 from mistral.cli.session import EFFORTS, check_told, open_files, running
 from mistral.cli.status_line import dim, is_capable
 from mistral.errors import InputError
@@ -54,6 +56,7 @@ class Interactive(Options):
         None, "In a conversation: whether the model thinks before it answers, none or high; templates of v15 alone.",
         choices=EFFORTS,
     )  # fmt: skip
+    json_schema: str | None = option(None, "Each answer is JSON by the schema in this file.", FORM, file=True)
     resume: bool = option(False, "Go on with the last conversation that was held with this checkpoint.")
     autosave: bool | None = option(None, "Keep the conversation for --resume; at a terminal only, if left out.")
     quiet: bool | None = option(
@@ -67,6 +70,8 @@ class Interactive(Options):
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""
         super().check()
+        if self.json_schema and self.tools:
+            raise InputError("--json_schema: an answer of that form calls none of the --tools; leave one out")
         if self.instruct is False:
             self.check_conversation(False)
 
@@ -79,7 +84,7 @@ class Interactive(Options):
     def run(self) -> None:
         """Load the model, then answer each line until the input ends. Raises InputError for what cannot be loaded."""
         opened = open_files(self, bool(self.instruct), self.chat_template)
-        instruct, kept, last = False, None, None
+        instruct, kept, last, form = False, None, None, None
         tools: Sequence[Tool] = ()
         with opened.before_loading() as first:
             if first:
@@ -87,6 +92,7 @@ class Interactive(Options):
                 last = kept.last() if self.resume else None
                 instruct = self.is_conversation(opened.tokenizer, kept, last)
                 self.check_conversation(instruct)
+                form = self.form(opened.tokenizer)
             if first and instruct:
                 check_told(opened.tokenizer, self.system, self.reasoning_effort, offer=not self.resume)
             if first and self.tools:
@@ -94,12 +100,26 @@ class Interactive(Options):
                 opened.tokenizer.check_tools()
         with running(opened) as session:
             if session and kept:
-                conversation = Conversation(session, instruct, self.system or "", tools, self.reasoning_effort)
+                conversation = Conversation(session, instruct, self.system or "", tools, self.reasoning_effort, form)
                 if self.about:
                     say(dim(introduction(conversation)))
                 if self.resume:
                     go_on(conversation, kept, last)
                 converse(conversation, kept)
+
+    def form(self, tokenizer: Tokenizer) -> Form | None:
+        """What makes the grammar of each answer. Raises InputError for a file that is no schema."""
+        if self.json_schema is None:
+            return None
+        from mistral.grammar.constraint import Constraint
+        from mistral.grammar.grammars import Grammars
+
+        try:
+            form = partial(Grammars(tokenizer).grammar, Constraint.json_schema(read_text_file(self.json_schema)))
+            form(True, None, False)  # what cannot be used is told at once
+        except InputError as error:
+            raise error if error.option else error.within("--json_schema") from None
+        return form
 
     def is_conversation(self, tokenizer: Tokenizer, kept: Autosave, last: Path | None) -> bool:
         """Whether a conversation is held: as asked for, as the last one was that is to go on, or as the model is."""

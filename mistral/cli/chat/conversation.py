@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mistral.cli.chat.answer import ChatAnswer
@@ -10,10 +10,13 @@ from mistral.cli.session import Session
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.requests import Request
 from mistral.errors import InputError
+from mistral.grammar.grammar import Grammar
 from mistral.tokenizer.messages import Message, Tool, ToolCall
-from mistral.tokenizer.thoughts import ThinkState
+from mistral.tokenizer.thoughts import ThinkState, ThinkTokens
 from mistral.tokenizer.tool_calls import ReplyStream, assistant_message
 
+# Whether an answer begins a text, marks of thoughts, and whether it begins within one -> what it must follow
+Form = Callable[[bool, ThinkTokens | None, bool], Grammar]
 # Shares of a context: what an answer may need at most, and what is kept when it is too long
 FULL, SHRUNK = 1 / 4, 3 / 4
 
@@ -51,7 +54,10 @@ class Conversation:
         system: str = "",
         tools: Sequence[Tool] = (),
         reasoning_effort: str | None = None,
+        form: Form | None = None,
     ) -> None:
+        """`form`: what makes the grammar of each answer, where these must have one."""
+        self.form = form
         self.session, self.instruct, self.system, self.tools = session, instruct, system, tuple(tools)
         self.reasoning_effort = reasoning_effort
         self.messages: list[Message] = []
@@ -95,6 +101,8 @@ class Conversation:
 
     def go_on(self) -> Proposal:
         """The last answer, from where it ended."""
+        if self.form:
+            raise InputError("an answer in JSON is not gone on with; ask again with a larger --max_tokens")
         if not self.last[1]:
             raise InputError("nothing has been answered yet")
         if self.pending:
@@ -136,7 +144,12 @@ class Conversation:
             request.text.thinking = ThinkState(session.tokenizer.think_tokens, thinks)
         if proposal.goes_on and self.instruct:  # the answer began a text of its own
             request.text.decoder = session.tokenizer.stream(self.last[1])
-        return replace(request, settings=replace(request.settings, sample=self.sample), slot=self.slot)
+        settings, constraint = replace(request.settings, sample=self.sample), None
+        if self.form:
+            begins = session.tokenizer.begins_text(() if self.instruct else proposal.ids)
+            thinking = request.text.thinking
+            constraint = self.form(begins, thinking.tokens, thinking.inside)
+        return replace(request, settings=settings, slot=self.slot, constraint=constraint)
 
     def replies(self, proposal: Proposal) -> ReplyStream | None:
         """What takes thoughts out of an answer, and calls where there are tools; None without a conversation."""
