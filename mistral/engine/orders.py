@@ -52,4 +52,11 @@ class Leave:
     row: int
 
 
-RowOrder = Join | Resume | Restore | Park | Leave
+@dataclass(frozen=True)
+class Rewind:
+    """Rows, each with the number of its first tokens that stay: those after them came of wrong drafts."""
+
+    rows: tuple[tuple[int, int], ...]
+
+
+RowOrder = Join | Resume | Restore | Park | Leave | Rewind

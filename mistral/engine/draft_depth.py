@@ -1,0 +1,91 @@
+"""How many drafts a step should have, by what steps take and how often drafts were right. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+
+KEPT = 5  # measurements of steps with so many tokens, of which the median counts
+FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is known
+MARGIN = 1.03  # drafts must promise so much, lest noise decide
+MOST = 64  # drafts of a step
+LIKELIEST = 0.98  # a draft is never taken to be surer
+PRIOR_RIGHT, PRIOR_TRIED = 1.2, 2.0  # what a row begins with
+MEMORY = 0.93  # of what came before, with each draft that was tried
+
+
+class Acceptance:
+    """How often the drafts of one row have been right lately."""
+
+    def __init__(self) -> None:
+        self._right, self._tried = PRIOR_RIGHT, PRIOR_TRIED
+
+    def add(self, right: int, wrong: bool) -> None:
+        """So many were right, one after the other, and perhaps the next was wrong."""
+        for each in (*[True] * right, *[False] * wrong):
+            self._right = self._right * MEMORY + each
+            self._tried = self._tried * MEMORY + 1
+
+    @property
+    def rate(self) -> float:
+        """The share that is expected to be right of those whose draft before was."""
+        return min(LIKELIEST, self._right / self._tried)
+
+
+class StepCosts:
+    """What steps of so many tokens take, rows and drafts together, as they were measured."""
+
+    def __init__(self) -> None:
+        self._measured: dict[int, deque[float]] = {}
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """A step took so long."""
+        self._measured.setdefault(tokens, deque(maxlen=KEPT)).append(seconds)
+
+    def seconds(self, tokens: int) -> float:
+        """What a step will take: between measurements on a line, beyond them along it; 0 while nothing is known."""
+        known = sorted(self._measured)
+        if not known:
+            return 0.0
+        if tokens <= known[0]:
+            return self._median(known[0])
+        above = next((each for each in known if each >= tokens), None)
+        if above is None:
+            first, last = known[0], known[-1]
+            slope = FIRST_GUESS * self._median(first)
+            if last > first:
+                slope = max(0.0, (self._median(last) - self._median(first)) / (last - first))
+            return self._median(last) + slope * (tokens - last)
+        below = known[known.index(above) - 1]
+        share = (tokens - below) / (above - below)
+        return self._median(below) * (1 - share) + self._median(above) * share
+
+    def _median(self, tokens: int) -> float:
+        return median(self._measured[tokens])
+
+
+def depths(rates: Sequence[float], drafts: Sequence[int], rows: int, costs: StepCosts) -> list[int]:
+    """How many of its drafts each row should have, so that most tokens come in a second.
+
+    `rates` and `drafts`: how often those of a row are right, and how many it has; `rows` are under way in all. The nth
+    draft of a row is of use with the rate to the power of n. All rest where none promises more than it takes.
+    """
+    each = min(MOST, max(1, MOST // max(1, rows)))
+    promised = sorted(
+        ((rate**place, row) for row, rate in enumerate(rates) for place in range(1, min(drafts[row], each) + 1)),
+        key=lambda found: -found[0],
+    )[:MOST]
+    base = costs.seconds(rows)
+    found, tokens = [0] * len(rates), float(rows)
+    if not base:
+        return found
+    best, chosen = MARGIN * rows / base, 0
+    for count, (gain, _) in enumerate(promised, 1):
+        tokens += gain
+        speed = tokens / costs.seconds(rows + count)
+        if speed > best:
+            best, chosen = speed, count
+    for _, row in promised[:chosen]:
+        found[row] += 1
+    return found
