@@ -11,6 +11,7 @@ from mistral.engine.engine import Engine
 from mistral.engine.requests import Event, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import generate_stream
+from mistral.engine.speculation import Speculation
 from mistral.errors import InputError
 from mistral.load import Transformer
 from mistral.pipeline.engine import PipelineEngine
@@ -101,11 +102,14 @@ def generate(
     max_context: int | None = None,
     num_micro_batches: int | None = None,
     excluded: Sequence[range] = (),
+    speculate: str = "auto",
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Generate for ragged prompts at once.
 
     `eos_id` ends an answer; a tokenizer's `end_ids`, of which each does, may be given in its place. The ids in
-    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for.
+    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for. `speculate`: "suffix"
+    guesses tokens and checks several in one step, which changes no result; "auto" does so on the native backend; or
+    "off".
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
     logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
@@ -117,6 +121,7 @@ def generate(
     """
     if model.world is not None and model.world.rank:
         return cast(tuple[list[list[int]], list[list[float]]], serve(model))
+    speculation = Speculation.of(speculate, model.ops.name)
     settings = SamplingSettings(temperature, top_p, top_k, min_p, repetition_penalty, seed, sample)
     try:
         prompts = list(encoded_prompts)
@@ -127,7 +132,11 @@ def generate(
         for prompt in prompts
     ]
     engine = open_engine(model, max_context, num_micro_batches)
-    return drive(engine, lambda: _collected(generate_stream(engine, requests, chunk_size), len(requests)))
+
+    def answered() -> tuple[list[list[int]], list[list[float]]]:
+        return _collected(generate_stream(engine, requests, chunk_size, speculation=speculation), len(requests))
+
+    return drive(engine, answered)
 
 
 def _collected(events: Iterable[Event], requests: int) -> tuple[list[list[int]], list[list[float]]]:

@@ -16,6 +16,7 @@ from mistral.cli.model_options import Options, shipped_checkpoint
 from mistral.cli.status_line import loaded, status
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
+from mistral.engine.speculation import Speculation
 from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import driven, open_engine, serve
@@ -44,6 +45,7 @@ class Session:
     load_seconds: float
     timings: Timings = field(default_factory=Timings)
     drew_seed: bool = False
+    speculation: Speculation | None = None
 
     def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
         """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
@@ -64,9 +66,18 @@ class Session:
             "decode_tokens": t.decode_tokens,
             "decode_tokens_per_second": round(t.decode_rate, 1),
         }
+        if t.drafted_tokens:
+            figures["drafted_tokens"] = t.drafted_tokens
+            figures["accepted_tokens"] = t.accepted_tokens
+            figures["tokens_per_step"] = round(t.tokens_per_step, 2)
         if options.temperature > 0 and options.seed is not None:
             figures["seed"] = options.seed
         return figures
+
+    def drafts_kept(self) -> str:
+        """How many drafts were right, for people."""
+        t = self.timings
+        return f"{100 * t.acceptance:.0f} % right, {t.tokens_per_step:.2f} tokens a step"
 
     def report(self) -> None:
         """The figures, for people on standard error or as one JSON object on standard output."""
@@ -78,6 +89,7 @@ class Session:
             f"load {figures['load_seconds']:.2f} s"
             f" | prefill {figures['prefill_tokens']} tokens, {figures['prefill_tokens_per_second']} tokens/s"
             f" | decode {figures['decode_tokens']} tokens, {figures['decode_tokens_per_second']} tokens/s"
+            + (f" | drafts {self.timings.drafted_tokens}, {self.drafts_kept()}" if self.timings.drafted_tokens else "")
             + (f" | seed {figures['seed']}" if "seed" in figures else ""),
             file=sys.stderr,
         )
@@ -144,7 +156,10 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
     loaded()
     with driven(engine):
         drew = options.seed != opened.options.seed
-        yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew)
+        yield Session(
+            options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew,
+            speculation=Speculation.of(options.speculate, model.ops.name),
+        )  # fmt: skip
 
 
 def check_told(tokenizer: Tokenizer, system: str | None, reasoning_effort: str | None, offer: bool = True) -> None:

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.draft_depth import Acceptance, StepCosts, depths
 from mistral.engine.drafter import Drafter, sound
+from mistral.engine.speculation_mode import check_mode
 from mistral.engine.suffix_drafter import PastAnswers, SuffixDrafter
-from mistral.errors import InputError
-
-MODES = ("auto", "suffix", "off")
 
 
 @dataclass
@@ -102,9 +100,3 @@ class Speculation:
     def clear(self) -> None:
         """No row is there any more; those that come begin with other numbers, perhaps the same."""
         self._rows.clear()
-
-
-def check_mode(mode: str) -> None:
-    """Raise InputError for a word that is none of `MODES`."""
-    if mode not in MODES:
-        raise InputError("must be auto, suffix or off", option="speculate", value=mode)

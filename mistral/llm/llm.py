@@ -15,6 +15,8 @@ from mistral.engine.engine_thread import EngineThread
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import MAX_ROWS, STEP_MS, Handle, Scheduler
+from mistral.engine.speculation import Speculation
+from mistral.engine.speculation_mode import check_mode
 from mistral.errors import InputError
 from mistral.grammar.grammar import Grammar
 from mistral.grammar.grammars import Grammars
@@ -54,21 +56,26 @@ class LLM:
         chat_template: str | Path | None = None,
         step_ms: float = STEP_MS,
         prefix_bytes: int = 0,
+        speculate: str = "auto",
     ) -> None:
         """Load the model in a folder; the options are those of the command line.
 
         `max_rows` answers are under way at once, at most. While any of them is written, prompts are read in pieces that
         hold it up for about `step_ms` at most. Of memory that answers leave, up to `prefix_bytes` keep what was
-        computed, so that later prompts which begin alike need not be read again; this changes no answer. Raises
-        InputError for what cannot be loaded.
+        computed, so that later prompts which begin alike need not be read again. `speculate`: guess tokens and check
+        several in one step. Neither changes an answer. Raises InputError for what cannot be loaded.
         """
+        check_mode(speculate)
         tokenizer = Tokenizer.from_folder(folder, chat_template)
         model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
         self.tokenizer = tokenizer.for_rows(model.args.vocab_size)
         self.grammars = Grammars(self.tokenizer)
         self._engine = Engine(model, max_context)
         store = PrefixStore(model.args, prefix_bytes) if prefix_bytes else None
-        scheduler = Scheduler(self._engine, max_rows=max_rows, step_ms=step_ms, prefix_store=store)
+        scheduler = Scheduler(
+            self._engine, max_rows=max_rows, step_ms=step_ms, prefix_store=store,
+            speculation=Speculation.of(speculate, model.ops.name),
+        )  # fmt: skip
         self._thread = EngineThread(scheduler)
         atexit.register(self.close)
 

@@ -26,6 +26,7 @@ from mistral.version import __version__
 
 FINGERPRINT = f"mistral-mindspore-{__version__}"
 ARGUMENTS_PIECE = 64  # characters of a call's arguments in one frame
+MAX_PREDICTION = 1 << 16  # ids, where nothing limits the context
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ChatRequest:
     effort: str | None
     stream: bool
     include_usage: bool
+    prediction: str = ""
 
     @classmethod
     def read(cls, fields: Fields, defaults: Defaults) -> ChatRequest:
@@ -65,7 +67,7 @@ class ChatRequest:
             messages, read_choosing(fields, defaults), tools, constraint,
             defaults.max_tokens if most is None else most, fields.whole("n", 1, MAX_CHOICES) or 1, logprobs, top or 0,
             fields.text("reasoning_effort") or None, fields.switch("stream"),
-            options is not None and options.switch("include_usage"),
+            options is not None and options.switch("include_usage"), read_prediction(fields),
         )  # fmt: skip
 
     def asked(self, service: Service) -> Asked:
@@ -77,8 +79,27 @@ class ChatRequest:
         return Asked(
             (prompt,), choosing.settings, self.max_tokens, choosing.stops, self.n, self.logprobs, self.top,
             is_chat=True, one_call=self.tools.one_call, min_tokens=choosing.min_tokens,
-            ignore_eos=choosing.ignore_eos, constraint=constraint,
+            ignore_eos=choosing.ignore_eos, constraint=constraint, prediction=self._predicted(service),
         )  # fmt: skip
+
+    def _predicted(self, service: Service) -> tuple[int, ...]:
+        """The ids of the prediction, of which only the beginning can be of use."""
+        if not self.prediction:
+            return ()
+        limit = service.engine.context_limit or MAX_PREDICTION
+        return tuple(service.tokenizer.encode(self.prediction, bos=False)[:limit])
+
+
+def read_prediction(fields: Fields) -> str:
+    """The text that the answer is likely to be, as OpenAI's field of this name has it; "" where there is none."""
+    given = fields.inner("prediction")
+    if given is None:
+        return ""
+    given.choice("type", ("content",), "content")
+    if isinstance(given.any("content"), str):
+        return given.text("content")
+    parts = [Fields(part, f"{given.name('content')}[{i}]") for i, part in enumerate(given.items("content"))]
+    return "".join(part.text("text") for part in parts)
 
 
 async def chat_completions(request: Request) -> Response:
