@@ -107,9 +107,8 @@ def generate(
     """Generate for ragged prompts at once.
 
     `eos_id` ends an answer; a tokenizer's `end_ids`, of which each does, may be given in its place. The ids in
-    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for. `speculate`: "suffix"
-    guesses tokens and checks several in one step, which changes no result; "auto" does so on the native backend; or
-    "off".
+    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for.
+    `speculate`: whether tokens are guessed, which changes no result (see `Speculation.of`).
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
     logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
@@ -121,7 +120,6 @@ def generate(
     """
     if model.world is not None and model.world.rank:
         return cast(tuple[list[list[int]], list[list[float]]], serve(model))
-    speculation = Speculation.of(speculate, model.ops.name)
     settings = SamplingSettings(temperature, top_p, top_k, min_p, repetition_penalty, seed, sample)
     try:
         prompts = list(encoded_prompts)
@@ -131,10 +129,10 @@ def generate(
         Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs, excluded=tuple(excluded))
         for prompt in prompts
     ]
-    engine = open_engine(model, max_context, num_micro_batches)
+    engine, guesses = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
 
     def answered() -> tuple[list[list[int]], list[list[float]]]:
-        return _collected(generate_stream(engine, requests, chunk_size, speculation=speculation), len(requests))
+        return _collected(generate_stream(engine, requests, chunk_size, speculation=guesses), len(requests))
 
     return drive(engine, answered)
 

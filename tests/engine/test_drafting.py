@@ -99,7 +99,7 @@ def test_acceptance_follows_what_happens() -> None:
     assert found.rate > 0.95
     for _ in range(40):
         found.add(0, wrong=True)
-    assert found.rate < 0.05
+    assert found.rate < 0.08
 
 
 def test_costs_are_medians_and_lines_between_them() -> None:

@@ -137,6 +137,7 @@ def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files"
     assert found["ends"] == {"0": "length", "1": "cancelled", "2": fault, "3": "length"}
     assert found["rows"] == 0
+    assert found["guessed"] == [True, True, True], "drafts change nothing on two ranks"
     short, long = generate([SOUND[:20], SOUND], model, 12)[0]
     assert found["crowded"] == [short, long, short]
     alone = generate([SOUND[: 20 + i] for i in range(4)], model, 7)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from mistral import Generated, InputError, Prefilled, Request, Transformer, gene
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.prefix_store import PrefixStore
+from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import Scheduler
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
+from mistral.engine.speculation import Speculation
 from mistral.generate import drive, open_engine, serve
 from mistral.model.kv_cache import cache_nbytes
 from mistral.pipeline.launch import launched
@@ -168,6 +171,7 @@ def scheduled(rank: int, ranks: int, folder: Path, shape: str) -> None:
             step()
         assert [handle.index for handle in (first, gone, damaged, late)] == [0, 1, 2, 3]
         found = {"ids": ids, "ends": ends, "rows": len(engine.cache.rows), "stored": stored(engine)}
+        found["guessed"] = guessed(engine)
         found["crowded"] = crowded(engine)
         (folder / f"scheduled-{shape}").write_text(json.dumps(found))
 
@@ -191,6 +195,40 @@ def stored(engine: Engine) -> list[list[object]]:
         found.append([[ids[handle.index], cached[handle.index]] for handle in handles])
     store.clear()
     return found
+
+
+class Half:
+    """Guesses an answer that is known; every third token wrongly."""
+
+    def __init__(self, answer: Sequence[int]) -> None:
+        self.answer = answer
+
+    def draft(self, answer: Sequence[int], most: int) -> list[int]:
+        """See `Drafter`."""
+        known = enumerate(self.answer[len(answer) : len(answer) + most], len(answer))
+        return [token if place % 3 else 1 - min(token, 1) for place, token in known]
+
+
+def guessed(engine: Engine) -> list[object]:
+    """Three answers, sampled, with drafts and without -> whether they are equal, and drafts that were right."""
+    how = SamplingSettings(temperature=0.8, repetition_penalty=1.2, seed=3)
+
+    def answers(speculation: Speculation | None) -> tuple[list[list[int]], list[list[float]], int]:
+        ids, logprobs, right = [[], [], []], [[], [], []], 0  # type: ignore[var-annotated]
+        requests = [Request(SOUND[: 20 + i], 12, how) for i in range(3)]
+        for event in generate_stream(engine, requests, 5, speculation=speculation):
+            if isinstance(event, Generated) and event.id is not None:
+                ids[event.index].append(event.id)
+                logprobs[event.index].append(event.logprob)
+                right += event.accepted
+        return ids, logprobs, right
+
+    ids, logprobs, _ = answers(None)
+    found = answers(Speculation(lambda row: Half(ids[row.index]), always=True))
+    worst = max(
+        abs(a - b) for one, other in zip(logprobs, found[1], strict=True) for a, b in zip(one, other, strict=True)
+    )
+    return [found[0] == ids, worst < 1e-4, found[2] > 0]
 
 
 def crowded(engine: Engine) -> list[list[int]]:

@@ -13,7 +13,7 @@ from mistral.cli.chat.answer_view import View
 from mistral.cli.console import ProgressLine
 from mistral.cli.session import Session
 from mistral.engine.requests import Prefilled, Request
-from mistral.engine.scheduler import generate_stream
+from mistral.engine.scheduler import MAX_ROWS, generate_stream
 from mistral.tokenizer.tool_calls import Reply, ReplyStream
 
 
@@ -78,15 +78,12 @@ def write_answer(
     text that is shown.
     """
     progress = ProgressLine("reading the prompt:", "tokens", total=len(request.prompt))
-    text, ids, reason = "", list[int](), "interrupted"
-    right = wrong = 0
+    text, ids, reason, right, wrong = "", list[int](), "interrupted", 0, 0
     started, first = time.perf_counter(), None
     with Interruption.watching(view.stop) as interruption, suppress(KeyboardInterrupt):
         session.engine.on_layer = layer_watcher(session, progress, interruption)
-        events = generate_stream(
-            session.engine, [request], session.options.chunk_size, timings=session.timings,
-            speculation=session.speculation,
-        )  # fmt: skip
+        shared = session.timings, session.speculation
+        events = generate_stream(session.engine, [request], session.options.chunk_size, MAX_ROWS, *shared)
         try:
             for event in events:
                 if isinstance(event, Prefilled):
