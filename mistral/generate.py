@@ -107,8 +107,7 @@ def generate(
     """Generate for ragged prompts at once.
 
     `eos_id` ends an answer; a tokenizer's `end_ids`, of which each does, may be given in its place. The ids in
-    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for.
-    `speculate`: whether tokens are guessed, which changes no result (see `Speculation.of`).
+    `excluded` are never chosen: `tokenizer.uncovered()` has those without a piece. speculate: see `Speculation`.
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
     logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
@@ -125,10 +124,8 @@ def generate(
         prompts = list(encoded_prompts)
     except TypeError:
         raise InputError(f"encoded_prompts is {type(encoded_prompts).__name__}: give a list of lists of ids") from None
-    requests = [
-        Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs, excluded=tuple(excluded))
-        for prompt in prompts
-    ]
+    fixed = max_tokens, settings, eos_id, None, prompt_logprobs
+    requests = [Request(prompt, *fixed, excluded=tuple(excluded)) for prompt in prompts]
     engine, guesses = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
 
     def answered() -> tuple[list[list[int]], list[list[float]]]:

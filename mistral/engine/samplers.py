@@ -53,8 +53,9 @@ class Samplers:
         for i, (piece, found) in enumerate(zip(work, logits, strict=True)):
             if piece.sample and not outcomes[i].error:
                 first, *more = self._chosen(piece, found[len(found) - 1 - len(piece.drafts) :])
-                scores = {} if first.error else {"logprobs": outcomes[i].logprobs, "tops": outcomes[i].tops}
-                outcomes[i] = replace(first, more=tuple(more), **scores)
+                if not first.error:
+                    first = replace(first, logprobs=outcomes[i].logprobs, tops=outcomes[i].tops)
+                outcomes[i] = replace(first, more=tuple(more))
         return outcomes
 
     def _chosen(self, piece: Work, logits: NDArray[np.float32]) -> list[Outcome]:

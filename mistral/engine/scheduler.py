@@ -147,8 +147,7 @@ class Scheduler:
         new, cancelled = self._queue.news()
         self._rows.come(new)
         events = [*self._rows.cancel(cancelled), *self._rows.admit(), *self._rows.grow()]
-        for event in events if self._speculation else ():
-            self._speculation.forget(event.index)
+        self._forget_guesses(events)
         if not self._flights:
             self._clock = self._time()
         while self._launch():
@@ -207,6 +206,12 @@ class Scheduler:
         lone = self.engine.num_pipeline_ranks == 1
         return {row.index: draft for row, draft in zip(rows, found, strict=True) if lone or not row.request.slot}
 
+    def _forget_guesses(self, ended: Sequence[Event]) -> None:
+        """These requests have ended without a step."""
+        if self._speculation:
+            for event in ended:
+                self._speculation.forget(event.index)
+
     def _turn(self, row: ActiveRow) -> tuple[int, int]:
         """Whose prompt is read first: that of the key that was served least, then of the request that came first."""
         return self._rows.shares.served(row.handle.key), row.index
@@ -246,11 +251,12 @@ class Scheduler:
                     generated += self._chosen(row, work, outcome)
             except InputError as error:
                 generated.append(Generated(row.index, None, None, "", "error", error=error))
-        for row in [piece[0] for piece in flight.pieces if self._speculation]:
-            if any(event.index == row.index and event.finish_reason for event in generated):
+        ended = {event.index for event in generated if event.finish_reason}
+        for row in [piece[0] for piece in flight.pieces if piece[0].index in ended]:
+            if self._speculation:
                 self._speculation.ended(row)
         self._rows.end({event.index for event in generated if event.error}, keep=False)
-        self._rows.end({event.index for event in generated if event.finish_reason})
+        self._rows.end(ended)
         return [*prefilled, *generated]
 
     def _chosen(self, row: ActiveRow, work: Work, outcome: Outcome) -> list[Generated]:

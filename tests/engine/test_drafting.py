@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,7 +90,7 @@ def test_only_ids_of_the_model_are_computed() -> None:
     assert sound([1, 2, 40, 3], 9, 40) == [1, 2]
     assert sound([1, -1], 9, 40) == [1]
     assert sound([1, 2, 3], 2, 40) == [1, 2]
-    assert sound(np.array([1, 2]), 2, 40) == [1, 2]
+    assert sound(cast(Any, np.array([1, 2])), 2, 40) == [1, 2]
 
 
 def test_acceptance_follows_what_happens() -> None:

@@ -209,8 +209,8 @@ def test_rows_that_are_saved_and_restored_and_slots(native_models: dict[str, Tra
     for turn, asked_prompt in enumerate(prompts):
         guesses = guessing({0: answers[turn]}, right, turn)
         request = Request(asked_prompt, 9, HOW["sampled"], top=1)
-        found = told(generate_stream(engine, [replace(request, slot=slot)], 4, speculation=guesses))
-        assert found == {0: answers[turn]}
+        again = told(generate_stream(engine, [replace(request, slot=slot)], 4, speculation=guesses))
+        assert again == {0: answers[turn]}
         assert slot.cached_ids() == [*asked_prompt, *ids_of(answers[turn])][: engine.kv_seqlen(slot.row)]
         assert turn == 0 or slot.reused > 0
         scheduler.submit(request)

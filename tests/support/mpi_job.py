@@ -206,7 +206,7 @@ class Half:
     def draft(self, answer: Sequence[int], most: int) -> list[int]:
         """See `Drafter`."""
         known = enumerate(self.answer[len(answer) : len(answer) + most], len(answer))
-        return [token if place % 3 else 1 - min(token, 1) for place, token in known]
+        return [token if place % 3 else SOUND[token == SOUND[0]] for place, token in known]
 
 
 def guessed(engine: Engine) -> list[object]:
@@ -215,7 +215,8 @@ def guessed(engine: Engine) -> list[object]:
 
     def answers(speculation: Speculation | None) -> tuple[list[list[int]], list[list[float]], int]:
         ids, logprobs, right = [[], [], []], [[], [], []], 0  # type: ignore[var-annotated]
-        requests = [Request(SOUND[: 20 + i], 12, how) for i in range(3)]
+        sound = (range(DAMAGED, DAMAGED + 1),)  # its keys would not be numbers
+        requests = [Request(SOUND[: 20 + i], 12, how, excluded=sound) for i in range(3)]
         for event in generate_stream(engine, requests, 5, speculation=speculation):
             if isinstance(event, Generated) and event.id is not None:
                 ids[event.index].append(event.id)
