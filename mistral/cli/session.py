@@ -21,6 +21,7 @@ from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import driven, open_engine, serve
 from mistral.load import load_model
+from mistral.ops.device import check_surroundings, require_address_space
 from mistral.pipeline.shared_checkpoint import open_shared
 from mistral.pipeline.split import split_layers
 from mistral.pipeline.world import World, connect
@@ -127,6 +128,9 @@ def open_files(options: Options, chat: bool = False, chat_template: str | None =
     Raises InputError, on every rank, for what is unsound.
     """
     started = time.perf_counter()
+    if options.num_pipeline_ranks == 1:
+        check_surroundings()  # before anything is told
+        require_address_space()
     if sys.stderr.isatty() or not options.json:
         status(f"loading {Path(options.ckpt or shipped_checkpoint()).name} ...")
     world = connect(options.num_pipeline_ranks) if options.num_pipeline_ranks > 1 else None

@@ -138,7 +138,7 @@ def is_built() -> bool:
 def require_native() -> None:
     """Raise InputError, with the remedy, where there is no compiler, or no folder to keep what it makes."""
     require_compiler()
-    if any(library.find() is None for library in (glue(), kernels())):
+    if not is_built():
         library_cache.writable_folder()
 
 

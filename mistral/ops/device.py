@@ -47,8 +47,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
     check_surroundings()
     with device_lock:
         set_threads(threads)
-        if "mindspore" not in sys.modules:
-            require_address_space()
+        require_address_space()
         with _ctrl_c_waits():
             import mindspore as ms
 
@@ -127,7 +126,12 @@ def _cores() -> int:
 
 
 def require_address_space() -> None:
-    """Raise InputError where a limit of the shell leaves less than MindSpore needs: it would end without a word."""
+    """Raise InputError where a limit of the shell leaves less than MindSpore needs: it would end without a word.
+
+    Nothing is asked where MindSpore is there already.
+    """
+    if "mindspore" in sys.modules:
+        return
     for found, needed, name in ((address_space(), ADDRESS_SPACE, "-v"), (data_memory(), DATA_MEMORY, "-d")):
         if found and found[1] < needed:
             limit, left = (f"{size / 1e9:.1f} GB" for size in found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -14,13 +14,14 @@ from mistral.grammar.constraint import Constraint
 from mistral.server.answers import Answer, Answers, Piece
 from mistral.server.asked import Asked, Choosing, read_choosing
 from mistral.server.body import read_fields
+from mistral.server.chat_asked import chat_asked
 from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields
 from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
 from mistral.server.sse import COMMENT, DONE, frame
 from mistral.server.structure import read_constraint
-from mistral.server.tool_choice import ToolChoice, call_constraint, read_tool_choice
+from mistral.server.tool_choice import ToolChoice, read_tool_choice
 from mistral.tokenizer.messages import ToolCall
 from mistral.version import __version__
 
@@ -51,6 +52,8 @@ class ChatRequest:
         """Raises ApiError naming the field that is wrong."""
         fields.required("messages")
         messages = fields.items("messages", MAX_MESSAGES)
+        if fields.switch("continue_final_message") and fields.switch("add_generation_prompt"):
+            raise fields.wrong("continue_final_message", "is the opposite of add_generation_prompt; leave one out")
         if fields.switch("continue_final_message") and messages and isinstance(messages[-1], dict):
             messages = [*messages[:-1], messages[-1] | {"prefix": True}]
         most = fields.whole("max_completion_tokens")
@@ -72,15 +75,8 @@ class ChatRequest:
 
     def asked(self, service: Service) -> Asked:
         """The answers that it asks for. Takes a while where texts are long. Raises InputError."""
-        prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
-        constraint, choosing = self.constraint, self.choosing
-        if self.tools.must:
-            constraint = call_constraint(service.tokenizer, self.tools)
-        return Asked(
-            (prompt,), choosing.settings, self.max_tokens, choosing.stops, self.n, self.logprobs, self.top,
-            is_chat=True, one_call=self.tools.one_call, min_tokens=choosing.min_tokens,
-            ignore_eos=choosing.ignore_eos, constraint=constraint, prediction=self._predicted(service),
-        )  # fmt: skip
+        made = chat_asked(service, self, self.n, self.logprobs, self.top)
+        return replace(made, prediction=self._predicted(service))
 
     def _predicted(self, service: Service) -> tuple[int, ...]:
         """The ids of the prediction, of which only the beginning can be of use."""

@@ -14,13 +14,14 @@ from mistral.server.anthropic_input import conversation, read_tools, tool_choice
 from mistral.server.api_error import ApiError
 from mistral.server.asked import Asked, Choosing, read_choosing
 from mistral.server.body import read_fields
+from mistral.server.chat_asked import chat_asked
 from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields
 from mistral.server.messages_writer import MessageWriter, error_frame
 from mistral.server.service import Service
 from mistral.server.settings import Defaults
 from mistral.server.structure import read_format
-from mistral.server.tool_choice import ToolChoice, call_constraint
+from mistral.server.tool_choice import ToolChoice
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,7 @@ class MessagesRequest:
 
     def asked(self, service: Service) -> Asked:
         """The answer that it asks for. Takes a while where texts are long. Raises InputError."""
-        prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
-        constraint, choosing = self.constraint, self.choosing
-        if self.tools.must:
-            constraint = call_constraint(service.tokenizer, self.tools)
-        return Asked(
-            (prompt,), choosing.settings, self.max_tokens, choosing.stops, is_chat=True, one_call=self.tools.one_call,
-            min_tokens=choosing.min_tokens, ignore_eos=choosing.ignore_eos, constraint=constraint,
-        )  # fmt: skip
+        return chat_asked(service, self)
 
 
 def thinking(fields: Fields, efforts: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from mistral.grammar.constraint import Constraint
 from mistral.server.api_error import ApiError
 from mistral.server.asked import Asked, Choosing, read_choosing
 from mistral.server.body import read_fields
+from mistral.server.chat_asked import chat_asked
 from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields
 from mistral.server.responses_input import conversation
@@ -20,7 +21,7 @@ from mistral.server.responses_writer import ResponseWriter
 from mistral.server.service import Service
 from mistral.server.settings import MAX_TOOLS, MAX_TOP, Defaults
 from mistral.server.structure import read_format
-from mistral.server.tool_choice import ToolChoice, call_constraint, read_tool_choice
+from mistral.server.tool_choice import ToolChoice, read_tool_choice
 
 LOGPROBS = "message.output_text.logprobs"  # what `include` has where log-probabilities are wanted
 
@@ -65,15 +66,7 @@ class ResponsesRequest:
 
     def asked(self, service: Service) -> Asked:
         """The answer that it asks for. Takes a while where texts are long. Raises InputError."""
-        prompt = service.chat_prompt(self.messages, self.tools.tools, self.effort)
-        constraint, choosing = self.constraint, self.choosing
-        if self.tools.must:
-            constraint = call_constraint(service.tokenizer, self.tools)
-        return Asked(
-            (prompt,), choosing.settings, self.max_tokens, choosing.stops, 1, self.logprobs, self.top, is_chat=True,
-            one_call=self.tools.one_call, min_tokens=choosing.min_tokens, ignore_eos=choosing.ignore_eos,
-            constraint=constraint,
-        )  # fmt: skip
+        return chat_asked(service, self, 1, self.logprobs, self.top)
 
 
 def _without_type(tool: object) -> object:

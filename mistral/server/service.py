@@ -122,6 +122,7 @@ class Service:
         Raises ApiError where the queue is full, the server is ending, or the request cannot be served.
         """
         self._admit(asked.rows)
+        self._check_lengths(asked)
         answers = Answers(self.tokenizer, asked, self.metrics)
         mailbox = self._mailbox = self._mailbox or Mailbox()
         submission = _Submission(self._thread, key)
@@ -153,6 +154,15 @@ class Service:
         if self.open + rows > most:
             self.metrics.refused.inc()
             raise busy(f"{self.open} answers are under way or waiting, and {most} are the most; try again")
+
+    def _check_lengths(self, asked: Asked) -> None:
+        """Raise ApiError, with the code that OpenAI's clients know, for a prompt that leaves no room for an answer."""
+        limit, least = self.engine.context_limit, 0 if asked.max_tokens == 0 else 1
+        for prompt in asked.prompts:
+            length = len(prompt.ids)
+            if limit is not None and length + least > limit:
+                message = f"{prompt.name} has {length} tokens and the context limit is {limit}: shorten the prompt"
+                raise ApiError(400, message, code="context_length_exceeded")
 
     def _count(self, rows: int, not_begun: int = 0) -> None:
         self.open += rows

@@ -8,11 +8,16 @@ from mistral.grammar.response_format import read_response_format
 from mistral.server.api_error import wrong
 from mistral.server.fields import Fields
 
-GUIDED = ("guided_json", "guided_regex", "guided_grammar", "guided_choice", "regex")
+GUIDED = ("guided_json", "guided_regex", "guided_grammar", "guided_choice", "regex", "json_schema")
 
 
 def read_constraint(fields: Fields) -> Constraint | None:
-    """The one constraint of a request; None where it has none. Raises ApiError for several, and for what is wrong."""
+    """The one constraint of a request; None where it has none. Raises ApiError for several, and for what is wrong.
+
+    llama.cpp's `grammar` is refused: an answer that is free where its form was asked for would be a silent fault.
+    """
+    if fields.has("grammar"):
+        raise fields.wrong("grammar", "GBNF is not read; give guided_grammar, in llguidance's Lark syntax")
     given = [name for name in GUIDED if fields.has(name)]
     formed = fields.inner("response_format")
     found = None if formed is None else read_format(formed)
@@ -24,7 +29,7 @@ def read_constraint(fields: Fields) -> Constraint | None:
 def read_guided(fields: Fields, name: str) -> Constraint:
     """The constraint of one of `GUIDED`."""
     try:
-        if name == "guided_json":
+        if name in ("guided_json", "json_schema"):  # the latter is llama.cpp's name
             return Constraint.json_schema(fields.any(name), name)
         if name == "guided_choice":
             return Constraint.choice(fields.items(name), name)

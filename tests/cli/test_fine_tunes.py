@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.tokenizer.tokenizer import Tokenizer
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
-from tests.support.command_line import ARGS, TOKENIZER, CommandLine, write_model
+from tests.support.command_line import ARGS, TOKENIZER, CommandLine
 
 DATA = Path(__file__).parents[1] / "data"
 CHATML = (DATA / "chat_templates" / "chatml.jinja").read_text(encoding="utf-8")
@@ -104,27 +103,6 @@ def test_without_a_template_of_its_own_a_fine_tune_is_not_asked(run: CommandLine
             command, folder, "--instruct", *(["--prompt=x"] if command == "complete" else []), stdin=b"x\n"
         ).error
         assert "has no chat template" in error and error.endswith("--chat_template FILE")
-
-
-def test_quantize_keeps_how_a_model_is_asked_and_where_it_ends(run: CommandLine, tmp_path: Path) -> None:
-    folder = write_chatml(tmp_path / "model")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7], "temperature": 0.5}))
-    (folder / "chat_template.jinja").write_text(CHATML + "x")
-    assert run("quantize", folder, tmp_path / "out").code == 0
-    before, after = Tokenizer.from_folder(folder), Tokenizer.from_folder(tmp_path / "out")
-    assert after.end_ids == (4, 7) and set(after.end_ids) == set(before.end_ids)
-    assert (after.template_source, after.bos_id) == ("chat_template.jinja", before.bos_id)
-    kept = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert kept == {"bos_token_id": 1, "eos_token_id": [4, 7], "temperature": 0.5}
-
-
-def test_quantize_keeps_the_ends_that_a_configuration_alone_names(run: CommandLine, tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model")
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": [2, 700]}))
-    assert run("quantize", folder, tmp_path / "out").code == 0
-    assert Tokenizer.from_folder(tmp_path / "out").end_ids == (2, 700)
-    assert not Tokenizer.from_folder(tmp_path / "out").can_chat, "as before: it is no model of Mistral's"
-    assert open_checkpoint(tmp_path / "out").warnings == ()
 
 
 def test_the_shipped_tokenizer_is_no_instruct_models(tmp_path: Path) -> None:

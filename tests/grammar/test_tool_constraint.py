@@ -68,6 +68,8 @@ def test_what_cannot_be_called_is_refused() -> None:
         (None, None),
         ({"type": "text"}, None),
         ({"type": "json_object"}, "json_object"),
+        ({"type": "json_object", "schema": None}, "json_object"),
+        ({"type": "json_object", "schema": CITY}, "json_schema"),
         ({"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": CITY}}, "json_schema"),
         ({"type": "json_schema", "schema": CITY}, "json_schema"),
     ],
@@ -83,7 +85,8 @@ def test_response_format(value: object, kind: str | None) -> None:
         ("json", 'must be an object with a "type"'),
         ({}, "its type must be one of text, json_object, json_schema, not 'None'"),
         ({"type": "xml"}, "its type must be one of"),
-        ({"type": "json_schema"}, 'has no "schema"'),
+        ({"type": "json_schema"}, 'has no "schema" in its "json_schema" that is an object'),
+        ({"type": "json_object", "schema": 3}, 'has no "schema" that is an object'),
         ({"type": "json_schema", "json_schema": {"schema": 3}}, 'has no "schema"'),
     ],
 )

@@ -110,6 +110,8 @@ def test_the_best_of_several(server: LocalServer) -> None:
         ({"prompt": "a", "model": 5}, "model", "must be a text"),
         ({"prompt": "a", "guided_regex": "(("}, "guided_regex", "cannot be used"),
         ({"prompt": "a", "response_format": {"type": "xml"}}, "response_format", "must be one of"),
+        ({"prompt": "a", "grammar": 'root ::= "a"'}, "grammar", "guided_grammar"),
+        ({"prompt": "a", "json_schema": {"type": "hiccup"}}, "json_schema", "hiccup"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(server: LocalServer, body: dict[str, Any], field: str | None, message: str) -> None:
@@ -126,6 +128,10 @@ def test_what_is_wrong_is_named(server: LocalServer, body: dict[str, Any], field
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages"),
         ("/v1/chat/completions", {"messages": []}, "messages"),
         ("/v1/chat/completions", {"messages": SAID, "top_logprobs": 2}, "top_logprobs"),
+        (
+            "/v1/chat/completions", {"messages": SAID, "continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+        ),
         ("/v1/chat/completions", {"messages": SAID, "tools": [1]}, "tools"),
         ("/v1/chat/completions", {"messages": SAID, "tool_choice": "required"}, "tool_choice"),
         ("/v1/responses", {"input": [{"type": "web_search_call"}]}, "input[0].type"),

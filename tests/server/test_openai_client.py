@@ -195,6 +195,8 @@ def test_parse_gives_an_object(client: openai.OpenAI) -> None:
         ({"guided_choice": ["red", "blue"]}, {"red", "blue"}),
         ({"guided_regex": "(red|blue) ball"}, {"red ball", "blue ball"}),
         ({"regex": "ab{3}"}, {"abbb"}),
+        ({"json_schema": {"const": "42"}}, {'"42"'}),
+        ({"response_format": {"type": "json_object", "schema": {"const": 42}}}, {"42"}),
         ({"guided_grammar": 'start: "a" "b" | "c"'}, {"ab", "c"}),
     ],
 )
@@ -276,3 +278,14 @@ def test_the_client_tries_again_when_the_queue_is_full(server: LocalServer) -> N
         found = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=2)
     assert found.choices[0].message.content == "The bell"
     assert statuses == [(429, "1"), (200, None)]
+
+
+def test_a_prompt_that_does_not_fit_has_the_code_that_clients_know(
+    client: openai.OpenAI, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.service.engine, "context_limit", 15)
+    with pytest.raises(openai.BadRequestError, match="has 15 tokens and the context limit is 15") as caught:
+        client.chat.completions.create(model="tiny", messages=ASKED)
+    assert caught.value.code == "context_length_exceeded"
+    scored = client.completions.create(model="tiny", prompt=[300] * 15, max_tokens=0, echo=True, logprobs=0)
+    assert scored.usage and scored.usage.prompt_tokens == 15

@@ -429,7 +429,6 @@ def test_a_full_queue_is_waited_for(page: Page) -> None:
     ("status", "message", "words"),
     [
         (503, "the server is ending", "The server takes no requests: the server is ending. Try again when"),
-        (400, "the conversation has 99 tokens and the context limit is 64", "The context is full: "),
         (400, "top_p: must be at most 1", "The server refuses the request: top_p: must be at most 1"),
         (500, "the engine has failed", "The server has failed over this request: the engine has failed"),
     ],
@@ -442,6 +441,20 @@ def test_errors_in_words(page: Page, status: int, message: str, words: str) -> N
     page.unroute(CHAT)
     page.get_by_role("button", name="Try again").click()
     expect(answers(page).locator(".md")).to_have_text(ANSWER)
+
+
+def test_the_share_of_the_context_and_one_that_is_full(
+    page: Page, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.service.engine, "context_limit", 25)
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny · context of 25 tokens")
+    ask(page)
+    expect(answers(page).locator(".figures")).to_contain_text("5 tokens")
+    expect(answers(page).locator(".figures")).to_contain_text("80 % of the context")
+    expect(page.locator("#context")).to_have_text("80 % of the context used")
+    send(page, QUESTION)
+    expect(page.get_by_role("alert")).to_contain_text("The context is full: the conversation has 35 tokens")
 
 
 def test_a_server_that_is_gone_and_a_stream_that_breaks_off(page: Page) -> None:

@@ -64,11 +64,18 @@ class CommandLine:
         return Outcome(code, out, err)
 
 
+PORTABLE = {"MISTRAL_BACKEND": "portable"}  # of a program that does not say: whatever kernels have been built before
+
+
 def run_program(*arguments: object, shell: str = "{}", **environment: str) -> Outcome:
     """Runs `python -m main` as a shell does; `shell` is the shell's line, with the program in place of {}."""
     program = shlex.join([sys.executable, "-m", "main", *map(str, arguments)])
     done = subprocess.run(
-        ["bash", "-c", shell.format(program)], capture_output=True, cwd=ROOT, env=os.environ | environment, timeout=60
+        ["bash", "-c", shell.format(program)],
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | PORTABLE | environment,
+        timeout=60,
     )
     err = done.stderr.decode()
     assert "Traceback" not in err and "Exception" not in err

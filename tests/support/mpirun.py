@@ -12,14 +12,14 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.command_line import ROOT
+from tests.support.command_line import PORTABLE, ROOT
 
 MPIRUN = str(Path(sys.executable).parent / "mpirun")
 # More ranks than cores; as root; and nothing that a machine's own settings add.
 FLAGS = ("--oversubscribe", "--bind-to", "none")
 ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": str(ROOT), **PORTABLE,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.command_line import ROOT
+from tests.support.command_line import PORTABLE, ROOT
 
 READY, LEFT = "\x1b[?2004h", "\x1b[?2004l"  # what comes when a prompt begins and ends: pastes are wanted whole
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -39,7 +39,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-c", CONTROLLING, *command],
             stdin=slave, stdout=out or slave, stderr=slave, cwd=ROOT, start_new_session=True,
-            env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(state)},
+            env=os.environ | PORTABLE | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(state)},
         )  # fmt: skip
         os.close(slave)
         if out:

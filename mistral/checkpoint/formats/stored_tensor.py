@@ -59,7 +59,7 @@ class StoredTensor:
 
     @property
     def parts(self) -> tuple[StoredTensor, ...]:
-        """The tensor alone; a quantized matrix has its values, scales and exponents here."""
+        """The tensor alone; one that is stored in several parts has these here."""
         return (self,)
 
     def array(self) -> Array:

@@ -20,7 +20,15 @@ from mistral.errors import InputError, setting
 from mistral.load import backend_for, check_options
 from mistral.model.parameters import EMBEDDING, FIRST_MATRIX
 from mistral.ops import build
-from mistral.ops.device import DEVICES, check_device, check_surroundings, set_threads, start_device, thread_count
+from mistral.ops.device import (
+    DEVICES,
+    check_device,
+    check_surroundings,
+    require_address_space,
+    set_threads,
+    start_device,
+    thread_count,
+)
 from mistral.ops.library_cache import user_folder
 
 MOST_TOKENS, MOST_ROWS, MOST_REPEATS = 1 << 20, 1024, 1000
@@ -85,6 +93,7 @@ class Bench:
     def run(self) -> None:
         """Make the checkpoint where it is to be random, measure the model, and print the figures."""
         check_surroundings()
+        require_address_space()
         set_threads(self.threads)
         status(f"measuring {self.shape or Path(self.ckpt or shipped_checkpoint()).name} ...")
         checkpoint = open_checkpoint(self.find_checkpoint())

@@ -23,7 +23,7 @@ NEIGHBOURHOOD = 1 << 16  # bytes of a mapped file that Linux maps at once around
 BUFFER = 1 << 30  # bytes read to measure bandwidth, more than any cache holds
 PRODUCT = 2048  # side of the square matrices whose product is timed
 # Ways of multiplying, as the kernels number them; the last is for weights of 8 and 4 bits alone.
-WAYS = ("float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 16-bit integers")
+WAYS = ("float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 8-bit integers")
 ROUNDS = 1 << 21  # of products on each thread: some hundredths of a second
 
 

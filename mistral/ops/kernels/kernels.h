@@ -2,7 +2,7 @@
 // kernels, knows of them.
 //
 // Where to read:
-//   embed.cpp rms_norm.cpp mixture.cpp blocks.cpp   the operators of a transformer block
+//   embed.cpp rms_norm.cpp mixture.cpp transformer_block.cpp   the operators of a transformer block
 //   matmul/      W (out, in) @ x (T, in) -> y (T, out) and the feed-forward network, for weights of every type
 //   blocks/      the same product for weights in the block formats of GGUF files, in integers
 //   attention/   RoPE, the rolling cache, attention by online softmax

@@ -7,11 +7,6 @@
 #define HAVE_BF16 1
 #endif
 
-// Pairs of 16-bit integers: vpmaddwd of AVX2 and AVX-512 BW, vpdpwssd of AVX-512 VNNI, sums in int32
-#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
-#define HAVE_INT16 1
-#endif
-
 // Tiles of bfloat16: AMX (Intel, Architecture Instruction Set Extensions Programming Reference, chapter 3).
 // -DEMULATE_AMX replaces the tile instructions by C++, to test the kernels on a processor without them.
 #if defined(HAVE_BF16) && defined(__linux__)

@@ -63,7 +63,9 @@ struct PairPanel {
   }
   static Vector interleave_rows(const Bf16 *const *rows, int64_t i, int64_t left) {
     const auto words = [&](const Bf16 *row) {
-      const Padded<Bf16, LANES> padded(row + i, left);
+      const Bf16 *from = row + i;
+      if (left >= LANES) return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+      const Padded<Bf16, LANES> padded(from, left);
       return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(padded.data)));
     };
     return (Pairs)(words(rows[0]) | _mm512_slli_epi32(words(rows[1]), 16));
@@ -121,6 +123,9 @@ template <class Vector>
 inline void transpose(Vector *lines, Vector *to) {
 #ifdef __AVX512F__
   transpose(reinterpret_cast<__m512i *>(lines));
+  for (int i = 0; i < LANES; i++) to[i * NR_VECTORS] = lines[i];
+#elif defined(__AVX2__)
+  transpose(reinterpret_cast<__m256i *>(lines));
   for (int i = 0; i < LANES; i++) to[i * NR_VECTORS] = lines[i];
 #else
   for (int i = 0; i < LANES; i++) {

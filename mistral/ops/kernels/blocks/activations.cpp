@@ -16,7 +16,7 @@ float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
   const bool finite = largest_bits < 0x7f800000;
   const float by = finite && largest > 1e-30f ? INT8_LARGEST / largest : 0;
   for (int64_t i = 0; i < size; i++) {
-    const float rounded = (finite ? x[i] * by : 0) + ROUNDER;
+    const float rounded = fused(finite ? x[i] : 0, by, ROUNDER);
     int32_t bits;
     memcpy(&bits, &rounded, 4);
     to[i] = int8_t(bits - 0x4b400000);

@@ -27,28 +27,19 @@ struct Tokens {
   }
 };
 
-// sum * factor + y, as fma() rounds where the processor has it
-inline float add_scaled(float sum, float factor, float y) {
-#ifdef __FP_FAST_FMAF
-  return __builtin_fmaf(sum, factor, y);
-#else
-  return sum * factor + y;
-#endif
-}
-
 // y + what a block of a row contributes: the definition itself
 template <class F>
 float add_block(const int16_t *integers, const int16_t *minima, float scale, float minimum, Block x, float y) {
   int32_t sum = 0;
   for (int64_t i = 0; i < F::WEIGHTS; i++) sum += integers[i] * x.x[i];
-  y = add_scaled(float(sum), scale * x.scale, y);
+  y = fused(float(sum), scale * x.scale, y);
   if constexpr (F::MINIMA) {
     sum = x.sums[0];
     if constexpr (F::FACTORS) {
       sum = 0;
       for (int g = 0; g < 8; g++) sum += minima[g] * (x.sums[2 * g] + x.sums[2 * g + 1]);
     }
-    y = add_scaled(float(sum), -(minimum * x.scale), y);
+    y = fused(float(sum), -(minimum * x.scale), y);
   }
   return y;
 }

@@ -180,6 +180,27 @@ void multiply_range(const Activations &a, const uint8_t *weights, int64_t rows, 
              std::min(STRIP, rows - s * STRIP) * sizeof(float));
 }
 
+// y[t * stride + i] for any number of rows; see multiply_rows_blocks
+template <class Panel>
+void multiply_ranges(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
+  using F = typename Panel::Format;
+  const uint8_t *weights = static_cast<const uint8_t *>(w.data) + first * (w.in / F::WEIGHTS * F::BYTES);
+  for (int64_t n = 0; n < rows; n += RANGE)
+    multiply_range<Panel>(x, weights + n * (w.in / F::WEIGHTS * F::BYTES), std::min(RANGE, rows - n), y + n, stride);
+}
+
+// results[r * STRIP + row] (+)= what block b contributes, given the integer sums of R tokens
+template <class F, int R>
+inline void add_blocks(const Scales &panel, const TokenScales *x, int64_t b, const Ints (&sums)[R][VECTORS], bool add,
+                       float *results) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < VECTORS; v++) {
+      float *to = results + r * STRIP + v * LANES;
+      store(to, add_block<F>(panel, x[r], b, v, sums[r][v], add || b > 0 ? load(to) : Floats{}));
+    }
+}
+
 // Calls panel.microkernel<R> for R tokens at a time, at most MR
 template <int R, class Panel>
 inline void multiply_tokens(const Panel &panel, const typename Panel::Element *x, const TokenScales *scales,

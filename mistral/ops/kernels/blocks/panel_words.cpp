@@ -48,13 +48,7 @@ struct WordPanel {
           for (int v = 0; v < VECTORS; v++) sums[r][v] = add_products(sums[r][v], w[v], token);
         }
       }
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++)
-        for (int v = 0; v < VECTORS; v++) {
-          float *to = results + r * STRIP + v * LANES;
-          const Floats y = add || b > 0 ? load(to) : Floats{};
-          store(to, add_block<F>(scales, x_scales[r], b, v, sums[r][v], y));
-        }
+      add_blocks<F, R>(scales, x_scales, b, sums, add, results);
     }
   }
 };
@@ -64,12 +58,7 @@ struct WordPanel {
 void multiply_blocks_words(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   with_format(w.type, [&](auto *format) {
     using F = std::remove_pointer_t<decltype(format)>;
-    if constexpr (!HAS_BYTE_PANEL<F>) {
-      const int64_t row_bytes = w.in / F::WEIGHTS * F::BYTES;
-      for (int64_t n = 0; n < rows; n += RANGE)
-        multiply_range<WordPanel<F>>(x, static_cast<const uint8_t *>(w.data) + (first + n) * row_bytes,
-                                     std::min(RANGE, rows - n), y + n, stride);
-    }
+    if constexpr (!HAS_BYTE_PANEL<F>) multiply_ranges<WordPanel<F>>(x, w, first, rows, y, stride);
   });
 }
 #endif

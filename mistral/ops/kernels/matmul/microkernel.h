@@ -46,15 +46,6 @@ struct KBlock {  // of every row: elements [begin, begin + depth)
   int64_t begin, depth;
 };
 
-// a * b + c, rounded once where the processor can, so that every loop rounds alike
-inline float scaled_sum(float a, float b, float c) {
-#ifdef __FP_FAST_FMAF
-  return __builtin_fmaf(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // Where sums go: y[t * stride + n] (+)= sum * factors[n]
 struct Output {
   float *y;
@@ -64,7 +55,7 @@ struct Output {
 
   void store(int64_t t, int64_t n, float sum) const {
     float &to = y[t * stride + n];
-    to = add ? scaled_sum(sum, factors[n], to) : sum * factors[n];
+    to = add ? fused(sum, factors[n], to) : sum * factors[n];
   }
   // NR rows from n on, of which only the first `rows` exist
   void store_four(int64_t t, int64_t n, const float *sums, int64_t rows) const {
@@ -78,7 +69,7 @@ struct Output {
     memcpy(&factor, factors + n, sizeof factor);
     memcpy(&earlier, y + t * stride + n, sizeof earlier);
     if (add)
-      for (int i = 0; i < 4; i++) total[i] = scaled_sum(total[i], factor[i], earlier[i]);
+      for (int i = 0; i < 4; i++) total[i] = fused(total[i], factor[i], earlier[i]);
     else
       total *= factor;
     memcpy(y + t * stride + n, &total, sizeof total);
