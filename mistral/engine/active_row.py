@@ -183,6 +183,10 @@ class ActiveRow:
             shown += text.flush()
         return Generated(self.index, outcome.id, outcome.logprob, shown, reason, outcome.top)
 
+    def again(self) -> None:
+        """The last step came to nothing: the row takes the same token once more."""
+        self.waits = False
+
     def cut(self) -> Generated:
         """The end of an answer that no memory is left for."""
         text = self.request.text

@@ -11,15 +11,23 @@ FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is kn
 MARGIN = 1.03  # drafts must promise so much, lest noise decide
 MOST = 64  # drafts of a step
 LIKELIEST = 0.98  # a draft is never taken to be surer
-PRIOR_RIGHT, PRIOR_TRIED = 1.2, 2.0  # what a row begins with
+TRIED = 2.0  # drafts that what is expected at first counts for
+FADING = 0.01  # of what is known, with each step that nothing was offered for
 MEMORY = 0.93  # of what came before, with each draft that was tried
 
 
 class Acceptance:
-    """How often the drafts of one row have been right lately."""
+    """How often the drafts of one drafter have been right lately in one row."""
 
-    def __init__(self) -> None:
-        self._right, self._tried = PRIOR_RIGHT, PRIOR_TRIED
+    def __init__(self, expected: float = 0.6) -> None:
+        """`expected`: the share that is thought to be right before any was tried."""
+        self._first = expected * TRIED, TRIED
+        self._right, self._tried = self._first
+
+    def fade(self) -> None:
+        """Nothing was tried: what was known matters less, and it may be tried again after a while."""
+        self._right += (self._first[0] - self._right) * FADING
+        self._tried += (self._first[1] - self._tried) * FADING
 
     def add(self, right: int, wrong: bool) -> None:
         """So many were right, one after the other, and perhaps the next was wrong."""
@@ -65,11 +73,14 @@ class StepCosts:
         return median(self._measured[tokens])
 
 
-def depths(rates: Sequence[float], drafts: Sequence[int], rows: int, costs: StepCosts) -> list[int]:
+def depths(
+    rates: Sequence[float], drafts: Sequence[int], rows: int, costs: StepCosts, prices: Sequence[float] = ()
+) -> list[int]:
     """How many of its drafts each row should have, so that most tokens come in a second.
 
     `rates` and `drafts`: how often those of a row are right, and how many it has; `rows` are under way in all. The nth
-    draft of a row is of use with the rate to the power of n. All rest where none promises more than it takes.
+    draft of a row is of use with the rate to the power of n. All rest where none promises more than it takes. `prices`:
+    seconds that making one draft of each row takes; nothing where they are left out.
     """
     each = min(MOST, max(1, MOST // max(1, rows)))
     promised = sorted(
@@ -80,10 +91,11 @@ def depths(rates: Sequence[float], drafts: Sequence[int], rows: int, costs: Step
     found, tokens = [0] * len(rates), float(rows)
     if not base:
         return found
-    best, chosen = MARGIN * rows / base, 0
-    for count, (gain, _) in enumerate(promised, 1):
+    best, chosen, making = MARGIN * rows / base, 0, 0.0
+    for count, (gain, row) in enumerate(promised, 1):
         tokens += gain
-        speed = tokens / costs.seconds(rows + count)
+        making += prices[row] if prices else 0.0
+        speed = tokens / (costs.seconds(rows + count) + making)
         if speed > best:
             best, chosen = speed, count
     for _, row in promised[:chosen]:

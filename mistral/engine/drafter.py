@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 
-class Drafter(Protocol):
-    """Guesses what one row goes on with. It belongs to that row."""
+class Drafter(ABC):
+    """Guesses what one row goes on with. It belongs to that row.
 
+    What its methods raise ends the drafts of this row, and nothing else.
+    """
+
+    computes = False
+    """Whether each token of a draft takes the time of a model: then no more are asked for than are worth it."""
+    expected = 0.6
+    """The share of guesses that is thought to be right before any was tried."""
+
+    @abstractmethod
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
-        """At most `most` tokens that may follow the answer so far; it is only ever added to.
+        """At most `most` tokens that may follow the answer so far; it is only ever added to."""
 
-        What it raises ends the drafts of this row, and nothing else.
-        """
+    def close(self) -> None:
+        """The row has ended: give back what is held for it. May be called again."""
+        return
 
 
 def sound(draft: Sequence[int], most: int, vocab_size: int) -> list[int]:

@@ -287,13 +287,14 @@ class Engine:
     def _settled(self, ticket: int) -> list[Outcome]:
         """The outcomes of a ticket, once rows have gone back to before their wrong drafts."""
         outcomes, work = self._outcomes.pop(ticket), self._drafted.pop(ticket)
-        rows = []
+        back: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for piece, outcome in zip(work, outcomes, strict=True):
-            wrong = len(piece.drafts) - len(outcome.more)
+            wrong = len(piece.tokens) if outcome.again else len(piece.drafts) - len(outcome.more)
             if wrong and piece.row in self.stage.cache.rows:
-                rows.append((piece.row, self.kv_seqlen(piece.row) - wrong))
-        if rows:
-            self._order(Rewind(tuple(rows)))
+                back[outcome.again].append((piece.row, self.kv_seqlen(piece.row) - wrong))
+        for clears, rows in back.items():
+            if rows:
+                self._order(Rewind(tuple(rows), clears))
         return outcomes
 
     def step(self, work: Sequence[Work]) -> list[NDArray[np.float32]]:

@@ -52,6 +52,9 @@ class Samplers:
         outcomes = [scored(piece.targets, found, self._top(piece)) for piece, found in zip(work, logits, strict=True)]
         for i, (piece, found) in enumerate(zip(work, logits, strict=True)):
             if piece.sample and not outcomes[i].error:
+                if _spoilt(piece, found):
+                    outcomes[i] = Outcome(again=True)
+                    continue
                 first, *more = self._chosen(piece, found[len(found) - 1 - len(piece.drafts) :])
                 if not first.error:
                     first = replace(first, logprobs=outcomes[i].logprobs, tops=outcomes[i].tops)
@@ -77,6 +80,14 @@ class Samplers:
     def _top(self, piece: Work) -> int:
         """How many of the likeliest ids are wanted in the place of each target."""
         return self._rows[piece.row][1].top if piece.row in self._rows and len(piece.targets) else 0
+
+
+def _spoilt(piece: Work, logits: NDArray[np.float32]) -> bool:
+    """Whether the logits (n, V) of a draft are NaN: then those of tokens before it may be so for its sake.
+
+    A token's own logits are all NaN if its keys or values are not finite in any layer.
+    """
+    return bool(piece.drafts) and bool(np.isnan(logits[len(logits) - len(piece.drafts) :, 0]).any())
 
 
 def _advanced(row: SamplingRow, sampling: Sampling, choice: Choice) -> Outcome:

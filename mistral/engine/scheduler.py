@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from mistral.engine import micro_batches
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.figures import Figures
+from mistral.engine.flight import Flight, Kind
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.request_queue import Handle, RequestQueue
 from mistral.engine.requests import Event, Generated, Request, check_request, row_capacity
@@ -33,29 +33,6 @@ __all__ = ["MAX_ROWS", "STEP_MS", "STEP_TOKENS", "Handle", "Scheduler", "generat
 MAX_ROWS = 64  # rows generated for at once
 STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one chunk alone is longer
 STEP_MS = 200  # time of a step beside answers, for whoever watches these come
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """A micro-batch that is under way: its ticket, and its rows with their work and what that is of."""
-
-    ticket: int
-    pieces: tuple[tuple[ActiveRow, Work, Literal["prompt", "again", "answer"]], ...]
-
-    @property
-    def reads(self) -> int:
-        """Tokens of prompts."""
-        return sum(len(work.ids) for _, work, kind in self.pieces if kind != "answer")
-
-    @property
-    def answering(self) -> int:
-        """Tokens of answers: one of each row, and its drafts."""
-        return sum(len(work.tokens) for _, work, kind in self.pieces if kind == "answer")
-
-    @property
-    def drafted(self) -> int:
-        """Drafts of all rows."""
-        return sum(len(work.drafts) for _, work, _ in self.pieces)
 
 
 class Scheduler:
@@ -98,7 +75,7 @@ class Scheduler:
         self._queue = RequestQueue()
         self._rows = RowTable(engine, self._queue, prefix_store, max_rows)
         self._active, self._parked = self._rows.active, self._rows.parked
-        self._flights: deque[_Flight] = deque()
+        self._flights: deque[Flight] = deque()
         self._speculation = speculation
         self._time, self._clock = clock, 0.0
         self._done = Figures()
@@ -187,12 +164,12 @@ class Scheduler:
         pieces, drafts = [], self._drafts([rows[place] for place, _ in picked if not rows[place].reads])
         for place, tokens in picked:
             row = rows[place]
-            kind: Literal["prompt", "again", "answer"] = "answer"
+            kind: Kind = "answer"
             if row.reads:
                 kind = "again" if row.answer else "prompt"
             pieces.append((row, row.work(tokens, drafts.get(row.index, ())), kind))
         ticket = self.engine.submit([work for _, work, _ in pieces])
-        self._flights.append(_Flight(ticket, tuple(pieces)))
+        self._flights.append(Flight(ticket, tuple(pieces)))
         return True
 
     def _drafts(self, rows: Sequence[ActiveRow]) -> dict[int, list[int]]:
@@ -230,7 +207,7 @@ class Scheduler:
             room = fitting if answering else max(chunk_size, fitting)
         return chunk_size, room
 
-    def _land(self, flight: _Flight) -> list[Event]:
+    def _land(self, flight: Flight) -> list[Event]:
         """Wait for a micro-batch; what came of it: chunks that were read, then tokens that were chosen."""
         outcomes = self.engine.collect(flight.ticket)
         self._count(flight, outcomes)
@@ -240,8 +217,12 @@ class Scheduler:
             if row.ended or kind == "again":  # ended: it was cancelled, or failed in an earlier chunk
                 continue
             self._rows.shares.add(row.handle.key, len(work.ids) + len(outcome.more))
+            if outcome.again:
+                row.again()
             if self._speculation and kind == "answer":
-                self._speculation.landed(row, len(work.drafts), len(outcome.more), outcome.id)
+                self._speculation.landed(row, work, outcome)
+            if outcome.again:
+                continue
             try:
                 if outcome.error:
                     raise outcome.error
@@ -296,18 +277,19 @@ class Scheduler:
             return self.engine.export(row.row, row.request.prompt)
         return None
 
-    def _count(self, flight: _Flight, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, flight: Flight, outcomes: Sequence[Outcome]) -> None:
         """Add the time since the micro-batch before to the timings, and what it has done to the figures."""
         now = self._time()
         seconds, self._clock = now - self._clock, now
         read = flight.reads
         again = sum(len(work.ids) for _, work, kind in flight.pieces if kind == "again")
-        answered = sum(kind == "answer" for _, _, kind in flight.pieces)
+        pairs = zip(flight.pieces, outcomes, strict=True)
+        answered = sum(kind == "answer" and not outcome.again for (_, _, kind), outcome in pairs)
         drafted, right = flight.drafted, sum(len(outcome.more) for outcome in outcomes)
         self.timings.add_step(read, answered, seconds, drafted, right)
         self._done = replace(self._done, prompt_tokens=self._done.prompt_tokens + read - again)
 
-    def _count_step(self, flight: _Flight | None, seconds: float) -> None:
+    def _count_step(self, flight: Flight | None, seconds: float) -> None:
         """Count a whole step, in which a micro-batch has come to its end: with what was stored of it."""
         done = self._done
         if flight and self._speculation and not flight.reads:

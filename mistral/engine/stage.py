@@ -37,6 +37,8 @@ class Stage:
         if isinstance(order, Rewind):
             for row, kv_seqlen in order.rows:
                 self.cache.resume(row, kv_seqlen, 0)
+                if order.clears:
+                    self.cache.clear(row)
             return
         if isinstance(order, Join):
             self.cache.add(order.row, order.capacity)

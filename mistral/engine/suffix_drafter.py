@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from mistral.engine.drafter import Drafter
 from mistral.engine.suffix_index import BREAK, ORDERS, SuffixIndex
 
 OWN = 1 << 15  # tokens of a prompt and its answer that are looked through
@@ -32,7 +33,7 @@ class PastAnswers:
             self.of(space).extend([BREAK, *answer])
 
 
-class SuffixDrafter:
+class SuffixDrafter(Drafter):
     """See `Drafter`. `prediction`: what the answer is likely to be, or to have parts of."""
 
     def __init__(self, prompt: Sequence[int], past: SuffixIndex, prediction: Sequence[int] = ()) -> None:

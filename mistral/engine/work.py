@@ -64,7 +64,8 @@ class Outcome:
     logprobs: those of the targets. tops: the `top` likeliest ids in the place of each target, with theirs. id: the
     chosen token, with its `logprob` and the `top` likeliest ids where they were asked for; `finished` says that it ends
     the row and is no part of the answer, and `last` that it is the last one of the answer. error: why there is no
-    result, if there is none. more: what came of the places after right drafts, one for each of these.
+    result, if there is none. more: what came of the places after right drafts, one for each of these. again: nothing
+    came of it, and it is to be done once more without drafts, for one of these made numbers that are none.
     """
 
     logprobs: tuple[float, ...] = ()
@@ -76,6 +77,7 @@ class Outcome:
     last: bool = False
     tops: tuple[tuple[tuple[int, float], ...], ...] = ()
     more: tuple[Outcome, ...] = ()
+    again: bool = False
 
     @property
     def ends(self) -> bool:

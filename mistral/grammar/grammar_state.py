@@ -92,6 +92,13 @@ class GrammarState:
             raise InputError("the grammar allows no token that could follow; the vocabulary lacks what it asks for")
         return True
 
+    def forced(self) -> list[int]:
+        """The ids that must follow where only one text can, as its longest pieces; none where any may follow."""
+        shown = self._matched or not (self._thinking.tokens or self._spaced)
+        if self._thinking.inside or not shown or self._matcher.is_stopped():
+            return []
+        return list(self._matcher.compute_ff_tokens())
+
     def rollback(self, count: int) -> None:
         """Take back the last `count` ids, at most as many as have come."""
         assert 0 <= count <= len(self._tokens), (count, len(self._tokens))

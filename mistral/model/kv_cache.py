@@ -190,6 +190,17 @@ class RollingCache:
         cached.written = cached.written if kv_seqlen else 0
         return True
 
+    def clear(self, row: int) -> None:
+        """Set to 0 what slots hold of positions that a row has gone back over.
+
+        Nothing sees them, but a backend may multiply them by 0, which not all numbers bear.
+        """
+        cached = self._row(row)
+        with device_lock:
+            for slots in (part for held in cached.layers.values() for part in held):
+                for position in range(cached.kv_seqlen, cached.written):
+                    slots[:, position % slots.shape[1]] = 0
+
     def resume(self, row: int, kv_seqlen: int, capacity: int) -> None:
         """Forget all but the first `kv_seqlen` tokens, which must be possible, and let the row grow to `capacity`."""
         possible = self.truncate(row, kv_seqlen)

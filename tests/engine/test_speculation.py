@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,27 +17,15 @@ from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.requests import Generated, Request
-from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import Scheduler, generate_stream
 from mistral.engine.speculation import Speculation
 from mistral.load import Transformer
 from mistral.model import kv_cache
 from mistral.ops.interface import Ops
 from mistral.ops.native import Native
+from tests.support.drafting import HOW, TEXT, Found, Oracle, asked, guessing, ids_of, told
 from tests.support.generation import lettered
-from tests.support.small_models import DENSE, SHAPES, build
-
-Found = list[tuple[Any, ...]]
-TEXT = np.random.default_rng(8).integers(0, DENSE.vocab_size, 90).tolist()
-HOW = {
-    "greedy": SamplingSettings(),
-    "sampled": SamplingSettings(temperature=0.9, seed=5),
-    "filtered": SamplingSettings(temperature=1.4, top_p=0.8, top_k=20, min_p=0.01, seed=2),
-    "penalties": SamplingSettings(
-        temperature=0.7, repetition_penalty=1.3, presence_penalty=0.6, frequency_penalty=0.4, seed=9
-    ),
-    "greedy penalties": SamplingSettings(repetition_penalty=1.5, frequency_penalty=1.0, logit_bias={3: 2.0}),
-}
+from tests.support.small_models import SHAPES, build
 
 
 @pytest.fixture(scope="module")
@@ -55,53 +43,6 @@ def native_models(native: Ops) -> dict[str, Transformer]:
 def few_spare_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that short texts go round, and drafts reach as far back as a row can go."""
     monkeypatch.setattr(kv_cache, "SPARE", 4)
-
-
-@dataclass
-class Oracle:
-    """Guesses what the answer is known to be, each token rightly with a probability; and as many as are asked for."""
-
-    answer: Sequence[int]
-    right: float
-    random: np.random.Generator
-    lengths: list[int] = field(default_factory=list)
-
-    def draft(self, answer: Sequence[int], most: int) -> list[int]:
-        count = int(self.random.integers(0, most + 1))
-        known = [*self.answer[len(answer) :], *[0] * count][:count]
-        found = [t if self.random.random() < self.right else (t + 1) % DENSE.vocab_size for t in known]
-        self.lengths.append(len(found))
-        return found
-
-
-def told(events: Iterator[Any]) -> dict[int, Found]:
-    """All that is said of each answer, step by step, but for the drafts."""
-    found: dict[int, Found] = {}
-    for event in events:
-        if isinstance(event, Generated):
-            assert event.error is None
-            step = (event.id, event.logprob, event.top, event.text, event.finish_reason)
-            found.setdefault(event.index, []).append(step)
-    return found
-
-
-def ids_of(found: Found) -> list[int]:
-    return [step[0] for step in found if step[0] is not None]
-
-
-def guessing(answers: dict[int, Found], right: float, seed: int = 0) -> Speculation:
-    """Drafts by who knows the answers of requests by their index."""
-
-    def drafter(row: ActiveRow) -> Drafter:
-        return Oracle(ids_of(answers[row.index]), right, np.random.default_rng((seed, row.index)))
-
-    return Speculation(drafter, always=True)
-
-
-def asked(how: str, number: int = 0, **more: Any) -> Request:
-    return Request(
-        TEXT[number : 18 + 7 * number], 24, replace(HOW[how], sample=number), None, lettered(), top=2, **more
-    )
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -176,7 +117,7 @@ def test_right_drafts_make_fewer_steps_and_are_counted(native_models: dict[str, 
     model = native_models["dense"]
     before = told(generate_stream(Engine(model), [asked("greedy")]))
     scheduler = Scheduler(
-        Engine(model), speculation=Speculation(lambda row: All(ids_of(before[0]), 1, None), always=True)  # type: ignore[arg-type]
+        Engine(model), speculation=Speculation([lambda row: All(ids_of(before[0]), 1, None)], always=True)  # type: ignore[arg-type]
     )  # fmt: skip
     scheduler.submit(asked("greedy"))
     events = [event for _ in range(99) if not scheduler.idle for event in scheduler.step()]
@@ -237,7 +178,7 @@ def test_parked_rows_go_on_as_they_would_have(native_models: dict[str, Transform
 
 
 def failing(when: int) -> Callable[[ActiveRow], Drafter]:
-    class Failing:
+    class Failing(Drafter):
         def draft(self, answer: Sequence[int], most: int) -> list[int]:
             if len(answer) >= when:
                 raise ValueError("broken half-way")
@@ -251,7 +192,7 @@ def failing(when: int) -> Callable[[ActiveRow], Drafter]:
     return new
 
 
-class Strange:
+class Strange(Drafter):
     """Ids that no model has, among others."""
 
     def __init__(self, first: int) -> None:
@@ -271,7 +212,7 @@ def test_a_drafter_that_fails_or_is_of_another_vocabulary_has_no_effect(
     model = native_models["interleaved"]
     before = told(generate_stream(Engine(model), [asked("filtered")]))
     assert (
-        told(generate_stream(Engine(model), [asked("filtered")], speculation=Speculation(new, always=True))) == before
+        told(generate_stream(Engine(model), [asked("filtered")], speculation=Speculation([new], always=True))) == before
     )
 
 

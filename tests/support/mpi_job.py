@@ -12,6 +12,7 @@ from pathlib import Path
 import mistral.engine.active_row
 import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.prefix_store import PrefixStore
@@ -197,7 +198,7 @@ def stored(engine: Engine) -> list[list[object]]:
     return found
 
 
-class Half:
+class Half(Drafter):
     """Guesses an answer that is known; every third token wrongly."""
 
     def __init__(self, answer: Sequence[int]) -> None:
@@ -225,7 +226,7 @@ def guessed(engine: Engine) -> list[object]:
         return ids, logprobs, right
 
     ids, logprobs, _ = answers(None)
-    found = answers(Speculation(lambda row: Half(ids[row.index]), always=True))
+    found = answers(Speculation([lambda row: Half(ids[row.index])], always=True))
     worst = max(
         abs(a - b) for one, other in zip(logprobs, found[1], strict=True) for a, b in zip(one, other, strict=True)
     )
