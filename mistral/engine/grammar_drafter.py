@@ -21,4 +21,4 @@ class GrammarDrafter(Drafter):
         for token in answer[self._seen :]:
             self._state.advance(token)
         self._seen = len(answer)
-        return self._state.forced()[:most]
+        return self._state.forced(most)
