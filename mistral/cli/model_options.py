@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from mistral.cli.options import CHOICE, MACHINE, OUTPUT, RANKS, operand, option
+from mistral.drafts import check_draft
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.speculation_mode import MODES, check_mode
 from mistral.errors import InputError
@@ -64,6 +65,10 @@ class Options:
         "auto", "Guess tokens, check several in a step: auto (on native), suffix or off; changes no result.", MACHINE,
         MODES,
     )  # fmt: skip
+    draft: str | None = option(
+        None, "A smaller model of the same vocabulary that guesses, or self: this one's own 4-bit copy.", MACHINE,
+        file=True,
+    )  # fmt: skip
     num_pipeline_ranks: int = option(
         1, "Processes that share the layers, started by mpirun -n; 1: this process alone.", RANKS
     )
@@ -80,6 +85,7 @@ class Options:
         check_options(self.num_pipeline_ranks, self.backend, self.bits, self.device)
         check_device(self.device, self.threads)
         check_mode(self.speculate)
+        check_draft(self.draft, self.speculate, self.num_pipeline_ranks)
         if self.max_tokens is not None and self.max_tokens < 0:
             raise InputError("must be 0 or more", option="max_tokens", value=self.max_tokens)
         for name in ("chunk_size", "max_context", "num_micro_batches"):

@@ -14,6 +14,7 @@ from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.cli.console import ProgressLine, result_line
 from mistral.cli.model_options import Options, shipped_checkpoint
 from mistral.cli.status_line import loaded, status
+from mistral.drafts import DraftFiles
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
 from mistral.engine.speculation import Speculation
@@ -101,7 +102,7 @@ class OpenedFiles:
     """A checkpoint and its tokenizer, opened and checked; nothing of the model is loaded yet.
 
     `world`: the ranks that share the layers, None for this process alone. `started`: when opening began, in seconds of
-    `time.perf_counter`.
+    `time.perf_counter`. `draft`: what guesses tokens, where that is a model.
     """
 
     options: Options
@@ -109,6 +110,7 @@ class OpenedFiles:
     tokenizer: Tokenizer
     world: World | None
     started: float
+    draft: DraftFiles | None = None
 
     @property
     def is_first(self) -> bool:
@@ -137,7 +139,8 @@ def open_files(options: Options, chat: bool = False, chat_template: str | None =
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():
         tokenizer = open_tokenizer(options, checkpoint, chat, chat_template)
-    return OpenedFiles(options, checkpoint, tokenizer, world, started)
+    draft = options.draft and DraftFiles.open(options.draft, checkpoint, tokenizer, options.bits)
+    return OpenedFiles(options, checkpoint, tokenizer, world, started, draft or None)
 
 
 @contextmanager
@@ -156,13 +159,17 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
         yield None
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
+    computed = opened.draft and opened.draft.load(
+        engine, options.backend, options.bits, options.device, options.threads, options.precise,
+        ProgressLine("reading weights of the draft:", "GB", 1e9),
+    )  # fmt: skip
     seconds = time.perf_counter() - opened.started
     loaded()
     with driven(engine):
         drew = options.seed != opened.options.seed
         yield Session(
             options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew,
-            speculation=Speculation.of(options.speculate, model.ops.name),
+            speculation=Speculation.of(options.speculate, model.ops.name, computed),
         )  # fmt: skip
 
 

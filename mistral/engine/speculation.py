@@ -66,7 +66,7 @@ class Speculation:
     def drafts(self, rows: Sequence[ActiveRow], vocab_size: int) -> list[list[int]]:
         """Drafts of the rows that a step moves on, each with a place for it; none where they would cost more."""
         guesses = [self._rows.get(row.index) or self._begin(row) for row in rows]
-        base, price = self._costs.seconds(len(rows)), self._price()
+        base, price = self._costs.seconds(len(rows)), 0.0 if self._always else self._price()
         for row, guess in zip(rows, guesses, strict=True):
             guess.choose(row.answer, row.draft_room, vocab_size, price / base if base else 0.0)
         counts = [guess.length for guess in guesses]

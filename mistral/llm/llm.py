@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack, cast, overload
 
+from mistral.checkpoint.checkpoint import open_checkpoint
+from mistral.drafts import DraftFiles, check_draft
 from mistral.engine.engine import Engine
 from mistral.engine.engine_thread import EngineThread
 from mistral.engine.prefix_store import PrefixStore
@@ -57,24 +59,32 @@ class LLM:
         step_ms: float = STEP_MS,
         prefix_bytes: int = 0,
         speculate: str = "auto",
+        draft: str | Path | None = None,
     ) -> None:
         """Load the model in a folder; the options are those of the command line.
 
         `max_rows` answers are under way at once, at most. While any of them is written, prompts are read in pieces that
         hold it up for about `step_ms` at most. Of memory that answers leave, up to `prefix_bytes` keep what was
         computed, so that later prompts which begin alike need not be read again. `speculate`: guess tokens and check
-        several in one step. Neither changes an answer. Raises InputError for what cannot be loaded.
+        several in one step. `draft`: a smaller checkpoint of the same vocabulary that guesses, or "self", this one in
+        4 bits. None of these changes an answer. Raises InputError for what cannot be loaded.
         """
         check_mode(speculate)
+        check_draft(draft, speculate)
         tokenizer = Tokenizer.from_folder(folder, chat_template)
+        files = None
+        if draft is not None:
+            checkpoint = open_checkpoint(folder, lora)
+            files = DraftFiles.open(draft, checkpoint, tokenizer, bits)
         model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
         self.tokenizer = tokenizer.for_rows(model.args.vocab_size)
         self.grammars = Grammars(self.tokenizer)
         self._engine = Engine(model, max_context)
+        computed = files.load(self._engine, backend, bits, device, threads, precise) if files else None
         store = PrefixStore(model.args, prefix_bytes) if prefix_bytes else None
         scheduler = Scheduler(
             self._engine, max_rows=max_rows, step_ms=step_ms, prefix_store=store,
-            speculation=Speculation.of(speculate, model.ops.name),
+            speculation=Speculation.of(speculate, model.ops.name, computed),
         )  # fmt: skip
         self._thread = EngineThread(scheduler)
         atexit.register(self.close)

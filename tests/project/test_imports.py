@@ -21,7 +21,7 @@ LEVELS = (
     ("engine",),
     ("pipeline",),
     ("load",),
-    ("generate",),
+    ("generate", "drafts"),
     ("llm",),
     ("server",),
     ("", "cli"),
