@@ -126,6 +126,17 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
     assert slot.reused == 24
 
 
+def test_drafts_change_nothing_on_three_ranks(folder: Path) -> None:
+    write_small(folder / "drafted", SHAPES["interleaved"], 3, damaged=DAMAGED)
+    code, out, err = Job.start(3, ["-m", "tests.support.mpi_job", "drafts", "3", str(folder), "drafted"]).end()
+    assert (code, out, err) == (0, "", "")
+    found = json.loads((folder / "drafts-drafted").read_text())
+    right, damaged = found["guessed"]
+    assert right == [True, True, True], "ids, log-probabilities, and some drafts were right"
+    assert damaged == [True, True, False], "a row whose drafts do damage has no more of them"
+    assert found["rows"] == 0
+
+
 def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     write_small(folder / "damaged", SHAPES["interleaved"], 3, damaged=DAMAGED)
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "scheduled", "2", str(folder), "damaged"]).end()
