@@ -139,8 +139,8 @@ def open_files(options: Options, chat: bool = False, chat_template: str | None =
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():
         tokenizer = open_tokenizer(options, checkpoint, chat, chat_template)
-    draft = options.draft and DraftFiles.open(options.draft, checkpoint, tokenizer, options.bits)
-    return OpenedFiles(options, checkpoint, tokenizer, world, started, draft or None)
+    draft = DraftFiles.open(options.draft, checkpoint, tokenizer, options.bits) if options.draft else None
+    return OpenedFiles(options, checkpoint, tokenizer, world, started, draft)
 
 
 @contextmanager
@@ -159,10 +159,12 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
         yield None
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
-    computed = opened.draft and opened.draft.load(
-        engine, options.backend, options.bits, options.device, options.threads, options.precise,
-        ProgressLine("reading weights of the draft:", "GB", 1e9),
-    )  # fmt: skip
+    computed = None
+    if opened.draft:
+        progress = ProgressLine("reading weights of the draft:", "GB", 1e9)
+        computed = opened.draft.load(
+            engine, options.backend, options.bits, options.device, options.threads, options.precise, progress
+        )
     seconds = time.perf_counter() - opened.started
     loaded()
     with driven(engine):
