@@ -4,8 +4,8 @@
 
 tasks: SmolLM2-135M-Instruct as BF16 and as Q4_K_M quotes from a text, writes a text with a change, and writes prose.
 rows: 16 answers in prose at once. self: `--draft self`, on the tasks and on random weights of Mistral 7B's dimensions,
-there with an acceptance of 0.9. fixed: random weights of these dimensions, with a drafter that is right with a chance of
-0.8 at each place. llama: llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
+there with an acceptance of 0.9. fixed: random weights of these dimensions, with a drafter that is right with a chance
+of 0.8 at each place. llama: llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
 
 `python -m tools.fetch_smollm2` fetches the model; the other types of it are made once, in --folder. Both ways must give
 the same ids. What past answers taught is not used: each answer has a space of its own. A rate counts the tokens after
