@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 from statistics import median
 
 KEPT = 5  # measurements of steps with so many tokens, of which the median counts
+REMEMBERED = 500  # steps, for which a measurement counts
 FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is known
 MARGIN = 1.03  # drafts must promise so much, lest noise decide
 MOST = 64  # drafts of a step
@@ -42,35 +45,45 @@ class Acceptance:
 
 
 class StepCosts:
-    """What steps of so many tokens take, rows and drafts together, as they were measured."""
+    """What steps of so many tokens take, rows and drafts together, as they were measured.
+
+    What was measured long ago is forgotten, lest a moment in which the machine was busy ends drafts for ever.
+    """
 
     def __init__(self) -> None:
         self._measured: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        self._last: dict[int, int] = {}  # the step in which each was measured last
+        self._steps = 0
+        self._known, self._seconds = list[int](), list[float]()  # numbers of tokens in order, and what they take
 
     def add(self, tokens: int, seconds: float) -> None:
         """A step took so long."""
+        self._steps += 1
         self._measured.setdefault(tokens, deque(maxlen=KEPT)).append(seconds)
+        self._medians[tokens], self._last[tokens] = median(self._measured[tokens]), self._steps
+        for old in [each for each, step in self._last.items() if self._steps - step > REMEMBERED]:
+            del self._measured[old], self._last[old], self._medians[old]
+        self._known = sorted(self._medians)
+        medians = [self._medians[each] for each in self._known]
+        # what took longer than a step of more tokens was held up by something else
+        self._seconds = list(accumulate(reversed(medians), min))[::-1]
 
     def seconds(self, tokens: int) -> float:
         """What a step will take: between measurements on a line, beyond them along it; 0 while nothing is known."""
-        known = sorted(self._measured)
+        known, seconds = self._known, self._seconds
         if not known:
             return 0.0
-        if tokens <= known[0]:
-            return self._median(known[0])
-        above = next((each for each in known if each >= tokens), None)
-        if above is None:
-            first, last = known[0], known[-1]
-            slope = FIRST_GUESS * self._median(first)
-            if last > first:
-                slope = max(0.0, (self._median(last) - self._median(first)) / (last - first))
-            return self._median(last) + slope * (tokens - last)
-        below = known[known.index(above) - 1]
-        share = (tokens - below) / (above - below)
-        return self._median(below) * (1 - share) + self._median(above) * share
-
-    def _median(self, tokens: int) -> float:
-        return median(self._measured[tokens])
+        above = bisect_left(known, tokens)
+        if above == 0:
+            return seconds[0]
+        if above == len(known):
+            slope = FIRST_GUESS * seconds[0]
+            if above > 1:
+                slope = max(0.0, (seconds[-1] - seconds[0]) / (known[-1] - known[0]))
+            return seconds[-1] + slope * (tokens - known[-1])
+        share = (tokens - known[above - 1]) / (known[above] - known[above - 1])
+        return seconds[above - 1] * (1 - share) + seconds[above] * share
 
 
 def depths(

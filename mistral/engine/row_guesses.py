@@ -46,7 +46,7 @@ class Source:
             pairs = list(zip(offer, chosen, strict=False))
             same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
             self.acceptance.add(same, wrong=same < len(pairs))
-        else:
+        elif self.drafter.computes:
             self.acceptance.fade()
 
 

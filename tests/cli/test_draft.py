@@ -102,7 +102,8 @@ def test_a_model_in_one_object_takes_a_draft(small: Path) -> None:
     answers = []
     for draft in (None, "self", small):
         with LLM(shipped_checkpoint(), backend="native", draft=draft, speculate="auto" if draft else "off") as llm:
-            answers.append([(each.ids, each.logprobs) for each in llm.generate("Tom had", **options)])  # type: ignore[union-attr]
+            found: Any = llm.generate("Tom had", **options)
+            answers.append([(each.ids, each.logprobs) for each in found])
     assert answers[0] == answers[1] == answers[2]
     with pytest.raises(InputError, match="draft: guesses tokens, and speculate is off"):
         LLM(shipped_checkpoint(), draft="self", speculate="off")

@@ -34,7 +34,8 @@ def damaged(request: Any, ops: Ops) -> dict[str, Transformer]:
         tensors = {key: array.astype(np.float32) for key, array in random_tensors(SHAPES[name], 3).items()}
         tensors["tok_embeddings.weight"] *= 4
         tensors["tok_embeddings.weight"][DAMAGED] = np.nan
-        found[name] = Transformer(SHAPES[name], lambda key, t=tensors, o=backend: o.weight(t[key]), backend)
+        weights = {key: backend.weight(array) for key, array in tensors.items()}
+        found[name] = Transformer(SHAPES[name], weights.__getitem__, backend)
     return found
 
 

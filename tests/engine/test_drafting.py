@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral.engine.draft_depth import MOST, Acceptance, StepCosts, depths
+from mistral.engine.draft_depth import MOST, REMEMBERED, Acceptance, StepCosts, depths
 from mistral.engine.drafter import sound
 from mistral.engine.speculation import Speculation
 from mistral.engine.suffix_drafter import SPACES, PastAnswers, SuffixDrafter
@@ -111,6 +111,14 @@ def test_costs_are_medians_and_lines_between_them() -> None:
     found.add(1, 1.0)  # one slow step changes nothing
     assert found.seconds(1) == 1.0
     assert StepCosts().seconds(3) == 0.0
+    busy = costs(t1=1.0, t3=9.0, t6=1.5)
+    assert busy.seconds(3) == 1.5  # more tokens took less: something else went on
+    assert costs(t1=1.0, t3=9.0).seconds(3) == 9.0
+    for _ in range(REMEMBERED):
+        busy.add(1, 1.0)
+    assert busy.seconds(6) == pytest.approx(1.5)
+    busy.add(1, 1.0)
+    assert busy.seconds(6) == pytest.approx(1.3)  # forgotten, and guessed
     assert costs(t2=1.0).seconds(4) == pytest.approx(1.12)  # a guess, until it is measured
 
 
