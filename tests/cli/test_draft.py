@@ -88,7 +88,7 @@ def test_one_id_that_means_something_else_is_another_vocabulary(run: CommandLine
     import sentencepiece.sentencepiece_model_pb2 as sentencepiece
 
     changed = write_model(tmp_path / "changed")
-    proto = sentencepiece.ModelProto()  # type: ignore[attr-defined]
+    proto = sentencepiece.ModelProto()
     proto.ParseFromString((changed / "tokenizer.model.v3").read_bytes())
     place = next(place for place, piece in enumerate(proto.pieces) if piece.piece == "\u2581the")
     proto.pieces[place].piece = "\u2581eht"
