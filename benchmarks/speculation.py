@@ -251,7 +251,8 @@ def llama(options: argparse.Namespace) -> Iterator[dict[str, object]]:
                     seconds[way] += [taken] if number else []
             same = answers[0] == answers[1]
             found = Figures(options.tokens - 1, seconds[0], seconds[1], 0.0, 0.0)
-            yield found.record(part="llama.cpp", model=kind, task=task, same_text=same)
+            untold = {"acceptance": None, "tokens_per_step": None}
+            yield found.record(part="llama.cpp", model=kind, task=task, same_text=same) | untold
 
 
 def llama_answer(model: Any, prompt: Sequence[int], tokens: int) -> Answer:
