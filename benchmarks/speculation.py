@@ -31,13 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.cli.bench.random_checkpoint import random_checkpoint
 from mistral.cli.main import main as command_line
-from mistral.drafts import DraftFiles
 from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import Scheduler
 from mistral.engine.self_draft import SelfDraft
 from mistral.engine.speculation import NewDrafter, Speculation
+from mistral.llm.draft_files import DraftFiles
 from mistral.load import Transformer, load_model
 from mistral.ops.library_cache import user_folder
 from mistral.tokenizer.messages import Message

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from mistral.cli.options import CHOICE, MACHINE, OUTPUT, RANKS, operand, option
-from mistral.drafts import check_draft
 from mistral.engine.sampling import SamplingSettings
-from mistral.engine.speculation_mode import MODES, check_mode
+from mistral.engine.speculation_mode import MODES, check_draft, check_mode
 from mistral.errors import InputError
 from mistral.load import check_options
 from mistral.ops.device import DEVICES, check_device

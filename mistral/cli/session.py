@@ -14,13 +14,13 @@ from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.cli.console import ProgressLine, result_line
 from mistral.cli.model_options import Options, shipped_checkpoint
 from mistral.cli.status_line import loaded, status
-from mistral.drafts import DraftFiles
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
 from mistral.engine.speculation import Speculation
 from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import driven, open_engine, serve
+from mistral.llm.draft_files import DraftFiles
 from mistral.load import load_model
 from mistral.ops.device import check_surroundings, require_address_space
 from mistral.pipeline.shared_checkpoint import open_shared

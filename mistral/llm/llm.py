@@ -11,19 +11,19 @@ from types import TracebackType
 from typing import Self, Unpack, cast, overload
 
 from mistral.checkpoint.checkpoint import open_checkpoint
-from mistral.drafts import DraftFiles, check_draft
 from mistral.engine.engine import Engine
 from mistral.engine.engine_thread import EngineThread
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import MAX_ROWS, STEP_MS, Handle, Scheduler
 from mistral.engine.speculation import Speculation
-from mistral.engine.speculation_mode import check_mode
+from mistral.engine.speculation_mode import check_draft, check_mode
 from mistral.errors import InputError
 from mistral.grammar.grammar import Grammar
 from mistral.grammar.grammars import Grammars
 from mistral.llm.answer_options import Answering, AnswerOptions
 from mistral.llm.completion import Completion
+from mistral.llm.draft_files import DraftFiles
 from mistral.llm.partial_completion import PartialCompletions, Prompt
 from mistral.load import load_model
 from mistral.tokenizer.message_json import read_messages

@@ -10,8 +10,8 @@ import pytest
 
 from mistral import LLM, InputError
 from mistral.cli.model_options import shipped_checkpoint
-from mistral.drafts import check_draft
 from mistral.engine.speculation import NewDrafter, Speculation
+from mistral.engine.speculation_mode import check_draft
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.command_line import ARGS, CommandLine, write_model
 from tests.support.small_tokenizers import byte_level, hugging_face_folder

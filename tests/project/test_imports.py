@@ -21,7 +21,7 @@ LEVELS = (
     ("engine",),
     ("pipeline",),
     ("load",),
-    ("generate", "drafts"),
+    ("generate",),
     ("llm",),
     ("server",),
     ("", "cli"),

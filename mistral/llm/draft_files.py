@@ -18,16 +18,6 @@ SELF = "self"  # names the model's own copy; a folder of that name is ./self
 COPY_BITS = 4
 
 
-def check_draft(draft: str | Path | None, mode: str, num_pipeline_ranks: int = 1) -> None:
-    """Raise InputError where there can be no draft, before anything is opened; `mode`: see `check_mode`."""
-    if draft is None:
-        return
-    if mode == "off":
-        raise InputError(f"guesses tokens, and {setting('speculate')} is off; leave one of them out", option="draft")
-    if num_pipeline_ranks > 1:
-        raise InputError("guesses in one process; leave it out where several share the layers", option="draft")
-
-
 @dataclass(frozen=True)
 class DraftFiles:
     """The checkpoint that guesses, opened and checked; nothing of it is loaded yet."""
