@@ -11,6 +11,7 @@ from mistral.engine.engine import Engine
 from mistral.engine.requests import Event, Prefilled, Request
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import generate_stream
+from mistral.engine.speculation import Speculation
 from mistral.errors import InputError
 from mistral.load import Transformer
 from mistral.pipeline.engine import PipelineEngine
@@ -101,11 +102,12 @@ def generate(
     max_context: int | None = None,
     num_micro_batches: int | None = None,
     excluded: Sequence[range] = (),
+    speculate: str = "auto",
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Generate for ragged prompts at once.
 
     `eos_id` ends an answer; a tokenizer's `end_ids`, of which each does, may be given in its place. The ids in
-    `excluded` are never chosen: `tokenizer.uncovered()` has those that no piece stands for.
+    `excluded` are never chosen: `tokenizer.uncovered()` has those without a piece. speculate: see `Speculation`.
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
     logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
@@ -122,12 +124,14 @@ def generate(
         prompts = list(encoded_prompts)
     except TypeError:
         raise InputError(f"encoded_prompts is {type(encoded_prompts).__name__}: give a list of lists of ids") from None
-    requests = [
-        Request(prompt, max_tokens, settings, eos_id, None, prompt_logprobs, excluded=tuple(excluded))
-        for prompt in prompts
-    ]
-    engine = open_engine(model, max_context, num_micro_batches)
-    return drive(engine, lambda: _collected(generate_stream(engine, requests, chunk_size), len(requests)))
+    fixed = max_tokens, settings, eos_id, None, prompt_logprobs
+    requests = [Request(prompt, *fixed, excluded=tuple(excluded)) for prompt in prompts]
+    engine, guesses = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
+
+    def answered() -> tuple[list[list[int]], list[list[float]]]:
+        return _collected(generate_stream(engine, requests, chunk_size, speculation=guesses), len(requests))
+
+    return drive(engine, answered)
 
 
 def _collected(events: Iterable[Event], requests: int) -> tuple[list[list[int]], list[list[float]]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from mistral.load import Transformer
+from mistral.model import kv_cache
 from mistral.ops import build as compiled
 from mistral.ops.backend import load_backend
 from mistral.ops.device import start_device
@@ -36,6 +37,14 @@ def nothing_compiled() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "is_built", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_spare_slots() -> Iterator[None]:
+    """A rolling cache as in the paper, whose layers have as many slots as their windows are long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_cache, "SPARE", 0)
         yield
 
 

@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from tools.figures.attention import grouped_query, sliding_window
 from tools.figures.cache import chunked_prefill, rolling_buffer
 from tools.figures.canvas import STYLE, Canvas
+from tools.figures.drafts import speculation
 from tools.figures.experts import mixture_of_experts
 from tools.figures.pipeline import pipeline
 
@@ -24,6 +25,7 @@ DRAWINGS: dict[str, Callable[[], Canvas]] = {
     "sliding_window": sliding_window,
     "rolling_buffer": rolling_buffer,
     "chunked_prefill": chunked_prefill,
+    "speculation": speculation,
     "grouped_query": grouped_query,
     "mixture_of_experts": mixture_of_experts,
     "pipeline": pipeline,

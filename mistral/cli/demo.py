@@ -59,7 +59,9 @@ def complete(session: Session, texts: Sequence[str], cache: PromptCache | None =
     progress = ProgressLine("reading prompts:", "tokens", total=total)
     session.engine.on_layer = progress.layer
     stream = cache.stream if cache else generate_stream
-    for event in stream(session.engine, requests, options.chunk_size, timings=session.timings):
+    for event in stream(
+        session.engine, requests, options.chunk_size, timings=session.timings, speculation=session.speculation
+    ):
         if isinstance(event, Prefilled):
             progress(session.timings.prefill_tokens, total)
             continue

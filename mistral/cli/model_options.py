@@ -9,6 +9,7 @@ from typing import Self
 
 from mistral.cli.options import CHOICE, MACHINE, OUTPUT, RANKS, operand, option
 from mistral.engine.sampling import SamplingSettings
+from mistral.engine.speculation_mode import MODES, check_draft, check_mode
 from mistral.errors import InputError
 from mistral.load import check_options
 from mistral.ops.device import DEVICES, check_device
@@ -59,6 +60,14 @@ class Options:
         None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged into the weights.", MACHINE, file=True
     )
     precise: bool = option(False, "Keep activations and cache in float32.", MACHINE)
+    speculate: str = option(
+        "auto", "Guess tokens, check several in a step: auto (on native), suffix or off; changes no result.", MACHINE,
+        MODES,
+    )  # fmt: skip
+    draft: str | None = option(
+        None, "A smaller model of the same vocabulary that guesses, or self: this one's own 4-bit copy.", MACHINE,
+        file=True,
+    )  # fmt: skip
     num_pipeline_ranks: int = option(
         1, "Processes that share the layers, started by mpirun -n; 1: this process alone.", RANKS
     )
@@ -74,6 +83,8 @@ class Options:
         """Raise InputError for an option that cannot be, before anything is loaded."""
         check_options(self.num_pipeline_ranks, self.backend, self.bits, self.device)
         check_device(self.device, self.threads)
+        check_mode(self.speculate)
+        check_draft(self.draft, self.speculate, self.num_pipeline_ranks)
         if self.max_tokens is not None and self.max_tokens < 0:
             raise InputError("must be 0 or more", option="max_tokens", value=self.max_tokens)
         for name in ("chunk_size", "max_context", "num_micro_batches"):

@@ -59,6 +59,8 @@ class Score(Options):
     repetition_penalty: float = fixed(1.0)
     seed: int | None = fixed(0)
     stop: tuple[str, ...] = fixed(())
+    speculate: str = fixed("off")
+    draft: str | None = fixed(None)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""

@@ -94,7 +94,10 @@ def serve(options: Serve, session: Session, sock: socket.socket) -> None:
 
     limit = available_memory() // STORE_SHARE if options.prefix_bytes is None else options.prefix_bytes
     store = PrefixStore(session.engine.args, limit) if limit else None
-    scheduler = Scheduler(session.engine, options.chunk_size, options.max_rows, session.timings, options.step_ms, store)
+    scheduler = Scheduler(
+        session.engine, options.chunk_size, options.max_rows, session.timings, options.step_ms, store,
+        speculation=session.speculation,
+    )  # fmt: skip
     thread, log = EngineThread(scheduler), Log()
     name = session.checkpoint.name
     service = Service(name, session.tokenizer, session.engine, thread, options.server_settings(), log)

@@ -16,9 +16,11 @@ from mistral.cli.model_options import Options, shipped_checkpoint
 from mistral.cli.status_line import loaded, status
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Request
+from mistral.engine.speculation import Speculation
 from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import driven, open_engine, serve
+from mistral.llm.draft_files import DraftFiles
 from mistral.load import load_model
 from mistral.ops.device import check_surroundings, require_address_space
 from mistral.pipeline.shared_checkpoint import open_shared
@@ -45,6 +47,7 @@ class Session:
     load_seconds: float
     timings: Timings = field(default_factory=Timings)
     drew_seed: bool = False
+    speculation: Speculation | None = None
 
     def request(self, prompt: Sequence[int], text_follows: bool) -> Request:
         """An answer to these ids; `text_follows` says whether it continues their text or begins one of its own."""
@@ -65,9 +68,18 @@ class Session:
             "decode_tokens": t.decode_tokens,
             "decode_tokens_per_second": round(t.decode_rate, 1),
         }
+        if t.drafted_tokens:
+            figures["drafted_tokens"] = t.drafted_tokens
+            figures["accepted_tokens"] = t.accepted_tokens
+            figures["tokens_per_step"] = round(t.tokens_per_step, 2)
         if options.temperature > 0 and options.seed is not None:
             figures["seed"] = options.seed
         return figures
+
+    def drafts_kept(self) -> str:
+        """How many drafts were right, for people."""
+        t = self.timings
+        return f"{100 * t.acceptance:.0f} % right, {t.tokens_per_step:.2f} tokens a step"
 
     def report(self) -> None:
         """The figures, for people on standard error or as one JSON object on standard output."""
@@ -79,6 +91,7 @@ class Session:
             f"load {figures['load_seconds']:.2f} s"
             f" | prefill {figures['prefill_tokens']} tokens, {figures['prefill_tokens_per_second']} tokens/s"
             f" | decode {figures['decode_tokens']} tokens, {figures['decode_tokens_per_second']} tokens/s"
+            + (f" | drafts {self.timings.drafted_tokens}, {self.drafts_kept()}" if self.timings.drafted_tokens else "")
             + (f" | seed {figures['seed']}" if "seed" in figures else ""),
             file=sys.stderr,
         )
@@ -89,7 +102,7 @@ class OpenedFiles:
     """A checkpoint and its tokenizer, opened and checked; nothing of the model is loaded yet.
 
     `world`: the ranks that share the layers, None for this process alone. `started`: when opening began, in seconds of
-    `time.perf_counter`.
+    `time.perf_counter`. `draft`: what guesses tokens, where that is a model.
     """
 
     options: Options
@@ -97,6 +110,7 @@ class OpenedFiles:
     tokenizer: Tokenizer
     world: World | None
     started: float
+    draft: DraftFiles | None = None
 
     @property
     def is_first(self) -> bool:
@@ -125,7 +139,8 @@ def open_files(options: Options, chat: bool = False, chat_template: str | None =
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():
         tokenizer = open_tokenizer(options, checkpoint, chat, chat_template)
-    return OpenedFiles(options, checkpoint, tokenizer, world, started)
+    draft = DraftFiles.open(options.draft, checkpoint, tokenizer, options.bits) if options.draft else None
+    return OpenedFiles(options, checkpoint, tokenizer, world, started, draft)
 
 
 @contextmanager
@@ -144,11 +159,20 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
         yield None
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
+    computed = None
+    if opened.draft:
+        progress = ProgressLine("reading weights of the draft:", "GB", 1e9)
+        computed = opened.draft.load(
+            engine, options.backend, options.bits, options.device, options.threads, options.precise, progress
+        )
     seconds = time.perf_counter() - opened.started
     loaded()
     with driven(engine):
         drew = options.seed != opened.options.seed
-        yield Session(options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew)
+        yield Session(
+            options, opened.checkpoint, opened.tokenizer, engine, seconds, drew_seed=drew,
+            speculation=Speculation.of(options.speculate, model.ops.name, computed),
+        )  # fmt: skip
 
 
 def check_told(tokenizer: Tokenizer, system: str | None, reasoning_effort: str | None, offer: bool = True) -> None:

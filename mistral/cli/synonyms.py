@@ -33,6 +33,8 @@ SAME: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "-i": ("input",), "--input_file": ("input",), "-o": ("out",), "--output": ("out",), "--output_file": ("out",),
     "--output_dir": ("out",), "--num_samples": ("n",), "--num_return_sequences": ("n",),
     "--top_logprobs": ("logprobs",),
+    "-md": ("draft",), "--model_draft": ("draft",), "--draft_model": ("draft",), "--speculative_model": ("draft",),
+    "--assistant_model": ("draft",),
 })  # fmt: skip
 """By a name of other programs, the options that mean the same: the first that the command has is taken.
 

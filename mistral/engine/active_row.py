@@ -13,6 +13,7 @@ from mistral.engine.requests import FinishReason, Generated, Prefilled, Request,
 from mistral.engine.row_engine import RowEngine
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
+from mistral.model import kv_cache
 from mistral.model.kv_cache import Snapshot
 
 ANSWER_ROOM = 1024  # tokens of an answer whose memory is counted at once; more as it grows
@@ -125,12 +126,20 @@ class ActiveRow:
         """What a micro-batch could take of the row."""
         return RowProgress(len(self.ids) - self.sent, self.waits)
 
-    def work(self, tokens: int) -> Work:
-        """The row's next tokens: so many of its prompt, or the token just sampled."""
+    @property
+    def draft_room(self) -> int:
+        """Tokens that may be computed beyond the one just sampled: what can be taken back, and may be of use."""
+        left = self.max_tokens - len(self.answer) - 1
+        if not self.request.slot:
+            left = min(left, self.reserved - len(self.request.prompt) - len(self.answer))
+        return max(0, min(kv_cache.SPARE, left))
+
+    def work(self, tokens: int, drafts: Sequence[int] = ()) -> Work:
+        """The row's next tokens: so many of its prompt, or the token just sampled, and drafts of what follows it."""
         prompt, start = self.request.prompt, self.sent
         if start == len(self.ids):
             self.waits = True
-            work = Work(self.row, [self.answer[-1]], sample=True)
+            work = Work(self.row, [self.answer[-1]], sample=True, drafts=drafts)
         elif self.answer:  # it was parked: the token that follows is known
             self.sent += tokens
             work = Work(self.row, self.ids[start : self.sent], "none")
@@ -142,7 +151,7 @@ class ActiveRow:
             sample = self.waits and self.max_tokens > 0
             work = Work(self.row, prompt[start : self.sent], _wanted(targets, sample), targets, sample)
         if self.request.slot:
-            self.request.slot.ids.extend(work.ids)
+            self.request.slot.cached_ids().extend(work.tokens)
         return work
 
     def prefilled(self, work: Work, outcome: Outcome) -> Prefilled:
@@ -173,6 +182,10 @@ class ActiveRow:
         elif text and reason:
             shown += text.flush()
         return Generated(self.index, outcome.id, outcome.logprob, shown, reason, outcome.top)
+
+    def again(self) -> None:
+        """The last step came to nothing: the row takes the same token once more."""
+        self.waits = False
 
     def cut(self) -> Generated:
         """The end of an answer that no memory is left for."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.engine.orders import Join, Leave, Park, Restore, Resume, RowOrder
+from mistral.engine.orders import Join, Leave, Park, Restore, Resume, Rewind, RowOrder
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.stage import Stage
 from mistral.engine.work import Outcome, Sampling, Work
@@ -54,6 +54,7 @@ class Engine:
         self._rooms: list[Room] = []
         self._next_row = self._next_ticket = 0
         self._outcomes: dict[int, list[Outcome]] = {}
+        self._drafted: dict[int, Sequence[Work]] = {}  # what is under way, by its ticket
 
     @property
     def args(self) -> ModelArgs:
@@ -275,13 +276,26 @@ class Engine:
     def submit(self, work: Sequence[Work]) -> int:
         """Begin a micro-batch -> a ticket for what comes of it."""
         x = self.stage.run_layers(self.stage.begin(work), work, self.stage.embed(work), self._layer_counter(work))
-        ticket = self._new_ticket()
+        ticket = self._new_ticket(work)
         self._outcomes[ticket] = self.stage.choose(work, x)
         return ticket
 
     def collect(self, ticket: int) -> list[Outcome]:
-        """What came of each piece of work of a micro-batch, once it is through."""
-        return self._outcomes.pop(ticket)
+        """What came of each piece of work of a micro-batch, once it is through; wrong drafts are forgotten."""
+        return self._settled(ticket)
+
+    def _settled(self, ticket: int) -> list[Outcome]:
+        """The outcomes of a ticket, once rows have gone back to before their wrong drafts."""
+        outcomes, work = self._outcomes.pop(ticket), self._drafted.pop(ticket)
+        back: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        for piece, outcome in zip(work, outcomes, strict=True):
+            wrong = len(piece.tokens) if outcome.again else len(piece.drafts) - len(outcome.more)
+            if wrong and piece.row in self.stage.cache.rows:
+                back[outcome.again].append((piece.row, self.kv_seqlen(piece.row) - wrong))
+        for clears, rows in back.items():
+            if rows:
+                self._order(Rewind(tuple(rows), clears))
+        return outcomes
 
     def step(self, work: Sequence[Work]) -> list[NDArray[np.float32]]:
         """Run the new tokens of some rows through the model, without choosing any.
@@ -307,8 +321,9 @@ class Engine:
 
         return count
 
-    def _new_ticket(self) -> int:
+    def _new_ticket(self, work: Sequence[Work]) -> int:
         ticket, self._next_ticket = self._next_ticket, self._next_ticket + 1
+        self._drafted[ticket] = work
         return ticket
 
 

@@ -11,7 +11,8 @@ class Figures:
 
     reading: rows whose prompt is being read; answering: those that are being answered; parked: those that gave their
     memory, or their place, to others. row_bytes: memory that is counted for rows, kept copies of parked ones included.
-    cached_tokens: those of prompts that were not read, because they were known. Seconds are those of whole steps.
+    cached_tokens: those of prompts that were not read, because they were known. drafted_tokens: guesses of tokens of
+    answers; accepted_tokens: of these the right ones. Seconds are those of whole steps.
     """
 
     waiting: int = 0
@@ -23,6 +24,8 @@ class Figures:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int = 0
     seconds: float = 0.0
     last_seconds: float = 0.0

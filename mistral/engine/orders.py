@@ -52,4 +52,15 @@ class Leave:
     row: int
 
 
-RowOrder = Join | Resume | Restore | Park | Leave
+@dataclass(frozen=True)
+class Rewind:
+    """Rows, each with the number of its first tokens that stay: those after them came of wrong drafts.
+
+    clears: what the cache holds of these is not finite and is set to 0.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    clears: bool = False
+
+
+RowOrder = Join | Resume | Restore | Park | Leave | Rewind

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.model.kv_cache import Snapshot, Stored
+from mistral.model.kv_cache import Snapshot, Stored, full_slots, wraps
 
 Window = int | None
 NODE_BYTES = 1024  # what a node takes beside its arrays, about
@@ -79,14 +79,14 @@ def layers_by_window(windows: Sequence[Window]) -> dict[Window, list[int]]:
 
 def first_held(snapshot: Snapshot, window: Window) -> int:
     """The first position whose keys and values a snapshot has in the layers of a window."""
-    return 0 if window is None else max(0, snapshot.written - window)
+    return 0 if window is None else max(0, snapshot.written - full_slots(window))
 
 
 def cut_out(snapshot: Snapshot, layers: Sequence[int], window: Window, start: int, end: int) -> Stored:
     """A copy of the keys and values of positions from `start` to `end`, (2 * layers, KV, end - start, d)."""
     places: Any = slice(start, end)
-    if window is not None and snapshot.written > window:
-        places = np.arange(start, end) % window
+    if window is not None and wraps(snapshot.written, window):
+        places = np.arange(start, end) % full_slots(window)
     return np.stack([part[:, places] for layer in layers for part in snapshot.layers[layer]])
 
 
@@ -133,8 +133,9 @@ class Gathered(Mapping[int, tuple[Stored, Stored]]):
     Nodes never change their arrays, only which they have: so it stays what it is, whatever becomes of the nodes.
     """
 
-    def __init__(self, path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> None:
-        self._count = count
+    def __init__(self, path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int, written: int) -> None:
+        """`written`: as the snapshot has it, whose layers these are."""
+        self._count, self._written = count, written
         self._windows = {layer: (window, i) for window, members in layers.items() for i, layer in enumerate(members)}
         self._pieces = {window: list(_pieces(path, window, count)) for window in layers}
 
@@ -154,24 +155,36 @@ class Gathered(Mapping[int, tuple[Stored, Stored]]):
 
     def _joined(self, window: Window, place: int) -> Stored:
         held: Stored = np.concatenate([piece[place] for piece in self._pieces[window]], axis=1)
-        if window is None or held.shape[1] == self._count:
+        if window is None or not wraps(self._written, window):
             return held
-        # the last positions before `count`, each to its slot; the oldest slot may be empty
-        slots: Stored = np.zeros((held.shape[0], min(window, self._count), held.shape[2]), held.dtype)
-        slots[:, np.arange(self._count - held.shape[1], self._count) % window] = held
+        # the last positions before `count`, each to its slot; the oldest slots may be empty
+        count = full_slots(window)
+        slots: Stored = np.zeros((held.shape[0], count, held.shape[2]), held.dtype)
+        slots[:, np.arange(self._count - held.shape[1], self._count) % count] = held
         return slots
 
 
 def _pieces(path: Sequence[Node], window: Window, count: int) -> Iterator[Stored]:
     """What a row of `count` tokens has in the layers of a window, node by node: (2 * layers, KV, n, d)."""
-    first = 0 if window is None else max(0, count - window)
+    first = oldest(path, window, count)
     for node in path:
         start, end = max(first, node.held(window)), min(node.end, count)
         if start < end:
             yield node.piece(window, start, end)
 
 
+def oldest(path: Sequence[Node], window: Window, count: int) -> int:
+    """The first position from which on a path has all before `count` in the layers of a window, as far as slots go."""
+    start = max((start for start, _ in held_runs(path, window) if start < count), default=0)
+    return start if window is None else max(start, count - full_slots(window))
+
+
 def gather(path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> Snapshot:
     """A snapshot of the first `count` tokens along a path, which `reusable` must allow."""
     ids = np.concatenate([node.ids for node in path])[:count]
-    return Snapshot(tuple(ids.tolist()), count, Gathered(path, layers, count))
+    written = count  # or more, where slots are empty: it then says what they have lost
+    for window in layers:
+        first = oldest(path, window, count)
+        if window is not None and first:
+            written = max(written, first + full_slots(window))
+    return Snapshot(tuple(ids.tolist()), written, Gathered(path, layers, count, written))

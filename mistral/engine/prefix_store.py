@@ -5,7 +5,8 @@ values of its own tokens. So what two sequences begin with is held once. Sequenc
 different API keys, share nothing, not even the time that they save.
 
 Layers without a window can be reused at any length. Those with a window of W can be reused at a length where the last
-W - 1 positions are held: at any length up to W, and beyond it at the lengths that were stored, and one less.
+W - 1 positions are held: at any length up to W, and beyond it at the lengths that were stored, and up to SPARE + 1 less
+(mistral/model/kv_cache.py).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import MAX_ROWS, generate_stream
 from mistral.engine.snapshot_file import Saved, open_saved, read_saved, write_saved
+from mistral.engine.speculation import Speculation
 from mistral.engine.timings import Timings
 
 
@@ -42,6 +43,7 @@ class PromptCache:
         chunk_size: int | None = None,
         max_rows: int = MAX_ROWS,
         timings: Timings | None = None,
+        speculation: Speculation | None = None,
     ) -> Generator[Event]:
         """As `generate_stream`, but every prompt begins with what it has in common with the file's.
 
@@ -61,6 +63,6 @@ class PromptCache:
                 slot.restore(start)
             first = [replace(request, slot=slot, on_prompt_read=write) for request in requests[:1]]
             rest = [replace(request, start=start) for request in requests[1:]]
-            yield from generate_stream(engine, [*first, *rest], chunk_size, max_rows, timings)
+            yield from generate_stream(engine, [*first, *rest], chunk_size, max_rows, timings, speculation)
         finally:
             slot.leave()

@@ -34,6 +34,8 @@ class Request:
     all. `constraint`: the answer is one that this grammar allows, and ends where it does; one that is cut, by
     max_tokens or a stop string, is the beginning of one.
 
+    prediction: what the answer may be, or have parts of; it is tried, and changes nothing but the time.
+
     What need not be computed comes from `slot`, whose row then serves this request, or is copied from `start`; there
     are no log-probabilities of that part. `on_prompt_read` is called once the prompt has been read.
 
@@ -56,6 +58,7 @@ class Request:
     min_tokens: int = 0
     ignore_eos: bool = False
     constraint: Grammar | None = None
+    prediction: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Generated:
     id is None where the answer ends without a token: at the end-of-sequence id, which is not shown, at once when no
     token was asked for, or because of an error or a cancellation. logprob is that of the raw logits, in nats, where it
     was asked for; top: the likeliest ids in the same place, with theirs. `error` says why, for finish_reason "error".
+    accepted, rejected: drafts that were right or wrong in the step that this is the first token of.
     """
 
     index: int
@@ -91,6 +95,8 @@ class Generated:
     finish_reason: FinishReason | None
     top: tuple[tuple[int, float], ...] = ()
     error: InputError | None = None
+    accepted: int = 0
+    rejected: int = 0
 
 
 Event = Prefilled | Generated

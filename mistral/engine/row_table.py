@@ -253,6 +253,8 @@ class RowTable:
         with suppress(InputError, MemoryError):  # no room: then it is not kept
             ids = [*row.request.prompt, *row.answer][: self.engine.kv_seqlen(row.row)]
             if len(ids) > row.stored:
+                if len(ids) < self.engine.kv_seqlen(row.row):  # a stop text came before the last tokens of a step
+                    self.engine.resume(row.row, len(ids), len(ids))
                 snapshot = self.engine.export(row.row, ids, copy=False)
                 self.store.add(row.handle.space, snapshot, self.engine.spare_bytes)
                 row.stored = len(ids)

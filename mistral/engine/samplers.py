@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.engine.sampling import SamplingRow, Wants, choose, likeliest, target_logprobs
+from mistral.engine.sampling import Choice, SamplingRow, Wants, choose, likeliest, target_logprobs
 from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError
 from mistral.grammar.grammar import Grammar
@@ -49,31 +50,58 @@ class Samplers:
         Logits that are not numbers are an error of their own piece of work and touch no other.
         """
         outcomes = [scored(piece.targets, found, self._top(piece)) for piece, found in zip(work, logits, strict=True)]
-        places = [i for i, piece in enumerate(work) if piece.sample and not outcomes[i].error]
-        if not places:
-            return outcomes
-        rows = [self._rows[work[i].row] for i in places]
-        wants = [Wants(sampling.logprob, sampling.top) for _, sampling in rows]
-        choices = choose(np.stack([logits[i][-1] for i in places]), [row for row, _ in rows], wants)
-        for i, (row, sampling), choice in zip(places, rows, choices, strict=True):
-            logprobs, tops = outcomes[i].logprobs, outcomes[i].tops
-            if choice.error:
-                outcomes[i] = Outcome(error=InputError(choice.error))
-                continue
-            finished = choice.id in sampling.end_ids
-            try:
-                if not finished:
-                    row.append(choice.id)
-                last = not finished and row.ended
-            except InputError as error:
-                outcomes[i] = Outcome(error=error)
-                continue
-            outcomes[i] = Outcome(logprobs, choice.id, choice.logprob, finished, choice.top, last=last, tops=tops)
+        for i, (piece, found) in enumerate(zip(work, logits, strict=True)):
+            if piece.sample and not outcomes[i].error:
+                if _spoilt(piece, found):
+                    outcomes[i] = Outcome(again=True)
+                    continue
+                first, *more = self._chosen(piece, found[len(found) - 1 - len(piece.drafts) :])
+                if not first.error:
+                    first = replace(first, logprobs=outcomes[i].logprobs, tops=outcomes[i].tops)
+                outcomes[i] = replace(first, more=tuple(more))
+        return outcomes
+
+    def _chosen(self, piece: Work, logits: NDArray[np.float32]) -> list[Outcome]:
+        """The token after the last one, then those after drafts as long as these are right; logits (drafts + 1, V).
+
+        A token is drawn where all before it are the row's own, and so are what it is drawn by: penalties, grammar and
+        random state. The first that differs from its draft is the row's own, too.
+        """
+        row, sampling = self._rows[piece.row]
+        wants = Wants(sampling.logprob, sampling.top)
+        outcomes = list[Outcome]()
+        for place in range(len(logits)):
+            outcomes.append(_advanced(row, sampling, choose(logits[place : place + 1], [row], [wants])[0]))
+            right = place < len(piece.drafts) and piece.drafts[place] == outcomes[-1].id
+            if outcomes[-1].ends or not right:
+                break
         return outcomes
 
     def _top(self, piece: Work) -> int:
         """How many of the likeliest ids are wanted in the place of each target."""
         return self._rows[piece.row][1].top if piece.row in self._rows and len(piece.targets) else 0
+
+
+def _spoilt(piece: Work, logits: NDArray[np.float32]) -> bool:
+    """Whether the logits (n, V) of a draft are NaN: then those of tokens before it may be so for its sake.
+
+    A token's own logits are all NaN if its keys or values are not finite in any layer.
+    """
+    return bool(piece.drafts) and bool(np.isnan(logits[len(logits) - len(piece.drafts) :, 0]).any())
+
+
+def _advanced(row: SamplingRow, sampling: Sampling, choice: Choice) -> Outcome:
+    """What a choice comes to; the row takes note of it."""
+    if choice.error:
+        return Outcome(error=InputError(choice.error))
+    finished = choice.id in sampling.end_ids
+    try:
+        if not finished:
+            row.append(choice.id)
+        last = not finished and row.ended
+    except InputError as error:
+        return Outcome(error=error)
+    return Outcome((), choice.id, choice.logprob, finished, choice.top, last=last)
 
 
 def scored(targets: Sequence[int], logits: NDArray[np.float32], top: int = 0) -> Outcome:

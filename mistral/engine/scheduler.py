@@ -10,17 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from mistral.engine import micro_batches
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.figures import Figures
+from mistral.engine.flight import Flight, Kind
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.request_queue import Handle, RequestQueue
 from mistral.engine.requests import Event, Generated, Request, check_request, row_capacity
 from mistral.engine.row_engine import RowEngine
 from mistral.engine.row_table import RowTable
+from mistral.engine.speculation import Speculation
 from mistral.engine.step_budget import StepBudget
 from mistral.engine.timings import Timings
 from mistral.engine.work import Outcome, Work
@@ -32,14 +33,6 @@ __all__ = ["MAX_ROWS", "STEP_MS", "STEP_TOKENS", "Handle", "Scheduler", "generat
 MAX_ROWS = 64  # rows generated for at once
 STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one chunk alone is longer
 STEP_MS = 200  # time of a step beside answers, for whoever watches these come
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """A micro-batch that is under way: its ticket, and its rows with their work and what that is of."""
-
-    ticket: int
-    pieces: tuple[tuple[ActiveRow, Work, Literal["prompt", "again", "answer"]], ...]
 
 
 class Scheduler:
@@ -61,12 +54,13 @@ class Scheduler:
         step_ms: float | None = None,
         prefix_store: PrefixStore | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        speculation: Speculation | None = None,
     ) -> None:
         """`chunk_size` prompt tokens of a row are read at once (see `micro_batches.choose_chunk`).
 
         step_ms: the time that a step takes at most while anyone is being answered, as far as prompts are concerned;
         None: any. prefix_store: keeps what was computed for later requests; its memory is what rows leave of the
-        engine's. clock: seconds.
+        engine's. clock: seconds. speculation: guesses tokens of answers, so that a step may choose several; None: none.
         """
         if chunk_size is not None and chunk_size < 1:
             raise InputError("must be at least 1", option="chunk_size", value=chunk_size)
@@ -81,7 +75,8 @@ class Scheduler:
         self._queue = RequestQueue()
         self._rows = RowTable(engine, self._queue, prefix_store, max_rows)
         self._active, self._parked = self._rows.active, self._rows.parked
-        self._flights: deque[_Flight] = deque()
+        self._flights: deque[Flight] = deque()
+        self._speculation = speculation
         self._time, self._clock = clock, 0.0
         self._done = Figures()
 
@@ -129,6 +124,7 @@ class Scheduler:
         new, cancelled = self._queue.news()
         self._rows.come(new)
         events = [*self._rows.cancel(cancelled), *self._rows.admit(), *self._rows.grow()]
+        self._forget_guesses(events)
         if not self._flights:
             self._clock = self._time()
         while self._launch():
@@ -147,6 +143,8 @@ class Scheduler:
         self._flights.clear()
         self._rows.clear()
         self._queue.clear()
+        if self._speculation:
+            self._speculation.clear()
 
     def _launch(self) -> bool:
         """Begin one more micro-batch, if there is work for one and the pipeline is not full."""
@@ -163,16 +161,33 @@ class Scheduler:
         picked = micro_batches.next_micro_batch([row.progress for row in rows], decoding, chunk_size, room, order)
         if not picked:
             return False
-        pieces = []
+        pieces, drafts = [], self._drafts([rows[place] for place, _ in picked if not rows[place].reads])
         for place, tokens in picked:
             row = rows[place]
-            kind: Literal["prompt", "again", "answer"] = "answer"
+            kind: Kind = "answer"
             if row.reads:
                 kind = "again" if row.answer else "prompt"
-            pieces.append((row, row.work(tokens), kind))
+            pieces.append((row, row.work(tokens, drafts.get(row.index, ())), kind))
         ticket = self.engine.submit([work for _, work, _ in pieces])
-        self._flights.append(_Flight(ticket, tuple(pieces)))
+        self._flights.append(Flight(ticket, tuple(pieces)))
         return True
+
+    def _drafts(self, rows: Sequence[ActiveRow]) -> dict[int, list[int]]:
+        """Guesses of what the rows go on with, by the index of their requests.
+
+        On a pipeline there are none for a slot: another request may take it before a step has come to its end.
+        """
+        if self._speculation is None or not rows:
+            return {}
+        found = self._speculation.drafts(rows, self.engine.args.vocab_size)
+        lone = self.engine.num_pipeline_ranks == 1
+        return {row.index: draft for row, draft in zip(rows, found, strict=True) if lone or not row.request.slot}
+
+    def _forget_guesses(self, ended: Sequence[Event]) -> None:
+        """These requests have ended without a step."""
+        if self._speculation:
+            for event in ended:
+                self._speculation.forget(event.index)
 
     def _turn(self, row: ActiveRow) -> tuple[int, int]:
         """Whose prompt is read first: that of the key that was served least, then of the request that came first."""
@@ -192,30 +207,57 @@ class Scheduler:
             room = fitting if answering else max(chunk_size, fitting)
         return chunk_size, room
 
-    def _land(self, flight: _Flight) -> list[Event]:
+    def _land(self, flight: Flight) -> list[Event]:
         """Wait for a micro-batch; what came of it: chunks that were read, then tokens that were chosen."""
         outcomes = self.engine.collect(flight.ticket)
-        self._count(flight)
+        self._count(flight, outcomes)
         prefilled: list[Event] = []
         generated: list[Generated] = []
         for (row, work, kind), outcome in zip(flight.pieces, outcomes, strict=True):
             if row.ended or kind == "again":  # ended: it was cancelled, or failed in an earlier chunk
                 continue
-            self._rows.shares.add(row.handle.key, len(work.ids))
+            self._rows.shares.add(row.handle.key, len(work.ids) + len(outcome.more))
+            if outcome.again:
+                row.again()
+            if self._speculation and kind == "answer":
+                self._speculation.landed(row, work, outcome)
+            if outcome.again:
+                continue
             try:
                 if outcome.error:
                     raise outcome.error
                 if kind == "prompt":
                     prefilled.append(self._read(row, work, outcome))
                 if row.prompt_read:
-                    event = row.generated(outcome)
-                    self.timings.decode_tokens += event.id is not None
-                    generated.append(event)
+                    generated += self._chosen(row, work, outcome)
             except InputError as error:
                 generated.append(Generated(row.index, None, None, "", "error", error=error))
+        ended = {event.index for event in generated if event.finish_reason}
+        for row in [piece[0] for piece in flight.pieces if piece[0].index in ended]:
+            if self._speculation:
+                self._speculation.ended(row)
         self._rows.end({event.index for event in generated if event.error}, keep=False)
-        self._rows.end({event.index for event in generated if event.finish_reason})
+        self._rows.end(ended)
         return [*prefilled, *generated]
+
+    def _chosen(self, row: ActiveRow, work: Work, outcome: Outcome) -> list[Generated]:
+        """The tokens that a row has got, up to the end of its answer; an error after some of them ends it."""
+        events = list[Generated]()
+        right = len(outcome.more)
+        for each in (outcome, *outcome.more):
+            try:
+                if each.error:
+                    raise each.error
+                event = row.generated(each)
+            except InputError as error:
+                event = Generated(row.index, None, None, "", "error", error=error)
+            if not events:
+                event = replace(event, accepted=right, rejected=len(work.drafts) - right)
+            self.timings.decode_tokens += event.id is not None
+            events.append(event)
+            if event.finish_reason:
+                break
+        return events
 
     def _read(self, row: ActiveRow, work: Work, outcome: Outcome) -> Event:
         """A chunk of a prompt has been read. Raises InputError where what is to be done at its end fails."""
@@ -235,25 +277,29 @@ class Scheduler:
             return self.engine.export(row.row, row.request.prompt)
         return None
 
-    def _count(self, flight: _Flight) -> None:
+    def _count(self, flight: Flight, outcomes: Sequence[Outcome]) -> None:
         """Add the time since the micro-batch before to the timings, and what it has done to the figures."""
         now = self._time()
         seconds, self._clock = now - self._clock, now
-        read = sum(len(work.ids) for _, work, kind in flight.pieces if kind != "answer")
+        read = flight.reads
         again = sum(len(work.ids) for _, work, kind in flight.pieces if kind == "again")
-        answered = sum(kind == "answer" for _, _, kind in flight.pieces)
-        self.timings.add_step(read, answered, seconds)
+        pairs = zip(flight.pieces, outcomes, strict=True)
+        answered = sum(kind == "answer" and not outcome.again for (_, _, kind), outcome in pairs)
+        drafted, right = flight.drafted, sum(len(outcome.more) for outcome in outcomes)
+        self.timings.add_step(read, answered, seconds, drafted, right)
         self._done = replace(self._done, prompt_tokens=self._done.prompt_tokens + read - again)
 
-    def _count_step(self, flight: _Flight | None, seconds: float) -> None:
+    def _count_step(self, flight: Flight | None, seconds: float) -> None:
         """Count a whole step, in which a micro-batch has come to its end: with what was stored of it."""
         done = self._done
+        if flight and self._speculation and not flight.reads:
+            self._speculation.measured(flight.answering, seconds)
         if flight and self._budget:
-            read = sum(len(work.ids) for _, work, kind in flight.pieces if kind != "answer")
-            self._budget.add(sum(kind == "answer" for _, _, kind in flight.pieces), read, seconds)
+            self._budget.add(flight.answering, flight.reads, seconds)
         self._done = replace(
             done,
-            generated_tokens=self.timings.decode_tokens, steps=done.steps + 1, seconds=done.seconds + seconds,
+            generated_tokens=self.timings.decode_tokens, drafted_tokens=self.timings.drafted_tokens,
+            accepted_tokens=self.timings.accepted_tokens, steps=done.steps + 1, seconds=done.seconds + seconds,
             last_seconds=seconds, longest_seconds=max(done.longest_seconds, seconds),
         )  # fmt: skip
 
@@ -264,14 +310,15 @@ def generate_stream(
     chunk_size: int | None = None,
     max_rows: int = MAX_ROWS,
     timings: Timings | None = None,
+    speculation: Speculation | None = None,
 ) -> Generator[Event]:
     """Generate for all requests, yielding each row's progress as it happens; an event's index is the request's place.
 
-    `chunk_size` prompt tokens of a row are read at once; this changes no result. Every request ends in exactly one
-    Generated with a finish_reason. Closing the iterator frees the rows. Raises InputError for a request that cannot be
-    served at all, before anything is computed.
+    `chunk_size` prompt tokens of a row are read at once, and `speculation` guesses tokens; neither changes a result.
+    Every request ends in exactly one Generated with a finish_reason. Closing the iterator frees the rows. Raises
+    InputError for a request that cannot be served at all, before anything is computed.
     """
-    scheduler = Scheduler(engine, chunk_size, max_rows, timings)
+    scheduler = Scheduler(engine, chunk_size, max_rows, timings, speculation=speculation)
     for index, request in enumerate(requests):
         scheduler.submit(request, "the prompt" if len(requests) == 1 else f"prompt {index}")
     return _events(scheduler)

@@ -20,9 +20,10 @@ from mistral.checkpoint.formats.safetensors_file import read_metadata, read_safe
 from mistral.checkpoint.formats.stored_tensor import StoredTensor
 from mistral.errors import InputError, setting
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import Snapshot, Stored, can_rewind
+from mistral.model.kv_cache import Snapshot, Stored, can_rewind, full_slots, wraps
 
-FORMAT = "mistral-mindspore cache 1"
+KIND = "mistral-mindspore cache "
+FORMAT = KIND + "2"  # 1 had no slots to go back
 ADVICE = re.compile(r"; (download|use) .*$")  # of what reads checkpoints: no use here
 
 
@@ -60,9 +61,9 @@ def write_saved(path: Path, saved: Saved, checkpoint: str) -> None:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether this is a file that `write_saved` has written, whatever the checkpoint."""
+    """Whether this is a file that `write_saved` has written, whatever the checkpoint and the version."""
     try:
-        return read_metadata(path).get("format") == FORMAT
+        return read_metadata(path).get("format", "").startswith(KIND)
     except InputError:
         return False
 
@@ -84,7 +85,11 @@ def open_saved(path: Path, checkpoint: str) -> tuple[dict[str, str], dict[str, S
         metadata, tensors = read_metadata(path), read_safetensors(path)
     except InputError as error:
         raise InputError(ADVICE.sub("; name another file", str(error))) from None
-    if metadata.get("format") != FORMAT:
+    kind = metadata.get("format", "")
+    if kind.startswith(KIND) and kind != FORMAT:
+        which = "an earlier" if kind == KIND + "1" else "another"
+        raise InputError(f"{path}: was saved by {which} version of this program; delete it, or name another file")
+    if kind != FORMAT:
         raise InputError(f"{path}: no saved cache of this program; name another file")
     if metadata.get("checkpoint") != checkpoint:
         other = f"another checkpoint or other {setting('bits')}"
@@ -133,13 +138,14 @@ def _snapshot(path: Path, tensors: dict[str, Stored], written: str, args: ModelA
     if ids.dtype != np.int64 or ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= args.vocab_size:
         raise _damaged(path, "its ids are not the model's")
     seen = int(written) if written.isascii() and written.isdigit() and len(written) < 16 else -1
-    wrapped = any(window is not None and seen > window for window in args.sliding_windows)
+    wrapped = any(wraps(seen, window) for window in args.sliding_windows)
     possible = seen >= ids.size if wrapped else seen == ids.size
     if not possible or not can_rewind(args.sliding_windows, seen, ids.size):
         raise _damaged(path, "its tokens and its cache do not belong together")
     layers = {}
     for layer, window in enumerate(args.sliding_windows):
-        shape = (args.n_kv_heads, seen if window is None else min(seen, window), args.head_dim)
+        slots = full_slots(window) if window is not None and wraps(seen, window) else ids.size
+        shape = (args.n_kv_heads, slots, args.head_dim)
         parts = [tensors.pop(f"layers.{layer}.{name}", None) for name in ("keys", "values")]
         for part in parts:
             if part is None or part.shape != shape or part.dtype.name not in ("float32", "uint16"):

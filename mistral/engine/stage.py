@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.engine.orders import Join, Leave, Park, Restore, Resume, RowOrder
+from mistral.engine.orders import Join, Leave, Park, Restore, Resume, Rewind, RowOrder
 from mistral.engine.samplers import Samplers
 from mistral.engine.work import Outcome, Work, wanted_tokens
 from mistral.model.inputs import token_ids
@@ -34,6 +34,12 @@ class Stage:
             if isinstance(order, Leave):
                 self.samplers.leave(order.row)
             return
+        if isinstance(order, Rewind):
+            for row, kv_seqlen in order.rows:
+                self.cache.resume(row, kv_seqlen, 0)
+                if order.clears:
+                    self.cache.clear(row)
+            return
         if isinstance(order, Join):
             self.cache.add(order.row, order.capacity)
         elif isinstance(order, Resume):
@@ -52,7 +58,7 @@ class Stage:
 
         Raises InputError for an id outside the vocabulary.
         """
-        ids = [token for piece in work for token in piece.ids]
+        ids = [token for piece in work for token in piece.tokens]
         return self.model.embed(token_ids("ids", ids, self.model.args.vocab_size))
 
     def begin(self, work: Sequence[Work]) -> CacheMetadata:
@@ -60,7 +66,7 @@ class Stage:
 
         Raises InputError, and changes nothing, for a row that is not there or would outgrow its capacity.
         """
-        return self.cache.begin([len(piece.ids) for piece in work], [piece.row for piece in work])
+        return self.cache.begin([len(piece.tokens) for piece in work], [piece.row for piece in work])
 
     def run_layers(
         self, metadata: CacheMetadata, work: Sequence[Work], x: Tensor, after_layer: Callable[[], None] | None = None

@@ -40,7 +40,8 @@ class Work:
 
     `logits`: of which of these tokens logits are wanted. `targets`: ids whose log-probabilities are wanted, each
     predicted by the token at its place; `logits` must then be "all". `sample`: whether to choose the token that
-    follows the last one.
+    follows the last one. `drafts`: guesses of the tokens that will be chosen, computed in the same step; as far as they
+    are right, the tokens that follow them are chosen, too. They change no token.
     """
 
     row: int
@@ -48,6 +49,12 @@ class Work:
     logits: Literal["none", "last", "all"] = "last"
     targets: Sequence[int] = ()
     sample: bool = False
+    drafts: Sequence[int] = ()
+
+    @property
+    def tokens(self) -> list[int]:
+        """All that a step computes of the row."""
+        return [*self.ids, *self.drafts]
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class Outcome:
     logprobs: those of the targets. tops: the `top` likeliest ids in the place of each target, with theirs. id: the
     chosen token, with its `logprob` and the `top` likeliest ids where they were asked for; `finished` says that it ends
     the row and is no part of the answer, and `last` that it is the last one of the answer. error: why there is no
-    result, if there is none.
+    result, if there is none. more: what came of the places after right drafts, one for each of these. again: nothing
+    came of it, and it is to be done once more without drafts, for one of these made numbers that are none.
     """
 
     logprobs: tuple[float, ...] = ()
@@ -68,11 +76,18 @@ class Outcome:
     error: InputError | None = None
     last: bool = False
     tops: tuple[tuple[tuple[int, float], ...], ...] = ()
+    more: tuple[Outcome, ...] = ()
+    again: bool = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether the row has no next token."""
+        return self.finished or self.last or self.error is not None
 
 
 def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:
     """How many logits each piece of work wants, and the places of their tokens when all tokens lie end to end."""
-    counts = [{"none": 0, "last": 1, "all": len(piece.ids)}[piece.logits] for piece in work]
-    ends = np.cumsum([len(piece.ids) for piece in work])
+    counts = [{"none": 0, "last": 1, "all": len(piece.ids)}[piece.logits] + len(piece.drafts) for piece in work]
+    ends = np.cumsum([len(piece.tokens) for piece in work])
     places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
     return counts, np.concatenate(places).astype(np.int64)

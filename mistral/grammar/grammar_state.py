@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 FORBIDDEN = np.float32(-np.inf)
+FEW = 64  # ids that may be ways to begin the only text that may follow
 
 
 class GrammarState:
@@ -91,6 +92,39 @@ class GrammarState:
         if not self._may_end:
             raise InputError("the grammar allows no token that could follow; the vocabulary lacks what it asks for")
         return True
+
+    def forced(self, most: int) -> list[int]:
+        """The ids that follow where only one text can, as the tokenizer writes it; at most `most` of them.
+
+        Other ids may write the same text. Raises InputError where the grammar's limits of work are reached.
+        """
+        found, ahead = list[int](), self
+        while len(found) < most:
+            token = ahead._only()
+            if token is None:
+                break
+            if ahead is self:
+                ahead = self.copy()
+            ahead.advance(token)
+            found.append(token)
+        text = b"".join(self._table.pieces[token] or b"" for token in found)
+        usual = self._table.continuation(text) if len(found) > 1 else None
+        return found if usual is None else usual[:most]
+
+    def _only(self) -> int | None:
+        """The longest id that may follow, where all that may are beginnings of it."""
+        if self._thinking.inside:
+            return None
+        bits = self._allowed()
+        if self._may_end:
+            return None
+        ids = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+        if len(ids) < 2 or len(ids) > FEW:
+            return ids[0] if len(ids) == 1 else None
+        pieces = {token: self._table.pieces[token] or b"" for token in ids}
+        longest = max(ids, key=lambda token: len(pieces[token]))
+        alike = all(piece and pieces[longest].startswith(piece) for piece in pieces.values())
+        return longest if alike else None
 
     def rollback(self, count: int) -> None:
         """Take back the last `count` ids, at most as many as have come."""

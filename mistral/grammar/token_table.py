@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mistral.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+AHEAD = "\n"  # stands before a text that is encoded as the continuation of another one
 Bits = NDArray[np.uint8]  # one for each id, the lowest first in each byte, padded to 32
 
 
@@ -26,12 +27,14 @@ class TokenTable:
 
     pieces: by id, the bytes it stands for; None for a control token or nothing. names: of control tokens, by id.
     end_ids: those that end an answer. spaced: ids whose first space is not shown where a text begins with them.
+    `encode`: texts to ids, where the table has not come from another process.
     """
 
     pieces: tuple[bytes | None, ...]
     names: dict[int, str]
     end_ids: tuple[int, ...]
     spaced: frozenset[int]
+    encode: Callable[[str], list[int]] | None = field(default=None, repr=False)
     _lock: list[threading.Lock] = field(default_factory=lambda: [threading.Lock()], repr=False)
 
     @classmethod
@@ -47,13 +50,23 @@ class TokenTable:
                 piece = piece.replace(SPACE, " ").encode()
             pieces.append(piece or None)
         names = {token.id: name for name, token in tokenizer.vocabulary.specials.items()}
-        return cls(tuple(pieces), names, tokenizer.end_ids, frozenset(spaced))
+        return cls(tuple(pieces), names, tokenizer.end_ids, frozenset(spaced), tokenizer.vocabulary.encode_part)
+
+    def continuation(self, text: bytes) -> list[int] | None:
+        """The ids of a text that continues another one, as the tokenizer writes it; None where that cannot be said."""
+        try:
+            found = self.encode(AHEAD + text.decode()) if self.encode else []
+        except UnicodeDecodeError:
+            return None
+        before = len(self.encode(AHEAD)) if self.encode else 0
+        ids = found[before:]
+        return ids if found and b"".join(self.pieces[token] or b"" for token in ids) == text else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("pieces", "names", "end_ids", "spaced")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=[threading.Lock()])
+        self.__dict__.update(state, encode=None, _lock=[threading.Lock()])
 
     @property
     def space(self) -> int | None:

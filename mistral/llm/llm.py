@@ -10,16 +10,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack, cast, overload
 
+from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.engine.engine import Engine
 from mistral.engine.engine_thread import EngineThread
 from mistral.engine.prefix_store import PrefixStore
 from mistral.engine.requests import Event, Request
 from mistral.engine.scheduler import MAX_ROWS, STEP_MS, Handle, Scheduler
+from mistral.engine.speculation import Speculation
+from mistral.engine.speculation_mode import check_draft, check_mode
 from mistral.errors import InputError
 from mistral.grammar.grammar import Grammar
 from mistral.grammar.grammars import Grammars
 from mistral.llm.answer_options import Answering, AnswerOptions
 from mistral.llm.completion import Completion
+from mistral.llm.draft_files import DraftFiles
 from mistral.llm.partial_completion import PartialCompletions, Prompt
 from mistral.load import load_model
 from mistral.tokenizer.message_json import read_messages
@@ -54,21 +58,34 @@ class LLM:
         chat_template: str | Path | None = None,
         step_ms: float = STEP_MS,
         prefix_bytes: int = 0,
+        speculate: str = "auto",
+        draft: str | Path | None = None,
     ) -> None:
         """Load the model in a folder; the options are those of the command line.
 
         `max_rows` answers are under way at once, at most. While any of them is written, prompts are read in pieces that
         hold it up for about `step_ms` at most. Of memory that answers leave, up to `prefix_bytes` keep what was
-        computed, so that later prompts which begin alike need not be read again; this changes no answer. Raises
-        InputError for what cannot be loaded.
+        computed, so that later prompts which begin alike need not be read again. `speculate`: guess tokens and check
+        several in one step. `draft`: a smaller checkpoint of the same vocabulary that guesses, or "self", this one in
+        4 bits. None of these changes an answer. Raises InputError for what cannot be loaded.
         """
+        check_mode(speculate)
+        check_draft(draft, speculate)
         tokenizer = Tokenizer.from_folder(folder, chat_template)
+        files = None
+        if draft is not None:
+            checkpoint = open_checkpoint(folder, lora)
+            files = DraftFiles.open(draft, checkpoint, tokenizer, bits)
         model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
         self.tokenizer = tokenizer.for_rows(model.args.vocab_size)
         self.grammars = Grammars(self.tokenizer)
         self._engine = Engine(model, max_context)
+        computed = files.load(self._engine, backend, bits, device, threads, precise) if files else None
         store = PrefixStore(model.args, prefix_bytes) if prefix_bytes else None
-        scheduler = Scheduler(self._engine, max_rows=max_rows, step_ms=step_ms, prefix_store=store)
+        scheduler = Scheduler(
+            self._engine, max_rows=max_rows, step_ms=step_ms, prefix_store=store,
+            speculation=Speculation.of(speculate, model.ops.name, computed),
+        )  # fmt: skip
         self._thread = EngineThread(scheduler)
         atexit.register(self.close)
 

@@ -2,8 +2,11 @@
 
 Here is what is stored. Which keys a token attends to, with a worked example, is in mistral/model/attention_plan.py.
 
+A layer with a window of W has W + SPARE slots. A token sees W of them; the others hold what came before, so that a row
+can always go back by SPARE tokens: where drafts were wrong, or a text is changed near its end.
+
 A step of a model is: `metadata = cache.begin(seqlens, rows)`; in each layer, attention over a `CacheView` of it, which
-stores the new keys and values; `cache.end(metadata)`, which counts the new tokens. With window 3, a row that has seen 5
+stores the new keys and values; `cache.end(metadata)`, which counts the new tokens. With 3 slots, a row that has seen 5
 tokens and is fed 2:
 
     begin       kv_seqlen 5   written 7   slots [3, 4, 2]   the step plans for positions 5 and 6
@@ -34,11 +37,22 @@ if TYPE_CHECKING:
     from mindspore import Tensor
 
 Stored = NDArray[Any]  # float32, or the bits of bfloat16 as uint16
+SPARE = 32  # tokens that a row can always go back by
+
+
+def full_slots(window: int) -> int:
+    """Slots that a layer of this window has at most."""
+    return window + SPARE
 
 
 def slots_needed(tokens: int, window: int | None) -> int:
     """Slots a layer keeps for a row of at most `tokens` tokens."""
-    return tokens if window is None else min(window, tokens)
+    return tokens if window is None else min(full_slots(window), tokens)
+
+
+def wraps(written: int, window: int | None) -> bool:
+    """Whether slots of a layer have been used again in a row of `written` tokens."""
+    return window is not None and written > full_slots(window)
 
 
 def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int, slot_bytes: int) -> int:
@@ -50,13 +64,13 @@ def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int, slot_byt
 def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> bool:
     """Whether a row of `written` tokens can go back to its first `kv_seqlen`.
 
-    It cannot where a layer's slots have lost a key that the next token would see: once W slots are full, a row can go
-    back by one token, or to nothing.
+    It cannot where a layer's slots have lost a key that the next token would see: once W + SPARE slots are full, a row
+    can go back by SPARE + 1 tokens, or to nothing.
     """
     for window in set(windows) - {None}:
         assert window is not None
         oldest_needed = max(0, kv_seqlen - window + 1)
-        if kv_seqlen > oldest_needed and written - window > oldest_needed:
+        if kv_seqlen > oldest_needed and written - full_slots(window) > oldest_needed:
             return False
     return True
 
@@ -65,7 +79,7 @@ def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> b
 class Snapshot:
     """What the cache holds of one row, on the host: keys and values (KV, n, d) by layer, and the ids they are of.
 
-    `written` is that of `CacheRow`; n is `written`, or the layer's window where that is less.
+    `written` is that of `CacheRow`. n is the number of ids, or all of a layer's slots where some were used again.
     """
 
     ids: tuple[int, ...]
@@ -154,7 +168,7 @@ class RollingCache:
             return
         for layer, old in cached.layers.items():
             if old[0].shape[1] < slots_needed(capacity, self.args.sliding_windows[layer]):
-                # fewer slots than the window: nothing has been overwritten yet, so slot numbers are positions
+                # not all of its slots: nothing has been overwritten yet, so slot numbers are positions
                 new = self._slots(layer, capacity)
                 with device_lock:
                     for target, source in zip(new, old, strict=True):
@@ -176,6 +190,17 @@ class RollingCache:
         cached.written = cached.written if kv_seqlen else 0
         return True
 
+    def clear(self, row: int) -> None:
+        """Set to 0 what slots hold of positions that a row has gone back over.
+
+        Nothing sees them, but a backend may multiply them by 0, which not all numbers bear.
+        """
+        cached = self._row(row)
+        with device_lock:
+            for slots in (part for held in cached.layers.values() for part in held):
+                for position in range(cached.kv_seqlen, cached.written):
+                    slots[:, position % slots.shape[1]] = 0
+
     def resume(self, row: int, kv_seqlen: int, capacity: int) -> None:
         """Forget all but the first `kv_seqlen` tokens, which must be possible, and let the row grow to `capacity`."""
         possible = self.truncate(row, kv_seqlen)
@@ -187,13 +212,13 @@ class RollingCache:
         cached, windows = self._row(row), self.args.sliding_windows
         if len(ids) != cached.kv_seqlen:
             raise InputError(f"row {row} has {cached.kv_seqlen} tokens: give their ids, not {len(ids)} ids")
-        wrapped = any(cached.written > window for window in windows if window is not None)
+        wrapped = any(wraps(cached.written, window) for window in windows)
         written = cached.written if wrapped else cached.kv_seqlen
+        layers = {}
         with device_lock:
-            layers = {
-                layer: (_held(keys, written, copy), _held(values, written, copy))
-                for layer, (keys, values) in cached.layers.items()
-            }
+            for layer, (keys, values) in cached.layers.items():
+                count = keys.shape[1] if wraps(written, windows[layer]) else cached.kv_seqlen
+                layers[layer] = _held(keys, count, copy), _held(values, count, copy)
         return Snapshot(tuple(ids), written, layers)
 
     def restore(self, row: int, capacity: int, snapshot: Snapshot, kv_seqlen: int) -> None:
@@ -204,11 +229,11 @@ class RollingCache:
             raise InputError(f"a row of this snapshot begins with 1 to {most} of its tokens, not {kv_seqlen}")
         self.rows[row] = cached = CacheRow(capacity, {}, kv_seqlen, kv_seqlen)
         for layer in self.layers:
-            window = self.args.sliding_windows[layer]
-            filled = kv_seqlen
-            if window is not None and snapshot.written > window:
-                filled, cached.written = window, snapshot.written
-            keys, values = (self._filled(layer, capacity, part[:, :filled]) for part in snapshot.layers[layer])
+            filled, slots = kv_seqlen, slots_needed(capacity, self.args.sliding_windows[layer])
+            if wraps(snapshot.written, self.args.sliding_windows[layer]):
+                filled = slots = snapshot.layers[layer][0].shape[1]
+                cached.written = snapshot.written
+            keys, values = (self._filled(slots, part[:, :filled]) for part in snapshot.layers[layer])
             cached.layers[layer] = keys, values
 
     def _row(self, row: int) -> CacheRow:
@@ -227,13 +252,12 @@ class RollingCache:
         with device_lock:
             return self.ops.new_slots(shape), self.ops.new_slots(shape)
 
-    def _filled(self, layer: int, capacity: int, part: Stored) -> Tensor:
-        """Slots of a layer (KV, slots, d) whose first hold `part` (KV, n, d)."""
-        shape = (part.shape[0], slots_needed(capacity, self.args.sliding_windows[layer]), part.shape[2])
-        slots = np.zeros(shape, part.dtype)
-        slots[:, : part.shape[1]] = part
+    def _filled(self, slots: int, part: Stored) -> Tensor:
+        """New slots (KV, slots, d) whose first hold `part` (KV, n, d)."""
+        filled = np.zeros((part.shape[0], slots, part.shape[2]), part.dtype)
+        filled[:, : part.shape[1]] = part
         with device_lock:
-            return self.ops.tensor(slots)
+            return self.ops.tensor(filled)
 
 
 def _held(slots: Tensor, count: int, copy: bool) -> Stored:

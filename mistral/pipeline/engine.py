@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mistral.engine.engine import Engine, Room
-from mistral.engine.orders import Leave, Park, Restore, RowOrder
+from mistral.engine.orders import Leave, Park, Restore, Rewind, RowOrder
 from mistral.engine.work import Outcome, Work
 from mistral.errors import InputError
 from mistral.grammar.token_table import TokenTable
@@ -78,7 +78,7 @@ class PipelineEngine(Engine):
 
     def _teach(self, order: RowOrder) -> None:
         """Give the last rank the vocabulary of a row's grammar, where it does not have it yet."""
-        sampling = None if isinstance(order, Park | Leave) else order.sampling
+        sampling = None if isinstance(order, Park | Leave | Rewind) else order.sampling
         table = sampling.constraint.table if sampling and sampling.constraint else None
         if table is not None and table is not self._taught:
             self.world.send(Learn(table), self.world.size - 1, ORDER)
@@ -112,7 +112,7 @@ class PipelineEngine(Engine):
                 tell()
 
         self.relay.pass_on(self.stage.run_layers(metadata, work, x, after_layer))
-        ticket = self._new_ticket()
+        ticket = self._new_ticket(work)
         self._flying.append(ticket)
         return ticket
 
@@ -120,7 +120,7 @@ class PipelineEngine(Engine):
         """What came of a micro-batch; waits for the last stage."""
         while ticket not in self._outcomes:
             self._receive()
-        return self._outcomes.pop(ticket)
+        return self._settled(ticket)
 
     def _receive(self) -> None:
         """Wait for what came of the oldest micro-batch that is under way."""

@@ -51,7 +51,7 @@ class Follower:
                 break
             self._orders.append(order)
             if isinstance(order, Step):
-                tokens = sum(len(piece.ids) for piece in order.work)
+                tokens = sum(len(piece.tokens) for piece in order.work)
                 self._arriving.append(self.relay.expect(tokens * self.model.args.dim))
         return self._orders.popleft() if self._orders else None
 

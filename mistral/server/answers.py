@@ -42,12 +42,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of prompts, and of these the ones not computed again; of answers, and of these the ones of thoughts."""
+    """Tokens of prompts, and of these the ones not computed again; of answers, and of these the ones of thoughts.
+
+    accepted, rejected: those that were guessed before they were chosen, rightly and wrongly.
+    """
 
     prompt: int
     cached: int
     answer: int
     thoughts: int
+    accepted: int = 0
+    rejected: int = 0
 
     def record(self) -> dict[str, object]:
         """As OpenAI writes it."""
@@ -56,7 +61,11 @@ class Usage:
             "completion_tokens": self.answer,
             "total_tokens": self.prompt + self.answer,
             "prompt_tokens_details": {"cached_tokens": self.cached},
-            "completion_tokens_details": {"reasoning_tokens": self.thoughts},
+            "completion_tokens_details": {
+                "reasoning_tokens": self.thoughts,
+                "accepted_prediction_tokens": self.accepted,
+                "rejected_prediction_tokens": self.rejected,
+            },
         }
 
 
@@ -71,7 +80,7 @@ class Answer:
         self.ids, self.logprobs = list[int](), list[TokenLogprob]()
         self.prompt_logprobs = list[float]()
         self.prompt_tops = list[tuple[tuple[int, float], ...]]()
-        self.thought_tokens = self.cached = 0
+        self.thought_tokens = self.cached = self.accepted = self.rejected = 0
         self.begun = False
         self.stream: TextStream | None = None
         self._reply: ReplyStream | None = None
@@ -99,6 +108,7 @@ class Answer:
 
     def add(self, event: Generated) -> Piece | None:
         """Take one step of the answer -> what it adds, None where that is nothing yet."""
+        self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
         text, thought, calls, reason = event.text, "", tuple[ToolCall, ...](), event.finish_reason
         parts = list[CallPart]()
         if self._reply:
@@ -207,4 +217,6 @@ class Answers:
             sum(min(each.cached for each in self.answers[i : i + n]) for i in range(0, len(self.answers), n)),
             sum(len(answer.ids) for answer in self.answers),
             sum(answer.thought_tokens for answer in self.answers),
+            sum(answer.accepted for answer in self.answers),
+            sum(answer.rejected for answer in self.answers),
         )

@@ -25,6 +25,7 @@ class Asked:
     max_tokens None: to the end of the context. logprobs: of each token, and of `top` likeliest ones in its place;
     scores_prompt: of the prompt's tokens, too. is_chat: answers have thoughts and calls apart from text; with
     `one_call`, one call at most. min_tokens, ignore_eos: as a `Request` has them. constraint: what answers must be.
+    prediction: ids that they may be, or have parts of.
     """
 
     prompts: Sequence[Prompt]
@@ -40,6 +41,7 @@ class Asked:
     min_tokens: int = 0
     ignore_eos: bool = False
     constraint: Constraint | None = None
+    prediction: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -27,6 +27,7 @@ from mistral.version import __version__
 
 FINGERPRINT = f"mistral-mindspore-{__version__}"
 ARGUMENTS_PIECE = 64  # characters of a call's arguments in one frame
+MAX_PREDICTION = 1 << 16  # ids, where nothing limits the context
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ChatRequest:
     effort: str | None
     stream: bool
     include_usage: bool
+    prediction: str = ""
 
     @classmethod
     def read(cls, fields: Fields, defaults: Defaults) -> ChatRequest:
@@ -68,12 +70,32 @@ class ChatRequest:
             messages, read_choosing(fields, defaults), tools, constraint,
             defaults.max_tokens if most is None else most, fields.whole("n", 1, MAX_CHOICES) or 1, logprobs, top or 0,
             fields.text("reasoning_effort") or None, fields.switch("stream"),
-            options is not None and options.switch("include_usage"),
+            options is not None and options.switch("include_usage"), read_prediction(fields),
         )  # fmt: skip
 
     def asked(self, service: Service) -> Asked:
         """The answers that it asks for. Takes a while where texts are long. Raises InputError."""
-        return chat_asked(service, self, self.n, self.logprobs, self.top)
+        made = chat_asked(service, self, self.n, self.logprobs, self.top)
+        return replace(made, prediction=self._predicted(service))
+
+    def _predicted(self, service: Service) -> tuple[int, ...]:
+        """The ids of the prediction, of which only the beginning can be of use."""
+        if not self.prediction:
+            return ()
+        limit = service.engine.context_limit or MAX_PREDICTION
+        return tuple(service.tokenizer.encode(self.prediction, bos=False)[:limit])
+
+
+def read_prediction(fields: Fields) -> str:
+    """The text that the answer is likely to be, as OpenAI's field of this name has it; "" where there is none."""
+    given = fields.inner("prediction")
+    if given is None:
+        return ""
+    given.choice("type", ("content",), "content")
+    if isinstance(given.any("content"), str):
+        return given.text("content")
+    parts = [Fields(part, f"{given.name('content')}[{i}]") for i, part in enumerate(given.items("content"))]
+    return "".join(part.text("text") for part in parts)
 
 
 async def chat_completions(request: Request) -> Response:

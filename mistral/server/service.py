@@ -62,6 +62,8 @@ class Service:
         self.metrics.watch("row_bytes", "Memory counted for rows", lambda: thread.figures.row_bytes)
         self.metrics.watch("prefix_bytes", "Memory of beginnings of prompts", lambda: thread.figures.prefix_bytes)
         self.metrics.watch("longest_step_seconds", "The longest step so far", lambda: thread.figures.longest_seconds)
+        self.metrics.watch("drafted_tokens", "Tokens that were guessed", lambda: thread.figures.drafted_tokens)
+        self.metrics.watch("accepted_tokens", "Guesses that were right", lambda: thread.figures.accepted_tokens)
         self._thread = thread
         self._mailbox: Mailbox | None = None
         self._workers = ThreadPoolExecutor(WORKERS, "server")
@@ -182,7 +184,7 @@ class Service:
                 prompt.ids, room, replace(asked.settings, sample=sample), tokenizer.end_ids,
                 answers.answers[place * asked.n + sample].stream, asked.scores_prompt, top=asked.top,
                 logprobs=asked.logprobs, excluded=excluded, min_tokens=asked.min_tokens,
-                ignore_eos=asked.ignore_eos, constraint=grammars[place],
+                ignore_eos=asked.ignore_eos, constraint=grammars[place], prediction=asked.prediction,
             )
             for place, (prompt, room) in enumerate(zip(asked.prompts, rooms, strict=True))
             for sample in range(asked.n)

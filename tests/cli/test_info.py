@@ -116,7 +116,7 @@ def test_a_7b_before_it_is_loaded(run: CommandLine, tmp_path: Path, monkeypatch:
         "file": "tokenizer.model", "version": "v1", "vocab_size": 32000, "chat_template": True, "template": "v1",
     }  # fmt: skip
     needs = {need["way"]: need for need in found["memory"]["needs"]}
-    cache = 2 * 32 * 4096 * 2 * 8 * 128 * 2  # rows, layers, the window, keys and values, heads, width, bytes
+    cache = 2 * 32 * (4096 + 32) * 2 * 8 * 128 * 2  # rows, layers, slots, keys and values, heads, width, bytes
     assert needs["native, bfloat16"]["cache"] == cache == needs["portable, float32"]["cache"] // 2
     assert needs["native, bfloat16"]["copied"] == 0 and needs["portable, float32"]["copied"] == 4 * 7_241_732_096
     assert 7.4e9 < needs["native, 8 bits"]["weights"] < 7.9e9 and 4.0e9 < needs["native, 4 bits"]["weights"] < 4.6e9

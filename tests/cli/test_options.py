@@ -284,6 +284,7 @@ def test_a_switch_can_be_turned_off_and_words_find_the_operands_that_are_free() 
         (Complete, ["--temp", "1", "--max-new-tokens=3"], ["--temperature=1", "--max_tokens=3"]),
         (Complete, ["-f", "file", "-c", "9"], ["--prompt=@file", "--max_context=9"]),
         (Complete, ["-i", "in", "-o", "out", "-b", "8"], ["--input=in", "--out=out", "--batch_size=8"]),
+        (Complete, ["-md", "small"], ["--draft=small"]),
         (Complete, ["-sys", "be brief", "-cnv"], ["--system=be brief", "--instruct=true"]),
         (Demo, ["--model", "x", "-p", "hi", "--repeat-penalty", "1.1"],
          ["--ckpt=x", "--prompts=hi", "--repetition_penalty=1.1"]),

@@ -19,6 +19,8 @@ from tests.support.generation import LENGTHS, MAX_TOKENS, PROMPTS, Found, Spy, a
 from tests.support.oracle import oracle_logprobs
 from tests.support.small_models import DENSE, SHAPES, WINDOW, SmallModel
 
+pytestmark = pytest.mark.usefixtures("no_spare_slots")  # so that short texts go round
+
 generate_module = sys.modules["mistral.engine.scheduler"]  # the package gives the function this name
 RANDOM = SamplingSettings(temperature=1.0, seed=5)
 

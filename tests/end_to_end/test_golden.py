@@ -35,7 +35,7 @@ from tests.support.oracle import oracle_logprobs
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir())
 CHECKPOINTS: dict[str, Checkpoint] = {name: open_checkpoint(GOLDEN / name) for name in CASES}
-pytestmark = pytest.mark.usefixtures("ops")
+pytestmark = pytest.mark.usefixtures("ops", "no_spare_slots")
 PAIRS = [(name, form) for name in CASES for form in forms_of(CHECKPOINTS[name].args)]
 
 

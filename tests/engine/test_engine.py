@@ -15,6 +15,7 @@ from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.generate import generate
 from mistral.load import Transformer
+from mistral.model.kv_cache import SPARE
 from mistral.ops.interface import Ops
 from tests.support.generation import PROMPTS
 from tests.support.oracle import oracle_logits
@@ -39,11 +40,11 @@ def test_a_step_gives_the_logits_that_its_work_asks_for(models: dict[str, SmallM
 
 def test_trap_5_a_row_has_as_many_slots_as_its_prompt_and_answer_need(model: Transformer) -> None:
     engine = Engine(model)
-    events = generate_stream(engine, [Request([1], 2), Request([1] * 9, 3)])
+    events = generate_stream(engine, [Request([1], 2), Request([1] * 60, 3)])
     next(events)
     slots = {row: held.layers[0][0].shape[1] for row, held in engine.cache.rows.items()}
-    assert slots == {0: 3, 1: WINDOW}
-    assert [engine.cache.rows[row].capacity for row in (0, 1)] == [3, 12]
+    assert slots == {0: 3, 1: WINDOW + SPARE}
+    assert [engine.cache.rows[row].capacity for row in (0, 1)] == [3, 63]
 
 
 @pytest.fixture

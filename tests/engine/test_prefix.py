@@ -19,6 +19,8 @@ from mistral.model.attention_plan import slot_positions
 from mistral.model.kv_cache import can_rewind
 from tests.support.small_models import SHAPES, WINDOW, SmallModel
 
+pytestmark = pytest.mark.usefixtures("no_spare_slots")  # so that short texts go round
+
 RANDOM = np.random.default_rng(4)
 TEXT = RANDOM.integers(0, 40, 60).tolist()
 

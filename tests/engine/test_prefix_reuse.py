@@ -23,6 +23,8 @@ from mistral.ops.native import Native
 from tests.support.generation import PROMPTS, Spy
 from tests.support.small_models import DENSE, SHAPES, SmallModel, build
 
+pytestmark = pytest.mark.usefixtures("no_spare_slots")  # so that short texts go round
+
 RANDOM = np.random.default_rng(11)
 TEXT = RANDOM.integers(0, 40, 60).tolist()
 DRAWN = SamplingSettings(temperature=1.0, seed=3)

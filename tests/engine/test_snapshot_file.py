@@ -24,6 +24,8 @@ from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import Snapshot, Stored
 from tests.support.checkpoint_forms import DENSE, random_tensors, write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("no_spare_slots")  # so that short texts go round
+
 ARGS = replace(DENSE, sliding_windows=(None, 4))
 KEY = "0123"
 
@@ -33,7 +35,7 @@ def snapshot(tokens: int = 6, written: int | None = None, dtype: type = np.float
     random = np.random.default_rng(1)
     layers = dict[int, tuple[Stored, Stored]]()
     for layer, window in enumerate(args.sliding_windows):
-        shape = (args.n_kv_heads, written if window is None else min(written, window), args.head_dim)
+        shape = (args.n_kv_heads, tokens if window is None or written <= window else window, args.head_dim)
         layers[layer] = (random.integers(0, 99, shape).astype(dtype), random.integers(0, 99, shape).astype(dtype))
     return Snapshot(tuple(range(tokens)), written, layers)
 
@@ -146,8 +148,15 @@ HOSTILE: dict[str, Callable[[dict[str, Any], dict[str, str]], Any]] = {
     "no number": lambda t, m: m.pop("written"),
     "a number of no end": lambda t, m: m.update(written="9" * 5000),
     "other digits": lambda t, m: m.update(written="٦"),
-    "another format": lambda t, m: m.update(format="mistral-mindspore cache 2"),
+    "another format": lambda t, m: m.update(format="mistral-mindspore cache 3"),
 }
+
+
+def test_a_cache_of_an_earlier_version_is_refused_and_may_be_written_over(file: Path) -> None:
+    rewrite(file, lambda tensors, metadata: metadata.update(format="mistral-mindspore cache 1"))
+    assert refused(file) == "was saved by an earlier version of this program; delete it, or name another file"
+    write_saved(file, Saved("new", None), KEY)
+    assert read_saved(file, KEY, ARGS, 4).text == "new"
 
 
 @pytest.mark.parametrize("name", HOSTILE)

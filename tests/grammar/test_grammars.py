@@ -336,3 +336,45 @@ def test_a_schema_is_a_table_a_text_or_a_class(tmp_path: Path) -> None:
     table = Constraint.json_schema(PERSON)
     assert Constraint.json_schema(json.dumps(PERSON, indent=2)) == table == Constraint.json_schema(Person)
     assert Constraint.json_schema({"const": {"$ref": "http://example.com"}}).kind == "json_schema", "that is data"
+
+
+@pytest.mark.parametrize("kind", ["shipped", "v3", "byte_level"])
+def test_what_is_forced_is_what_every_answer_goes_on_with(tokenizer: Tokenizer, grammars: Grammars, kind: str) -> None:
+    """At every place of answers that were written at random; and asking changes nothing."""
+    total = 0
+    for seed in range(4):
+        schema = random_schema(np.random.default_rng(seed)) if seed else PERSON
+        grammar = grammars.grammar(Constraint.json_schema(schema))
+        ids, _ = written(grammar, tokenizer.vocab_size, seed)
+        state, other = grammar.begin(), grammar.begin()
+        pieces = state._table.pieces
+        for place, token in enumerate(ids):
+            forced = state.forced(3)
+            assert len(forced) <= 3
+            total += len(forced)
+            text, rest = (b"".join(pieces[each] or b"" for each in tokens) for tokens in (forced, ids[place:]))
+            assert rest.startswith(text) or text.startswith(rest)
+            scores = np.zeros((2, tokenizer.vocab_size), np.float32)
+            state.forbid(scores[0])
+            other.forbid(scores[1])
+            assert (scores[0] == scores[1]).all()
+            for each in (state, other):
+                each.advance(token)
+    assert total > 10
+    state = grammars.grammar(Constraint.json_schema(PERSON)).begin()
+    for token in tokenizer.encode('{"n', bos=False):
+        state.advance(token)
+    assert b"".join(pieces[each] or b"" for each in state.forced(9)) in (b"ame", b'ame"')
+
+
+def test_nothing_is_forced_within_thoughts(all_grammars: dict[str, Grammars]) -> None:
+    tokens = load("v13 tekken").think_tokens
+    assert tokens
+    grammars, constraint = all_grammars["v13 tekken"], Constraint.choice(["yes, of course"])
+    state = grammars.grammar(constraint, True, tokens, True).begin()
+    assert state.forced(9) == []
+    state.advance(tokens.end)
+    assert state.forced(9) == [], "it may think again"
+    first, *rest = load("v13 tekken").encode("yes, of course", bos=False)
+    state.advance(first)
+    assert state.forced(9) == rest

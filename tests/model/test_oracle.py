@@ -16,6 +16,8 @@ from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.rope import LinearScaling, Llama3Scaling, Llama4Scaling, YarnScaling
 from tests.support import oracle
 
+pytestmark = pytest.mark.usefixtures("no_spare_slots")  # so that short texts go round
+
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 CASES = [
     "dense",

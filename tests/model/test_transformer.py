@@ -23,6 +23,8 @@ from mistral.pipeline.split import split_layers
 from tests.support.oracle import oracle_logits
 from tests.support.small_models import DENSE, SHAPES, WINDOW, WINDOWED, SmallModel, build
 
+pytestmark = pytest.mark.usefixtures("no_spare_slots")  # so that short texts go round
+
 Logits = npt.NDArray[np.float32]
 
 

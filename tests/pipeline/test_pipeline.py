@@ -109,14 +109,14 @@ def test_a_rank_needs_the_files_of_its_own_layers_only(shards: Path) -> None:
 
 
 def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None:
-    """It is rewound or read again on every rank alike, and its file is that of one process."""
+    """It is rewound on every rank alike, though its windows are full, and its file is that of one process."""
     shape = "interleaved"
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "kept", "2", str(folder), shape]).end()
     assert (code, out, err) == (0, "", "")
     said = json.loads((folder / f"kept-{shape}").read_text())
     model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
     assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
-    assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 0)]
+    assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 6)]
     snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
     assert snapshot
     slot = PrefixSlot(Engine(model))
@@ -124,6 +124,17 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
     events = generate_stream(slot.engine, [Request(said[2]["prompt"], 3, slot=slot)])
     assert [event.id for event in events if isinstance(event, Generated)] == said[2]["ids"]
     assert slot.reused == 24
+
+
+def test_drafts_change_nothing_on_three_ranks(folder: Path) -> None:
+    write_small(folder / "drafted", SHAPES["interleaved"], 3, damaged=DAMAGED)
+    code, out, err = Job.start(3, ["-m", "tests.support.mpi_job", "drafts", "3", str(folder), "drafted"]).end()
+    assert (code, out, err) == (0, "", "")
+    found = json.loads((folder / "drafts-drafted").read_text())
+    right, damaged = found["guessed"]
+    assert right == [True, True, True], "ids, log-probabilities, and some drafts were right"
+    assert damaged == [True, True, False], "a row whose drafts do damage has no more of them"
+    assert found["rows"] == 0
 
 
 def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
@@ -137,6 +148,7 @@ def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files"
     assert found["ends"] == {"0": "length", "1": "cancelled", "2": fault, "3": "length"}
     assert found["rows"] == 0
+    assert found["guessed"] == [True, True, True], "drafts change nothing on two ranks"
     short, long = generate([SOUND[:20], SOUND], model, 12)[0]
     assert found["crowded"] == [short, long, short]
     alone = generate([SOUND[: 20 + i] for i in range(4)], model, 7)[0]

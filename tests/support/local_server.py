@@ -16,6 +16,7 @@ import httpx
 from mistral.engine.engine import Engine
 from mistral.engine.engine_thread import EngineThread
 from mistral.engine.scheduler import Scheduler
+from mistral.engine.speculation import Speculation
 from mistral.load import load_model
 from mistral.server.log import Log
 from mistral.server.run import DrainingServer, address_of, bound
@@ -67,12 +68,14 @@ class LocalServer:
 
 
 @contextmanager
-def local_server(folder: Path, backend: str = "native", **settings: Any) -> Iterator[LocalServer]:
+def local_server(
+    folder: Path, backend: str = "native", speculation: Speculation | None = None, **settings: Any
+) -> Iterator[LocalServer]:
     """Serve a checkpoint for as long as the block lasts; answers are greedy unless a request says otherwise."""
     model = load_model(folder, 1, backend, device="CPU", threads=1)
     tokenizer, engine = Tokenizer.from_folder(folder).for_rows(model.args.vocab_size), Engine(model)
     chosen = replace(ServerSettings(port=0, defaults=GREEDY, drain_seconds=0), **settings)
-    thread, log = EngineThread(Scheduler(engine, max_rows=chosen.max_rows)), Log()
+    thread, log = EngineThread(Scheduler(engine, max_rows=chosen.max_rows, speculation=speculation)), Log()
     service, sock = Service(folder.name, tokenizer, engine, thread, chosen, log), bound("127.0.0.1", 0)
     ready = threading.Event()
     server = DrainingServer(service, ready.set)

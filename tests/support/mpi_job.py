@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import mistral.engine.active_row
 import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.prefix_store import PrefixStore
+from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import Scheduler
 from mistral.engine.snapshot_file import Saved, read_saved, write_saved
+from mistral.engine.speculation import Speculation
 from mistral.generate import drive, open_engine, serve
 from mistral.model.kv_cache import cache_nbytes
 from mistral.pipeline.launch import launched
@@ -168,6 +172,7 @@ def scheduled(rank: int, ranks: int, folder: Path, shape: str) -> None:
             step()
         assert [handle.index for handle in (first, gone, damaged, late)] == [0, 1, 2, 3]
         found = {"ids": ids, "ends": ends, "rows": len(engine.cache.rows), "stored": stored(engine)}
+        found["guessed"] = guessed(engine)
         found["crowded"] = crowded(engine)
         (folder / f"scheduled-{shape}").write_text(json.dumps(found))
 
@@ -193,6 +198,59 @@ def stored(engine: Engine) -> list[list[object]]:
     return found
 
 
+class Half(Drafter):
+    """Guesses an answer that is known; every third token wrongly, by one that is wrong anyway or by a given one."""
+
+    def __init__(self, answer: Sequence[int], wrong: int | None = None) -> None:
+        self.answer, self.wrong = answer, wrong
+
+    def draft(self, answer: Sequence[int], most: int) -> list[int]:
+        """See `Drafter`."""
+        known = enumerate(self.answer[len(answer) : len(answer) + most], len(answer))
+        return [token if place % 3 else self._other(token) for place, token in known]
+
+    def _other(self, token: int) -> int:
+        return SOUND[token == SOUND[0]] if self.wrong is None else self.wrong
+
+
+def guessed(engine: Engine, wrong: int | None = None, worst_allowed: float = 1e-4) -> list[object]:
+    """Three answers, sampled, with drafts and without -> whether they are equal, and drafts that were right."""
+    how = SamplingSettings(temperature=0.8, repetition_penalty=1.2, seed=3)
+
+    def answers(speculation: Speculation | None) -> tuple[list[list[int]], list[list[float]], int]:
+        ids, logprobs, right = [[], [], []], [[], [], []], 0  # type: ignore[var-annotated]
+        sound = (range(DAMAGED, DAMAGED + 1),)  # its keys would not be numbers
+        requests = [Request(SOUND[: 20 + i], 12, how, excluded=sound) for i in range(3)]
+        for event in generate_stream(engine, requests, 5, speculation=speculation):
+            if isinstance(event, Generated) and event.id is not None:
+                ids[event.index].append(event.id)
+                logprobs[event.index].append(event.logprob)
+                right += event.accepted
+        return ids, logprobs, right
+
+    ids, logprobs, _ = answers(None)
+    found = answers(Speculation([lambda row: Half(ids[row.index], wrong)], always=True))
+    worst = max(
+        abs(a - b) for one, other in zip(logprobs, found[1], strict=True) for a, b in zip(one, other, strict=True)
+    )
+    return [found[0] == ids, worst <= worst_allowed, found[2] > 0]
+
+
+def drafts(rank: int, ranks: int, folder: Path, shape: str) -> None:
+    """Answers with drafts, of which some are wrong or no numbers, bit for bit; on the native backend."""
+    model = Transformer.from_folder(folder / shape, ranks, "native", device="CPU")
+    if rank:
+        serve(model)
+        return
+    engine = open_engine(model)
+
+    def use() -> None:
+        found = [guessed(engine, wrong, 0.0) for wrong in (None, DAMAGED)]
+        (folder / f"drafts-{shape}").write_text(json.dumps({"guessed": found, "rows": len(engine.cache.rows)}))
+
+    drive(engine, use)
+
+
 def crowded(engine: Engine) -> list[list[int]]:
     """The answers of three rows that memory is too short for at once, two of them with one prompt."""
     setattr(mistral.engine.active_row, "ANSWER_ROOM", 1)  # noqa: B010  a name that is not exported
@@ -209,6 +267,6 @@ if __name__ == "__main__":
     launch = launched()
     assert launch is not None
     works = {"equal": equal, "long": long, "broken": broken, "differs": differs, "shards": shards, "kept": kept,
-             "scheduled": scheduled}  # fmt: skip
+             "scheduled": scheduled, "drafts": drafts}  # fmt: skip
     works[sys.argv[1]](launch.rank, int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
     assert (launch.size == 1) == ("mpi4py" not in sys.modules)

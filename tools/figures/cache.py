@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistral.model.attention_plan import RowPlan, Source, plan_row, slot_positions
-from mistral.model.kv_cache import slots_needed
 from tools.figures.canvas import BLUE, MUTED, ORANGE, PALE, PALE_BLUE, PALE_ORANGE, VERMILION, Canvas
 
 
@@ -17,7 +16,7 @@ def rolling_buffer(window: int = 4, lengths: tuple[int, ...] = (3, 6, 9)) -> Can
     canvas = Canvas(316, f"Rolling buffer: position p lives in slot p % slots, window {window}")
     size, left, top = 34, 70, 120
     for row, length in enumerate(lengths):
-        slots = slots_needed(length, window)
+        slots = min(window, length)  # as in the paper; the cache has some more
         canvas.text(left, 66, f"row {row}", align="left", weight="bold")
         canvas.text(left, 84, f"{length} tokens, {slots} slots", align="left")
         for seen in range(1, length + 1):
@@ -73,7 +72,7 @@ def prefill_steps(prompt: int, chunk: int, window: int, slots: int) -> list[Step
 def chunked_prefill(prompt: int = 10, chunk: int = 4, window: int = 5) -> Canvas:
     """Which keys the queries of each chunk see, and the cache after it."""
     canvas = Canvas(372, f"Chunked prefill: a prompt of {prompt} tokens, chunk {chunk}, window {window}")
-    slots = slots_needed(prompt + prompt, window)
+    slots = window  # as in the paper; the cache has some more
     size, left = 24, 46
     for number, step in enumerate(prefill_steps(prompt, chunk, window, slots)):
         first, last = step.queries[[0, -1]]

@@ -13,7 +13,7 @@ from mistral.cli.chat.answer_view import View
 from mistral.cli.console import ProgressLine
 from mistral.cli.session import Session
 from mistral.engine.requests import Prefilled, Request
-from mistral.engine.scheduler import generate_stream
+from mistral.engine.scheduler import MAX_ROWS, generate_stream
 from mistral.tokenizer.tool_calls import Reply, ReplyStream
 
 
@@ -21,7 +21,7 @@ from mistral.tokenizer.tool_calls import Reply, ReplyStream
 class ChatAnswer:
     """What came of one prompt. finish_reason is "stop", "length" or "interrupted"; seconds until the first token.
 
-    `writing`: seconds from the first token to the last.
+    `writing`: seconds from the first token to the last. `drafts`: how many guesses were right, and how many were not.
     """
 
     reply: Reply
@@ -29,6 +29,7 @@ class ChatAnswer:
     finish_reason: str
     seconds: float
     writing: float = 0.0
+    drafts: tuple[int, int] = (0, 0)
 
     @property
     def speed(self) -> float | None:
@@ -77,11 +78,12 @@ def write_answer(
     text that is shown.
     """
     progress = ProgressLine("reading the prompt:", "tokens", total=len(request.prompt))
-    text, ids, reason = "", list[int](), "interrupted"
+    text, ids, reason, right, wrong = "", list[int](), "interrupted", 0, 0
     started, first = time.perf_counter(), None
     with Interruption.watching(view.stop) as interruption, suppress(KeyboardInterrupt):
         session.engine.on_layer = layer_watcher(session, progress, interruption)
-        events = generate_stream(session.engine, [request], session.options.chunk_size, timings=session.timings)
+        shared = session.timings, session.speculation
+        events = generate_stream(session.engine, [request], session.options.chunk_size, MAX_ROWS, *shared)
         try:
             for event in events:
                 if isinstance(event, Prefilled):
@@ -93,6 +95,7 @@ def write_answer(
                     last = time.perf_counter()
                     first = first or last
                     text += event.text
+                    right, wrong = right + event.accepted, wrong + event.rejected
                     ids.extend(() if event.id is None else (event.id,))
                     reason = event.finish_reason or reason
                     shown = replies.push(event.id, event.text) if replies else event.text
@@ -109,7 +112,8 @@ def write_answer(
     view.push(rest)
     view.end()
     now = time.perf_counter()
-    return ChatAnswer(reply, tuple(ids), reason, (first or now) - started, last - first if first else 0.0)
+    writing = last - first if first else 0.0
+    return ChatAnswer(reply, tuple(ids), reason, (first or now) - started, writing, (right, wrong))
 
 
 def layer_watcher(session: Session, progress: ProgressLine, interruption: Interruption) -> Callable[[int, float], None]:

@@ -24,7 +24,8 @@ FULL, SHRUNK = 1 / 4, 3 / 4
 @dataclass(frozen=True)
 class Turn:
     """What one answer took: tokens of its prompt, how many of them were reused from the cache, tokens written, and the
-    seconds to the first token. `note` says why not more were reused, where that needs saying.
+    seconds to the first token. `note` says why not more were reused, where that needs saying. `drafts`: how many tokens
+    were guessed rightly, and how many wrongly.
     """
 
     prompt: int
@@ -32,6 +33,7 @@ class Turn:
     written: int
     seconds: float
     note: str
+    drafts: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Conversation:
         `cached`: the ids that the cache had before.
         """
         note = self._note(proposal, cached)
-        turn = Turn(len(proposal.ids), self.slot.reused, len(answer.ids), answer.seconds, note)
+        turn = Turn(len(proposal.ids), self.slot.reused, len(answer.ids), answer.seconds, note, answer.drafts)
         self.turns.append(turn)
         reply, said = answer.reply, [message for message in proposal.messages if message.role != "system"]
         if proposal.goes_on:

@@ -130,6 +130,7 @@ class SlashCommands:
             computed = turn.prompt - turn.reused
             say(
                 f"{number:5}{turn.prompt:8}{turn.reused:8}{computed:10}{turn.written:8}{turn.seconds:11.2f} s"
+                + (f"  {turn.drafts[0]} of {sum(turn.drafts)} drafts right" if any(turn.drafts) else "")
                 + (f"  {turn.note}" if turn.note else "")
             )
         held, limit = len(self.conversation.slot.cached_ids()), self.conversation.session.engine.context_limit

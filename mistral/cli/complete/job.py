@@ -101,7 +101,9 @@ def complete_items(session: Session, job: Job) -> list[InputError]:
         session.engine.on_layer = reading.layer
     requests = requests_of(job.items, session.engine)
     stream = job.cache.stream if job.cache else generate_stream
-    for event in stream(session.engine, requests, options.chunk_size, options.batch_size, session.timings):
+    for event in stream(
+        session.engine, requests, options.chunk_size, options.batch_size, session.timings, session.speculation
+    ):
         if isinstance(event, Prefilled):
             if len(job.items) <= options.batch_size:
                 reading(session.timings.prefill_tokens, total)

@@ -1,0 +1,120 @@
+"""Guesses by a smaller model of the same vocabulary, which has rows of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mistral.engine.active_row import ANSWER_ROOM, ActiveRow
+from mistral.engine.drafter import Drafter
+from mistral.engine.engine import Engine
+from mistral.engine.prefix_slot import PrefixSlot, common_prefix
+from mistral.engine.work import Work
+from mistral.errors import InputError
+from mistral.model.transformer import Transformer
+
+CHUNK = 512  # tokens that it reads at once
+MOST_IDLE = 4  # rows that wait for a prompt which begins alike
+
+
+class DraftModel:
+    """A model that guesses for the rows of another engine. Its rows outlive requests, as conversations go on."""
+
+    def __init__(self, model: Transformer, spare_bytes: Callable[[], int]) -> None:
+        """`spare_bytes`: memory that is left beside what the other engine has."""
+        self.engine, self._spare = Engine(model), spare_bytes
+        self._idle = list[PrefixSlot]()
+
+    def drafter(self, row: ActiveRow) -> Drafter:
+        """What guesses for a row; see `NewDrafter`."""
+        return ModelDrafter(self, row.request.prompt, row.capacity)
+
+    def take(self, prompt: Sequence[int], capacity: int) -> PrefixSlot:
+        """A slot for a prompt, which has begun. Raises InputError where memory is short."""
+        slot = max(self._idle, key=lambda each: common_prefix(each.cached_ids(), prompt), default=None)
+        if slot and common_prefix(slot.cached_ids(), prompt):
+            self._idle.remove(slot)
+        else:
+            slot = PrefixSlot(self.engine)
+        try:
+            self.admit(capacity, 0)
+            slot.begin(prompt, capacity, None)
+        except InputError:
+            slot.leave()
+            raise
+        return slot
+
+    def admit(self, capacity: int, before: int) -> None:
+        """Raise InputError where the other engine leaves too little memory for a row that has had `before` tokens.
+
+        Rows that are idle go before that.
+        """
+        needed = self.engine.cache.nbytes(capacity) - self.engine.cache.nbytes(before)
+        while self._idle and self.engine.row_bytes + needed > self._spare():
+            self._idle.pop(0).leave()
+        if self.engine.row_bytes + needed > self._spare():
+            raise InputError("there is no memory for the drafts of this row; it goes on without")
+
+    def give_back(self, slot: PrefixSlot) -> None:
+        """A row has ended; what its slot holds may be of use to a later one."""
+        self._idle.append(slot)
+        if len(self._idle) > MOST_IDLE:
+            self._idle.pop(0).leave()
+
+
+class ModelDrafter(Drafter):
+    """See `Drafter`. Its slot holds prompt, answer and its last draft, and goes back to where that was right."""
+
+    computes = True
+
+    def __init__(self, source: DraftModel, prompt: Sequence[int], capacity: int) -> None:
+        limit = source.engine.context_limit
+        self._source, self._prompt = source, prompt
+        self._most = capacity if limit is None else min(capacity, limit)
+        self._slot: PrefixSlot | None = None
+        self._capacity = self._answered = 0  # of the slot; tokens of the answer that were known at the last draft
+
+    def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
+        """The likeliest tokens, one after the other."""
+        known = len(self._prompt) + len(answer)
+        most = min(most, self._most - known)
+        if most < 1:
+            return []
+        slot = self._ready(answer, known + most)
+        engine, tokens, found = self._source.engine, self._known(answer, len(slot.cached_ids())), list[int]()
+        while len(found) < most:
+            for start in range(0, len(tokens), CHUNK):
+                part = tokens[start : start + CHUNK]
+                last = start + CHUNK >= len(tokens)
+                slot.cached_ids().extend(part)
+                logits = engine.step([Work(slot.row, part, "last" if last else "none")])[0]
+            found.append(int(logits[0].argmax()))
+            tokens = found[-1:]
+        self._answered = len(answer)
+        return found
+
+    def _ready(self, answer: Sequence[int], needed: int) -> PrefixSlot:
+        """The slot, which holds a part of prompt and answer, and not all of them. Raises InputError without memory."""
+        capacity = max(self._capacity, min(self._most, needed + ANSWER_ROOM) if needed > self._capacity else 0)
+        if self._slot is None:
+            self._slot = self._source.take(self._known(answer, 0), capacity)
+        else:
+            if capacity > self._capacity:
+                self._source.admit(capacity, self._capacity)
+            held = self._slot.cached_ids()
+            same = min(len(held), len(self._prompt) + self._answered)
+            same += common_prefix(held[same:], self._known(answer, same))
+            same = min(same, len(self._prompt) + len(answer) - 1)
+            del held[self._source.engine.resume(self._slot.row, same, capacity) :]
+        self._capacity = capacity
+        return self._slot
+
+    def _known(self, answer: Sequence[int], start: int) -> list[int]:
+        """Prompt and answer from a place on."""
+        behind = start - len(self._prompt)
+        return list(answer[behind:]) if behind >= 0 else [*self._prompt[start:], *answer]
+
+    def close(self) -> None:
+        """Keep the row for a prompt that begins alike."""
+        slot, self._slot = self._slot, None
+        if slot:
+            self._source.give_back(slot)

@@ -1,0 +1,99 @@
+"""What guesses for one row: its drafters, how good each has been lately, and what each has offered for this step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from mistral.engine.draft_depth import Acceptance
+from mistral.engine.drafter import Drafter, sound
+
+
+class Source:
+    """A drafter of a row; it is asked no more once it has failed. What it offers stands until the step has landed."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter, self.acceptance = drafter, Acceptance(drafter.expected)
+        self.failed = self.warm = False  # warm: it has drafted before
+        self.offer = list[int]()
+
+    def ask(self, answer: Sequence[int], most: int, vocab_size: int) -> list[int]:
+        """At most `most` tokens, of which those count that the model has; none where the drafter fails."""
+        self.offer = []
+        try:
+            self.offer = sound(self.drafter.draft(answer, most), most, vocab_size)
+        except Exception:  # whatever it is: the row goes on without
+            self.fail()
+        self.warm = True
+        return self.offer
+
+    def fail(self) -> None:
+        """Ask no more."""
+        self.failed, self.offer = True, []
+        self.close()
+
+    def close(self) -> None:
+        """Let the drafter give back what it holds."""
+        with suppress(Exception):
+            self.drafter.close()
+
+    def landed(self, drafts: Sequence[int], right: int, chosen: Sequence[int]) -> None:
+        """A step had these drafts, so many were right, and tokens were chosen: what was offered was as good as that."""
+        offer, self.offer = self.offer, []
+        if drafts and list(drafts) == offer[: len(drafts)]:
+            self.acceptance.add(right, wrong=right < len(drafts))
+        elif offer and chosen:  # had it been used
+            pairs = list(zip(offer, chosen, strict=False))
+            same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
+            self.acceptance.add(same, wrong=same < len(pairs))
+        elif self.drafter.computes:
+            self.acceptance.fade()
+
+
+class RowGuesses:
+    """The drafters of one row; for each step the one is used that promises most."""
+
+    def __init__(self, drafters: Iterable[Drafter]) -> None:
+        self.sources = [Source(drafter) for drafter in drafters]
+        self.used: Source | None = None
+        self.length = 0  # of the draft that there is, or that there may be where it takes a model's time
+
+    def choose(self, answer: Sequence[int], most: int, vocab_size: int, price: float) -> None:
+        """Ask the drafters that cost nothing, and choose one of all; `price`: that of a computed draft, in steps."""
+        self.used, self.length, best = None, 0, 0.0
+        for source in self.sources:
+            if source.failed or most < 1:
+                continue
+            computes = source.drafter.computes
+            count = most if computes else len(source.ask(answer, most, vocab_size))
+            gain = promised(source.acceptance.rate, count, price if computes else 0.0)
+            if gain > best:
+                self.used, self.length, best = source, count, gain
+
+    def landed(self, drafts: Sequence[int], right: int, chosen: Sequence[int]) -> None:
+        """See `Source.landed`."""
+        for source in self.sources:
+            source.landed(drafts, right, chosen)
+
+    def fail(self) -> None:
+        """The row goes on without drafts."""
+        for source in self.sources:
+            source.fail()
+
+    def close(self) -> None:
+        """The row has ended."""
+        for source in self.sources:
+            source.close()
+
+
+def promised(rate: float, count: int, price: float) -> float:
+    """Tokens that a draft of `count` is expected to bring, less what it costs, at its best length."""
+    gain = best = 0.0
+    chance = 1.0
+    for _ in range(count):
+        chance *= rate
+        gain += chance - price
+        if chance <= price:
+            break
+        best = max(best, gain)
+    return best

@@ -1,0 +1,143 @@
+"""Drafts for the rows of a scheduler: who guesses, how many guesses a step has, and how many were right.
+
+A step that has read every weight for one token computes a few more at little cost. So the tokens that probably follow
+are computed with the last one, and the row's own sampler then says at each place which token comes: a draft is kept
+while it is the same, and the first that differs is the row's own. Nothing but time depends on drafts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from statistics import median
+
+from mistral.engine.active_row import ActiveRow
+from mistral.engine.draft_depth import StepCosts, depths
+from mistral.engine.drafter import Drafter
+from mistral.engine.grammar_drafter import GrammarDrafter
+from mistral.engine.row_guesses import RowGuesses
+from mistral.engine.speculation_mode import check_mode
+from mistral.engine.suffix_drafter import PastAnswers, SuffixDrafter
+from mistral.engine.work import Outcome, Work
+
+NewDrafter = Callable[[ActiveRow], Drafter | None]  # None: it has nothing to say of that row
+PRICES = 9  # measurements of what a computed draft takes, of which the median counts
+FIRST_PRICE = 0.3  # of a step's time, for each token, while nothing is known
+
+
+class Speculation:
+    """What a scheduler asks for drafts. It belongs to one scheduler, or to several that come one after the other."""
+
+    def __init__(self, new: Iterable[NewDrafter] | None = None, always: bool = False) -> None:
+        """`new`: what makes the drafters of a row that begins, those that are left out and grammars' among them.
+
+        Where it is left out these are `own`. `always`: whatever drafts cost.
+        """
+        self._new, self._always = self.own if new is None else list(new), always
+        self._past, self._costs = PastAnswers(), StepCosts()
+        self._rows: dict[int, RowGuesses] = {}
+        self._prices = deque[float](maxlen=PRICES)
+        self._spent = 0.0  # seconds that drafts of the next step have taken
+
+    @classmethod
+    def of(cls, mode: str, backend: str, computed: NewDrafter | None = None) -> Speculation | None:
+        """What an option asks for: "auto" has drafts on the native backend, or where a model computes them.
+
+        Raises InputError for another word.
+        """
+        check_mode(mode)
+        if mode == "off" or (mode == "auto" and backend != "native" and computed is None):
+            return None
+        found = cls()
+        if computed:
+            found._new = [*found.own, computed]
+        return found
+
+    @property
+    def own(self) -> list[NewDrafter]:
+        """What makes the drafters that need no other model."""
+        return [forced, self._suffixes]
+
+    def _suffixes(self, row: ActiveRow) -> Drafter:
+        return SuffixDrafter(row.request.prompt, self._past.of(row.handle.space), row.request.prediction)
+
+    def drafts(self, rows: Sequence[ActiveRow], vocab_size: int) -> list[list[int]]:
+        """Drafts of the rows that a step moves on, each with a place for it; none where they would cost more."""
+        guesses = [self._rows.get(row.index) or self._begin(row) for row in rows]
+        base, price = self._costs.seconds(len(rows)), 0.0 if self._always else self._price()
+        for row, guess in zip(rows, guesses, strict=True):
+            guess.choose(row.answer, row.draft_room, vocab_size, price / base if base else 0.0)
+        counts = [guess.length for guess in guesses]
+        if not self._always:
+            rates = [guess.used.acceptance.rate if guess.used else 0.0 for guess in guesses]
+            prices = [price if guess.used and guess.used.drafter.computes else 0.0 for guess in guesses]
+            counts = depths(rates, counts, len(rows), self._costs, prices)
+        self._spent = 0.0
+        found = zip(rows, guesses, counts, strict=True)
+        return [self._drafted(row, guess, count, vocab_size) for row, guess, count in found]
+
+    def _drafted(self, row: ActiveRow, guess: RowGuesses, count: int, vocab_size: int) -> list[int]:
+        """So many drafts of a row, computed where that has still to be done."""
+        source = guess.used
+        if source is None or not count:
+            return []
+        if source.drafter.computes:
+            begun, warm = time.perf_counter(), source.warm
+            source.ask(row.answer, count, vocab_size)
+            seconds = time.perf_counter() - begun
+            self._spent += seconds
+            if warm and source.offer:
+                self._prices.append(seconds / len(source.offer))
+        return source.offer[:count]
+
+    def _price(self) -> float:
+        """Seconds that a token of a computed draft takes."""
+        return median(self._prices) if self._prices else FIRST_PRICE * self._costs.seconds(1)
+
+    def _begin(self, row: ActiveRow) -> RowGuesses:
+        drafters = list[Drafter]()
+        for new in self._new:
+            with suppress(Exception):  # whatever it is: the row goes on without
+                made = new(row)
+                drafters += [made] if made else []
+        self._rows[row.index] = guesses = RowGuesses(drafters)
+        return guesses
+
+    def landed(self, row: ActiveRow, work: Work, outcome: Outcome) -> None:
+        """What came of a row's step."""
+        guess = self._rows.get(row.index)
+        if guess is None:
+            return
+        if outcome.again:
+            guess.fail()
+            return
+        chosen = [each.id for each in (outcome, *outcome.more) if each.id is not None]
+        guess.landed(work.drafts, len(outcome.more), chosen)
+
+    def measured(self, tokens: int, seconds: float) -> None:
+        """A step that reads no prompt took so long for the tokens of its rows and their drafts, with making these."""
+        self._costs.add(tokens, max(0.0, seconds - self._spent))
+
+    def ended(self, row: ActiveRow) -> None:
+        """A row has ended; its answer may help others of its space."""
+        self.forget(row.index)
+        self._past.add(row.handle.space, row.answer)
+
+    def forget(self, index: int) -> None:
+        """A request has ended, whatever it did."""
+        guess = self._rows.pop(index, None)
+        if guess:
+            guess.close()
+
+    def clear(self) -> None:
+        """No row is there any more; those that come begin with other numbers, perhaps the same."""
+        for index in list(self._rows):
+            self.forget(index)
+
+
+def forced(row: ActiveRow) -> Drafter | None:
+    """The drafter of a row's grammar, where it has one."""
+    grammar = row.request.constraint
+    return GrammarDrafter(grammar) if grammar and grammar.matcher else None
