@@ -128,7 +128,8 @@ double peak_byte_tiles([[maybe_unused]] int64_t repeats) {
 }  // namespace
 
 // `repeats` rounds of products on every thread, of float32 vectors (way 0), bfloat16 vectors (1), bfloat16 tiles (2), or
-// 8-bit integers in vectors of at most 256 bits (3) or tiles (4) -> operations done, a product and an addition being two; 0 where there is no such instruction.
+// 8-bit integers in vectors of at most 256 bits (3) or tiles (4) -> operations done, a product and an addition being
+// two; 0 where there is no such instruction.
 extern "C" double multiply_in_registers(int64_t repeats, int way) {
   double done = 0;
 #pragma omp parallel reduction(+ : done)

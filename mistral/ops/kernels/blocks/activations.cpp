@@ -40,8 +40,9 @@ Layout blocks_layout(Type weight, [[maybe_unused]] int64_t tokens) {
 #endif
   // Up to this number of tokens, decoding rows where they lie is faster than broadcasting what was decoded
   if (tokens > (VNNI && small ? 2 : IN_PLACE_TOKENS)) {
-    const bool words = with_format(weight, [](auto *format) { return !HAS_BYTES<std::remove_pointer_t<decltype(format)>>; });
-    return words ? small ? WORD_LANES_32 : WORD_LANES_256 : small ? LANES_32 : LANES_256;
+    const bool bytes =
+        with_format(weight, [](auto *format) { return HAS_BYTES<std::remove_pointer_t<decltype(format)>>; });
+    return !bytes ? small ? WORD_LANES_32 : WORD_LANES_256 : small ? LANES_32 : LANES_256;
   }
 #endif
   return small ? BLOCKS_32 : BLOCKS_256;
@@ -77,7 +78,8 @@ Activations empty_blocks(Scratch<float> &buffer, Layout layout, int64_t tokens, 
 namespace {
 
 // A block of 8-bit integers and their sums, into its place in the lanes
-void pack_into_lanes(const Activations &a, int64_t token, int64_t k, const int8_t *q, const int16_t *sums, float scale) {
+void pack_into_lanes(const Activations &a, int64_t token, int64_t k, const int8_t *q, const int16_t *sums,
+                     float scale) {
   const bool small = has_small_blocks(a.layout);
   const int64_t size = small ? SMALL_BLOCK : LARGE_BLOCK, group = token / a.lanes, lane = token % a.lanes;
   const int64_t lanes = a.lanes, block = k / size;

@@ -220,7 +220,7 @@ struct RowFloats<8> {
 // C rows with R tokens: a lane of the sums belongs to a row. y[r * stride + c * y_step]
 template <class F, int R, int C>
 void multiply_streams(const Tokens &tokens, Streams<F, C> rows, int64_t blocks, float *y, int64_t stride,
-                                int64_t y_step, int64_t stored) {
+                      int64_t y_step, int64_t stored) {
   using Floats = RowFloats<C>;
   typename Floats::Type sums[R];
   for (int r = 0; r < R; r++) sums[r] = Floats::zero();
@@ -282,9 +282,10 @@ template <class F, int R>
 void multiply_tokens(const Tokens &x, const uint8_t *weights, int64_t row_bytes, int64_t rows, float *y,
                          int64_t stride) {
   constexpr int C = R == 1 && !F::FACTORS ? 8 : 4;
-  for_all_rows<F, C>(weights, row_bytes, rows, y, [&](Streams<F, C> streams, float *to, int64_t y_step, int64_t stored) {
+  const auto multiply = [&](Streams<F, C> streams, float *to, int64_t y_step, int64_t stored) {
     multiply_streams<F, R, C>(x, streams, row_bytes / F::BYTES, to, stride, y_step, stored);
-  });
+  };
+  for_all_rows<F, C>(weights, row_bytes, rows, y, multiply);
 }
 
 template <class F>

@@ -1,8 +1,8 @@
 // Parts of the integer dot product of a block of weights, as it lies, with 8-bit activations, in vectors of 256 bits.
 //
 // Weights are taken 32 at a time, as bytes: those of most formats in so many BITS without a sign, too large by
-// InPlace<F>::EXCESS, the others (SIGNED) as they are. Products of pairs fit into 16 bits: at most 63 * 127 * 2 without a sign, and
-// 128 * 127 * 2 with one.
+// InPlace<F>::EXCESS, the others (SIGNED) as they are. Products of pairs fit into 16 bits: at most 63 * 127 * 2 without
+// a sign, and 128 * 127 * 2 with one.
 #pragma once
 #include "blocks/formats.h"
 
@@ -180,7 +180,8 @@ struct Factors {
   explicit Factors(const uint8_t *block) {
     if constexpr (!F::FACTORS) {
       both = _mm256_set1_epi16(1);
-    } else if constexpr (std::is_same_v<F, Q6_K>) {  // those of even groups of 16 in the lower half, of odd ones in the upper
+    } else if constexpr (std::is_same_v<F, Q6_K>) {
+      // Those of even groups of 16 in the lower half, of odd ones in the upper
       const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
       const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(block + 192));
       both = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(bytes, order));

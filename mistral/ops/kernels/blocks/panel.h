@@ -1,6 +1,6 @@
-// The product of weights in blocks with many tokens, in parts that AMX tiles and aarch64 share. For CHUNK columns at a time, a strip
-// of rows is decoded into a panel of integers, interleaved so that a lane of a vector belongs to a row. The panel stays
-// in the first-level cache while all tokens are multiplied with it (as in Goto and van de Geijn, Anatomy of
+// The product of weights in blocks with many tokens, in parts that AMX tiles and aarch64 share. For CHUNK columns at a
+// time, a strip of rows is decoded into a panel of integers, interleaved so that a lane of a vector belongs to a row. The
+// panel stays in the first-level cache while all tokens are multiplied with it (as in Goto and van de Geijn, Anatomy of
 // High-Performance Matrix Multiplication, 2008). The definition of the product is in activations.h.
 #pragma once
 #include "blocks/activations.h"

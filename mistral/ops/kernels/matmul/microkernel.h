@@ -197,7 +197,8 @@ inline void microkernel(const typename M::Element *x, int64_t x_stride, const ty
   for (int begin = 0; begin < R; begin += 4) {
     Floats lanes[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) lanes[i] = begin + i % 4 < R ? M::finish(sums[i / 4 % NR][(begin + i % 4) % R]) : Floats{};
+    for (int i = 0; i < 16; i++)
+      lanes[i] = begin + i % 4 < R ? M::finish(sums[i / 4 % NR][(begin + i % 4) % R]) : Floats{};
     float totals[16];
     sum_sixteen(lanes, totals);
     for (int64_t r = begin; r < std::min<int64_t>({begin + 4, R, tokens - t}); r++)

@@ -1,5 +1,5 @@
-// The matrix product of bfloat16 or 8-bit float weights and bfloat16 activations, with sums in float32, by vdpbf16ps or by float32 products
-// that give the same bits: see microkernel.h.
+// The matrix product of bfloat16 or 8-bit float weights and bfloat16 activations, with sums in float32, by vdpbf16ps or
+// by float32 products that give the same bits: see microkernel.h.
 #include "matmul/microkernel.h"
 
 #ifdef HAVE_BF16

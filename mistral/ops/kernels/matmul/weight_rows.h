@@ -7,7 +7,8 @@
 //   *_run(k, w)   four consecutive vectors at once
 //   *_padded(k)   as above, with zeros beyond the end of the row
 //   factor()      what the sum of products is multiplied with: 1, or the scale of the matrix
-//   prefetch<L>(k, count)   fetches elements into a cache: the first level (L = 3) or the second (2); may lie beyond the row
+//   prefetch<L>(k, count)   fetches elements into the cache of the first level (L = 3) or the second (2); they may lie
+//                           beyond the row
 //   pitch()       elements from a row to the next
 #pragma once
 #include <algorithm>
