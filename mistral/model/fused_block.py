@@ -1,7 +1,8 @@
-"""A transformer block in two operators, for a backend that has them, where composing it takes about ten."""
+"""Transformer blocks in one operator, for a backend that has it, where composing a block takes about ten."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from mistral.model.block import TransformerBlock
 from mistral.model.layers import FeedForward, Wanted
 from mistral.model.moe import MoeLayer
-from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
+from mistral.ops.interface import AttentionView, FusedOps, Norm, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
@@ -18,26 +19,38 @@ if TYPE_CHECKING:
 class FusedBlock:
     """Called like the block it is made of, with the same result."""
 
-    def __init__(self, block: TransformerBlock, fused: FusedOps) -> None:
-        """The block is kept: it holds the weights that the operators use."""
-        self.block = block
+    def __init__(self, block: TransformerBlock, fused: FusedOps, window: int | None) -> None:
+        """The block is kept: it holds the weights that the operator uses."""
+        self.block, self.fused = block, fused
         attention, layer = block.attention, block.feed_forward
-        projections = (attention.wq, attention.wk, attention.wv, attention.wo)
-        first, second = ((norm.weight, norm.eps) for norm in (block.attention_norm, block.ffn_norm))
-        self.attention = fused.attention_block(*first, projections)
         if isinstance(layer, MoeLayer):
-            experts = [_matrices(expert) for expert in layer.experts]
-            self.feed_forward = fused.mixture_block(*second, layer.gate, experts, layer.args.num_experts_per_tok)
+            gate, experts, chosen = layer.gate, layer.experts, layer.args.num_experts_per_tok
         else:
-            self.feed_forward = fused.feed_forward_block(*second, _matrices(layer))
+            gate, experts, chosen = None, [layer], 1
+        first, second = (Norm(norm.weight, norm.eps) for norm in (block.attention_norm, block.ffn_norm))
+        projections = (attention.wq, attention.wk, attention.wv, attention.wo)
+        weights = [_matrices(expert) for expert in experts]
+        self.handle = fused.block(first, projections, window, second, gate, weights, chosen)
 
     def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
         """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None."""
-        if wanted is None or np.array_equal(wanted, np.arange(x.shape[0])):
-            return self.feed_forward(self.attention(x, rotation, view))
+        if wanted is None or wants_all(wanted, x):
+            return run_fused([self], x, rotation, [view])
         block, ops = self.block, self.block.ops
         attended = block.attention(block.attention_norm(x), rotation, view, wanted)
-        return None if attended is None else self.feed_forward(ops.add(ops.take(x, wanted), attended))
+        if attended is None:
+            return None
+        return self.fused.feed_forward_half(self.handle, ops.add(ops.take(x, wanted), attended))
+
+
+def wants_all(wanted: Wanted, x: Tensor) -> bool:
+    """Whether all tokens of x (T, D) are wanted, in their order."""
+    return wanted is None or np.array_equal(wanted, np.arange(x.shape[0]))
+
+
+def run_fused(blocks: Sequence[FusedBlock], x: Tensor, rotation: Rotation, views: Sequence[AttentionView]) -> Tensor:
+    """The blocks one after the other in one operator, each with its own view: x (T, D) -> (T, D)."""
+    return blocks[0].fused.run([block.handle for block in blocks], x, rotation, views)
 
 
 def _matrices(layer: FeedForward) -> tuple[Weight, Weight, Weight]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.block import GetWeight, TransformerBlock, build_block
-from mistral.model.fused_block import FusedBlock
+from mistral.model.fused_block import FusedBlock, run_fused, wants_all
 from mistral.model.inputs import flat_integers, row_numbers, token_ids, tokens_per_row
 from mistral.model.kv_cache import CacheMetadata, CacheView, RollingCache, uncached
 from mistral.model.layers import RMSNorm, Wanted
@@ -23,6 +23,9 @@ from mistral.ops.interface import Ops, Rotation, Weight
 
 if TYPE_CHECKING:
     from mindspore import Tensor
+
+
+TOKENS_AT_ONCE = 64  # of a step whose layers are one operator: longer steps can be interrupted between their layers
 
 
 class Transformer:
@@ -46,7 +49,7 @@ class Transformer:
         self.blocks: dict[int, TransformerBlock | FusedBlock] = {}
         for layer in self.layers:
             block = build_block(args, layer, get, ops)
-            self.blocks[layer] = FusedBlock(block, ops.fused) if ops.fused else block
+            self.blocks[layer] = FusedBlock(block, ops.fused, args.sliding_windows[layer]) if ops.fused else block
         self.norm = RMSNorm(get("norm.weight"), args.norm_eps, ops) if self.is_last else None
         self.output = None
         if self.is_last:
@@ -132,10 +135,13 @@ class Transformer:
             angles = (*angles, args.llama_4_scaling.factors(metadata.positions))
         with device_lock:
             rotation = Rotation(*map(self.ops.tensor, angles))
+            views = {layer: CacheView(metadata, cache, layer, args.sliding_windows[layer]) for layer in self.layers}
+            fused = [block for block in self.blocks.values() if isinstance(block, FusedBlock)]
+            if fused and not after_layer and x.shape[0] <= TOKENS_AT_ONCE and wants_all(wanted, x):
+                return run_fused(fused, x, rotation, list(views.values()))
             for layer, block in self.blocks.items():
-                view = CacheView(metadata, cache, layer, args.sliding_windows[layer])
                 ends = layer == args.n_layers - 1
-                found = block(x, rotation, view, wanted if ends else None)
+                found = block(x, rotation, views[layer], wanted if ends else None)
                 if after_layer:
                     after_layer()
                 if found is None:

@@ -243,6 +243,7 @@ def run(commands: Sequence[Sequence[str]], folder: Path) -> None:
         if failed:
             log.seek(0)
             lines = [line.strip() for line in log if "error" in line.lower() or "Ninja is required" in line]
+            lines.sort(key=lambda line: "error: " not in line)  # a compiler's own, before traces of what has called it
             raise InputError(
                 f"does not compile ({(lines or ['no message'])[0][:200]}); {REMEDY}", option="backend", value="native"
             )

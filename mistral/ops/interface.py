@@ -6,7 +6,7 @@ attention asks of a cache is the `AttentionView` below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +36,14 @@ class Weight:
         """As the backend holds it: such as "float32", "bfloat16", "float8" or "Q4_K"."""
         found = self.data.dtype
         return found if isinstance(found, str) else str(found).lower()
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A root mean square normalisation: its weight (D,), and what is added to the mean square."""
+
+    weight: Weight
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -73,26 +81,28 @@ class AttentionView(Protocol):
 
 
 class FusedOps(Protocol):
-    """The two halves of a transformer block, each as one operator. Weights are looked up once, when a half is made.
+    """Whole transformer blocks in one operator. Weights are looked up once, when the handle of a block is made."""
 
-    norm (D,) and eps are those of the normalisation before the half, whose result is added to x.
-    """
+    def block(
+        self,
+        attention_norm: Norm,
+        projections: Sequence[Weight],
+        window: int | None,
+        ffn_norm: Norm,
+        gate: Weight | None,
+        experts: Sequence[Sequence[Weight]],
+        experts_per_token: int,
+    ) -> Any:
+        """A handle of x + wo(attention(wq n, wk n, wv n)) = h, then h + feed_forward(rms_norm(h)), n = rms_norm(x).
 
-    def attention_block(
-        self, norm: Weight, eps: float, projections: Sequence[Weight]
-    ) -> Callable[[Tensor, Rotation, AttentionView], Tensor]:
-        """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo.
-
-        The operator takes x (T, D), the rotation and the view; it returns (T, D).
+        projections: wq, wk, wv, wo. experts: w1, w2, w3 of each; without a gate there is one, which all tokens use.
         """
 
-    def feed_forward_block(self, norm: Weight, eps: float, weights: Sequence[Weight]) -> Callable[[Tensor], Tensor]:
-        """x + feed_forward(rms_norm(x)), (T, D) -> (T, D); weights: w1, w2, w3."""
+    def run(self, blocks: Sequence[Any], x: Tensor, rotation: Rotation, views: Sequence[AttentionView]) -> Tensor:
+        """The blocks of these handles one after the other, each with its own view: x (T, D) -> (T, D)."""
 
-    def mixture_block(
-        self, norm: Weight, eps: float, gate: Weight, experts: Sequence[Sequence[Weight]], experts_per_token: int
-    ) -> Callable[[Tensor], Tensor]:
-        """x + mixture_of_experts(rms_norm(x)), (T, D) -> (T, D); w1, w2, w3 of each expert."""
+    def feed_forward_half(self, block: Any, x: Tensor) -> Tensor:
+        """What comes after attention: h (T, D) -> h + feed_forward(rms_norm(h))."""
 
 
 class Ops(Protocol):
@@ -104,7 +114,7 @@ class Ops(Protocol):
 
     name: str  # as users choose it, such as "native"
     SLOT_BYTES: int  # of each element in a cache
-    fused: FusedOps | None  # for a backend that has a block in two operators
+    fused: FusedOps | None  # for a backend that has blocks as one operator
 
     def weight(self, array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
         """A weight as this backend wants it, of float32, float16, bfloat16, 8-bit floats, or blocks."""

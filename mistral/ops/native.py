@@ -10,7 +10,7 @@ a result is the same bit for bit in any batch and any chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -25,7 +25,7 @@ from mistral.ops import build, portable
 from mistral.ops.blocks.block_quantized import BlockQuantized
 from mistral.ops.device import device_lock
 from mistral.ops.float8 import Float8
-from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
+from mistral.ops.interface import AttentionView, FusedOps, Norm, Rotation, Weight
 
 NO_WINDOW = 1 << 40  # positions, more than there are
 TYPES = {
@@ -55,7 +55,7 @@ class Native:
         build.build_all([glue, kernels])
         self.extension = glue.load(load_extension)
         self.library = kernels.load(lambda path: self.extension.Library(str(path), precise))
-        self.fused: FusedOps | None = FusedKernels(self.library)
+        self.fused: FusedOps | None = FusedKernels(self.extension, self.library)
         self.precise = precise
         self.instructions: str = self.library.instructions
         self.SLOT_BYTES = 4 if precise else 2
@@ -139,40 +139,45 @@ class Native:
 
 
 class FusedKernels:
-    """Half a block in one operator, where composing a whole block takes about ten. See `FusedOps`.
+    """Whole blocks in one operator, where composing a block takes about ten. See `FusedOps`.
 
-    An operator holds the kernels' handles of its weights; the weights themselves must be kept as long as it is used.
+    A handle of a block holds those of its weights; the weights themselves must be kept as long as it is used.
     """
 
-    def __init__(self, library: Any) -> None:
-        """`library`: the kernels as operators."""
-        self.library = library
+    def __init__(self, extension: Any, library: Any) -> None:
+        """`extension`: the Python module with the class of handles; `library`: the kernels as operators."""
+        self.extension, self.library = extension, library
 
-    def attention_block(
-        self, norm: Weight, eps: float, projections: Sequence[Weight]
-    ) -> Callable[[Tensor, Rotation, AttentionView], Tensor]:
-        """x + wo(attention(wq n, wk n, wv n)) with n = rms_norm(x); projections: wq, wk, wv, wo."""
-        norm_handle, projection_handles = norm.data.handle, handles(projections)
+    def block(
+        self,
+        attention_norm: Norm,
+        projections: Sequence[Weight],
+        window: int | None,
+        ffn_norm: Norm,
+        gate: Weight | None,
+        experts: Sequence[Sequence[Weight]],
+        experts_per_token: int,
+    ) -> Any:
+        """A handle of a block. projections: wq, wk, wv, wo; experts: w1, w2, w3 of each."""
+        return self.extension.Block(
+            attention_norm.weight.data.handle, attention_norm.eps, handles(projections),
+            NO_WINDOW if window is None else window, ffn_norm.weight.data.handle, ffn_norm.eps,
+            gate.data.handle if gate else None, [handles(weights) for weights in experts], experts_per_token,
+        )  # fmt: skip
 
-        def attention_block(x: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-            return self.library.attention_block(
-                x, norm_handle, eps, projection_handles, angles(rotation), *cache_arguments(view)
-            )
+    def run(self, blocks: Sequence[Any], x: Tensor, rotation: Rotation, views: Sequence[AttentionView]) -> Tensor:
+        """The blocks one after the other, each with its own view: x (T, D) -> (T, D)."""
+        caches: list[Tensor] = []
+        sizes: list[list[int]] = []
+        for view in views:
+            own, own_sizes, _ = cache_arguments(view)
+            caches += own
+            sizes.append(own_sizes)
+        return self.library.transformer_blocks(x, blocks, angles(rotation), caches, sizes)
 
-        return attention_block
-
-    def feed_forward_block(self, norm: Weight, eps: float, weights: Sequence[Weight]) -> Callable[[Tensor], Tensor]:
-        """x + feed_forward(rms_norm(x)), (T, D) -> (T, D); weights: w1, w2, w3."""
-        norm_handle, weight_handles = norm.data.handle, handles(weights)
-        return lambda x: self.library.feed_forward_block(x, norm_handle, eps, weight_handles)
-
-    def mixture_block(
-        self, norm: Weight, eps: float, gate: Weight, experts: Sequence[Sequence[Weight]], experts_per_token: int
-    ) -> Callable[[Tensor], Tensor]:
-        """x + mixture_of_experts(rms_norm(x)), (T, D) -> (T, D); w1, w2, w3 of each expert."""
-        norm_handle, gate_handle = norm.data.handle, gate.data.handle
-        expert_handles = [handles(weights) for weights in experts]
-        return lambda x: self.library.mixture_block(x, norm_handle, eps, gate_handle, expert_handles, experts_per_token)
+    def feed_forward_half(self, block: Any, x: Tensor) -> Tensor:
+        """What comes after attention, (T, D) -> (T, D)."""
+        return self.library.feed_forward_half(x, block)
 
 
 def handles(weights: Sequence[Weight]) -> list[Any]:

@@ -15,6 +15,7 @@ from mistral.engine.stage import Stage
 from mistral.engine.work import Work
 from mistral.load import Transformer
 from mistral.model.args import ModelArgs
+from mistral.model.fused_block import FusedBlock
 from mistral.ops.interface import Ops
 from mistral.ops.native import Native
 from tests.support.block_products import random_blocks
@@ -103,13 +104,14 @@ def test_an_engine_computes_no_last_layer_for_what_nobody_wants(
     """Pieces of work that want all logits, the last or none, in one step."""
     model = model_of(SHAPES["moe"], backends[backend])
     stage, last, fed = Stage(model), model.blocks[model.args.n_layers - 1], list[int]()
-    forward = last.feed_forward
+    owner, name = (last.fused, "feed_forward_half") if isinstance(last, FusedBlock) else (last, "feed_forward")
+    forward = getattr(owner, name)
 
-    def spied(x: Any) -> Any:
-        fed.append(int(x.shape[0]))
-        return forward(x)
+    def spied(*arguments: Any) -> Any:
+        fed.append(int(arguments[-1].shape[0]))
+        return forward(*arguments)
 
-    monkeypatch.setattr(last, "feed_forward", spied)
+    monkeypatch.setattr(owner, name, spied)
     for row in (0, 1, 2):
         stage.apply(Join(row, 60, None))
     ids = [3, 1, 4, 1, 5]

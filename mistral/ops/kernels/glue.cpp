@@ -1,10 +1,11 @@
-// The kernels as MindSpore operators: a Python module with classes Weight and Library, whose methods take and return
-// float32 tensors on the CPU (shapes: kernels.h). Only this file includes MindSpore's header, which takes 20 to 30
+// The kernels as MindSpore operators: a Python module with classes Weight, Block and Library, whose methods take and
+// return float32 tensors on the CPU (shapes: kernels.h). Only this file includes MindSpore's header, which takes 20 to 30
 // seconds to compile. So it knows of the kernels only what kernels.h says, is built apart from them, and loads their
 // library when a Library is made.
 #include <dlfcn.h>
 
 #include <functional>
+#include <optional>
 #include <stdexcept>
 
 #include "kernels.h"
@@ -79,6 +80,39 @@ FeedForwardWeights feed_forward_weights(const std::vector<Weight> &w) {
   check(w.size() == 3 && w[0].out == w[1].in && w[2].out == w[1].in && w[0].in == w[2].in && w[1].out == w[0].in,
         "weights that do not fit");
   return {w[0], w[1], w[2]};
+}
+
+// A block, which the caller keeps alive with its weights. gate: nothing where the block has one expert, which all tokens use
+struct Block : TransformerBlock {
+  std::vector<FeedForwardWeights> all;
+
+  Block(const Weight &attention_norm, float attention_eps, const std::vector<Weight> &w, int64_t window,
+              const Weight &ffn_norm, float ffn_eps, const std::optional<Weight> &gate,
+              const std::vector<std::vector<Weight>> &experts, int64_t chosen)
+      : TransformerBlock{} {
+    check(w.size() == 4 && w[3].in == w[0].out && w[1].out == w[2].out && w[3].out == w[0].in, "unfit weights");
+    for (const auto &each : experts) all.push_back(feed_forward_weights(each));
+    const int64_t count = gate ? gate->out : 1;
+    check(int64_t(all.size()) == count && chosen > 0 && chosen <= count, "experts that do not fit");
+    check(all[0].w1.in == w[0].in && ffn_norm.in == w[0].in && attention_norm.in == w[0].in, "halves that do not fit");
+    static_cast<TransformerBlock &>(*this) = {{{attention_norm, attention_eps}, w[0], w[1], w[2], w[3]},
+                                   window,
+                                   {ffn_norm, ffn_eps},
+                                   gate ? Matrix(*gate) : Matrix{},
+                                   all.data(),
+                                   chosen};
+  }
+  Block(const Block &) = delete;
+  int64_t dim() const { return attention.wq.in; }
+  int64_t q_dim() const { return attention.wq.out; }
+  int64_t kv_dim() const { return attention.wk.out; }
+};
+
+// How many of the sequences have a cache
+int64_t stored_sequences(const Sizes &sizes) {
+  int64_t count = 0;
+  for (size_t s = 2; s < sizes.size(); s += 3) count += sizes[s] > 0;
+  return count;
 }
 
 // caches: keys and values of each sequence, or nothing at all; sizes: new tokens, tokens before and slots of each;
@@ -162,46 +196,44 @@ struct Library {
     return run("MistralAttention", inputs, q_dim, launch);
   }
 
-  py::object attention_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &w,
-                             const Tensors &angles, const Tensors &caches, const Sizes &sizes, int64_t window) {
-    const int64_t dim = angles.at(0).shape()[1];
-    check(w.size() == 4 && w[3].in == w[0].out && w[1].out == w[2].out && w[3].out == w[0].in, "unfit weights");
-    const AttentionWeights weights = {{norm, eps}, w[0], w[1], w[2], w[3]};
-    const Heads heads = {w[0].out / dim, w[1].out / dim, dim, window};
+  // sizes: see sequences_of, of the first block and then of each that follows; caches alike
+  py::object transformer_blocks(const Tensor &x, const std::vector<const Block *> &handles, const Tensors &angles,
+                                const Tensors &caches, const std::vector<Sizes> &sizes) {
+    const int64_t dim = angles.at(0).shape()[1], width = handles.at(0)->dim();
+    std::vector<const TransformerBlock *> blocks;
+    for (const Block *handle : handles) {
+      check(handle->dim() == width && handle->q_dim() == handles[0]->q_dim(), "blocks that do not fit");
+      check(handle->kv_dim() == handles[0]->kv_dim(), "blocks that do not fit");
+      blocks.push_back(handle);
+    }
+    check(sizes.size() == blocks.size(), "sizes that do not fit the blocks");
+    const Heads heads = {handles[0]->q_dim() / dim, handles[0]->kv_dim() / dim, dim, 0};
     Tensors inputs = {x};
     inputs.insert(inputs.end(), angles.begin(), angles.end());
     inputs.insert(inputs.end(), caches.begin(), caches.end());
-    const auto launch = [k = kernels, n = angles.size(), sizes, heads, weights, precise = precise](const Tensors &in,
-                                                                                                   float *y) {
+    const auto launch = [k = kernels, n = angles.size(), sizes, heads, blocks, width, precise = precise](
+                            const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
-      const auto sequences = sequences_of({in.begin() + 1 + n, in.end()}, sizes, heads, tokens, precise);
-      k->attention_block(floats(in[0], tokens * weights.wq.in), weights,
-                         rotation_of(in, 1, n, tokens, heads.head_dim), y, heads, sequences.data(), sequences.size(),
-                         precise);
+      std::vector<Sequence> sequences;
+      auto cache = in.begin() + 1 + n;
+      for (const Sizes &own : sizes) {
+        const auto end = cache + std::min<int64_t>(in.end() - cache, 2 * stored_sequences(own));
+        for (const Sequence &each : sequences_of({cache, end}, own, heads, tokens, precise)) sequences.push_back(each);
+        cache = end;
+      }
+      k->transformer_blocks(floats(in[0], tokens * width), blocks.data(), blocks.size(),
+                            rotation_of(in, 1, n, tokens, heads.head_dim), y, heads, sequences.data(),
+                            sequences.size() / blocks.size(), precise);
     };
-    return run("MistralAttentionBlock", inputs, w[0].in, launch);
+    return run("MistralTransformerBlocks", inputs, width, launch);
   }
 
-  py::object feed_forward_block(const Tensor &x, const Weight &norm, float eps, const std::vector<Weight> &weights) {
-    const FeedForwardWeights e = feed_forward_weights(weights);
-    const Norm n = {norm, eps};
-    return run("MistralFeedForwardBlock", {x}, norm.in, [k = kernels, e, n, p = precise](const Tensors &in, float *y) {
+  py::object feed_forward_half(const Tensor &x, const Block &block) {
+    const auto launch = [k = kernels, b = &block, p = precise](const Tensors &in, float *y) {
       const int64_t tokens = in[0].shape()[0];
-      k->feed_forward_block(floats(in[0], tokens * e.w1.in), n, e, y, tokens, p);
-    });
-  }
-
-  py::object mixture_block(const Tensor &x, const Weight &norm, float eps, const Weight &gate,
-                           const std::vector<std::vector<Weight>> &weights, int64_t chosen) {
-    std::vector<FeedForwardWeights> experts;
-    for (const auto &w : weights) experts.push_back(feed_forward_weights(w));
-    check(int64_t(experts.size()) == gate.out && chosen > 0 && chosen <= gate.out, "experts that do not fit");
-    const Norm n = {norm, eps};
-    const auto launch = [k = kernels, n, gate, experts, chosen, p = precise](const Tensors &in, float *y) {
-      const int64_t tokens = in[0].shape()[0];
-      k->mixture_block(floats(in[0], tokens * gate.in), n, gate, experts.data(), chosen, y, tokens, p);
+      k->feed_forward_half(floats(in[0], tokens * b->dim()), *b, y, tokens, p);
     };
-    return run("MistralMixtureBlock", {x}, norm.in, launch);
+    return run("MistralFeedForwardHalf", {x}, block.dim(), launch);
   }
 };
 
@@ -209,6 +241,9 @@ struct Library {
 
 PYBIND11_MODULE(MS_EXTENSION_NAME, m) {
   py::class_<Weight>(m, "Weight").def(py::init<uintptr_t, uintptr_t, int32_t, int64_t, int64_t>());
+  py::class_<Block>(m, "Block")
+      .def(py::init<const Weight &, float, const std::vector<Weight> &, int64_t, const Weight &, float,
+                    const std::optional<Weight> &, const std::vector<std::vector<Weight>> &, int64_t>());
   py::class_<Library>(m, "Library")
       .def(py::init<const std::string &, bool>())
       .def_property_readonly("instructions", [](const Library &library) { return library.kernels->instructions; })
@@ -217,7 +252,6 @@ PYBIND11_MODULE(MS_EXTENSION_NAME, m) {
       .def("linear", &Library::linear)
       .def("feed_forward", &Library::feed_forward)
       .def("attention", &Library::attention)
-      .def("attention_block", &Library::attention_block)
-      .def("feed_forward_block", &Library::feed_forward_block)
-      .def("mixture_block", &Library::mixture_block);
+      .def("transformer_blocks", &Library::transformer_blocks)
+      .def("feed_forward_half", &Library::feed_forward_half);
 }

@@ -71,6 +71,17 @@ struct FeedForwardWeights {  // of a dense block or of one expert
   Matrix w1, w2, w3;         // (F, D), (D, F), (F, D)
 };
 
+// A transformer block. Its feed-forward network is that of one expert where `gate` has no data; otherwise a mixture of
+// gate.out experts, of which each token uses `chosen`.
+struct TransformerBlock {
+  AttentionWeights attention;
+  int64_t window;  // as in Heads
+  Norm norm;       // of what comes after attention
+  Matrix gate;
+  const FeedForwardWeights *experts;
+  int64_t chosen;
+};
+
 // `precise`: activations, keys and values stay float32 whatever a weight's type. Otherwise keys and values are rounded
 // to bfloat16, activations to bfloat16 for bfloat16 and FLOAT8 weights, and to integers of 8 bits with a scale for each
 // block (blocks/activations.h) for weights in blocks.
@@ -86,13 +97,12 @@ struct Kernels {
   // Mixture of gate.out experts, of which each token uses `chosen`; gate (E, D), x and y (T, D)
   void (*mixture)(const float *x, Matrix gate, const FeedForwardWeights *experts, int64_t chosen, float *y,
                   int64_t tokens, bool precise);
-  // Each is half of a transformer block with its normalisation and residual: y = x + f(norm(x)), x and y (T, D)
-  void (*attention_block)(const float *x, const AttentionWeights &weights, Rotation rotation, float *y, Heads heads,
-                          const Sequence *sequences, int64_t n_sequences, bool precise);
-  void (*feed_forward_block)(const float *x, Norm norm, FeedForwardWeights weights, float *y, int64_t tokens,
-                             bool precise);
-  void (*mixture_block)(const float *x, Norm norm, Matrix gate, const FeedForwardWeights *experts, int64_t chosen,
-                        float *y, int64_t tokens, bool precise);
+  // Blocks one after the other, x and y (T, D); sequences (n_blocks, n_sequences): each block has caches of its own. The
+  // window of `heads` is not read.
+  void (*transformer_blocks)(const float *x, const TransformerBlock *const *blocks, int64_t n_blocks, Rotation rotation, float *y,
+                             Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise);
+  // The second half of a block, x and y (T, D)
+  void (*feed_forward_half)(const float *x, const TransformerBlock &block, float *y, int64_t tokens, bool precise);
   const char *instructions;  // name of the widest instructions that this build multiplies with
 };
 

@@ -1,5 +1,5 @@
-// The two halves of a pre-norm transformer block, each in one call: y = x + f(norm(x)), x and y (T, D), where f is
-// attention with its four projections, the feed-forward network, or a mixture of experts. And the library's entry.
+// Pre-norm transformer blocks, all in one call. A block has two halves: y = x + f(norm(x)), x and y (T, D), where f is
+// attention with its four projections, then the feed-forward network or a mixture of experts. And the library's entry.
 #include "all_threads.h"
 #include "operators.h"
 #include "processor.h"
@@ -14,8 +14,9 @@ void add_residual(const float *x, float *y, int64_t size) {
   for (int64_t i = 0; i < size; i++) y[i] += x[i];
 }
 
-void attention_block(const float *x, const AttentionWeights &weights, Rotation rotation, float *y, Heads heads,
-                     const Sequence *sequences, int64_t n_sequences, bool precise) {
+// Attention with its four projections
+void attention_half(const float *x, const AttentionWeights &weights, Rotation rotation, float *y, Heads heads,
+                    const Sequence *sequences, int64_t n_sequences, bool precise) {
   static thread_local Scratch<float> normed_buffer, q_buffer, k_buffer, v_buffer, out_buffer;
   int64_t tokens = 0;
   for (int64_t s = 0; s < n_sequences; s++) tokens += sequences[s].tokens;
@@ -31,29 +32,40 @@ void attention_block(const float *x, const AttentionWeights &weights, Rotation r
   add_residual(x, y, tokens * dim);
 }
 
-void feed_forward_block(const float *x, Norm norm, FeedForwardWeights weights, float *y, int64_t tokens, bool precise) {
+// The feed-forward network, or the mixture of experts
+void feed_forward_half(const float *x, const TransformerBlock &block, float *y, int64_t tokens, bool precise) {
   static thread_local Scratch<float> normed_buffer;
-  const int64_t dim = weights.w1.in;
+  const int64_t dim = block.norm.weight.in;
   float *normed = normed_buffer.get(tokens * dim);
-  rms_norm(x, norm, normed, tokens);
-  feed_forward(normed, weights, y, tokens, precise);
+  rms_norm(x, block.norm, normed, tokens);
+  if (block.gate.data)
+    mixture(normed, block.gate, block.experts, block.chosen, y, tokens, precise);
+  else
+    feed_forward(normed, block.experts[0], y, tokens, precise);
   add_residual(x, y, tokens * dim);
 }
 
-void mixture_block(const float *x, Norm norm, Matrix gate, const FeedForwardWeights *experts, int64_t chosen, float *y,
-                   int64_t tokens, bool precise) {
-  static thread_local Scratch<float> normed_buffer;
-  float *normed = normed_buffer.get(tokens * gate.in);
-  rms_norm(x, norm, normed, tokens);
-  mixture(normed, gate, experts, chosen, y, tokens, precise);
-  add_residual(x, y, tokens * gate.in);
+void transformer_blocks(const float *x, const TransformerBlock *const *blocks, int64_t n_blocks, Rotation rotation,
+                        float *y, Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise) {
+  static thread_local Scratch<float> attended_buffer, between_buffer;
+  int64_t tokens = 0;
+  for (int64_t s = 0; s < n_sequences; s++) tokens += sequences[s].tokens;
+  const int64_t size = tokens * blocks[0]->norm.weight.in;
+  float *attended = attended_buffer.get(size), *between = between_buffer.get(size);
+  for (int64_t i = 0; i < n_blocks; i++) {
+    heads.window = blocks[i]->window;
+    float *to = i == n_blocks - 1 ? y : between;
+    const Sequence *own = sequences + i * n_sequences;
+    attention_half(x, blocks[i]->attention, rotation, attended, heads, own, n_sequences, precise);
+    feed_forward_half(attended, *blocks[i], to, tokens, precise);
+    x = to;
+  }
 }
 
 }  // namespace
 
 extern "C" const Kernels *mistral_kernels() {
-  static const Kernels kernels = {embed,         rms_norm,      linear,          attention,
-                                  feed_forward,  mixture,       attention_block, feed_forward_block,
-                                  mixture_block, instructions()};
+  static const Kernels kernels = {embed,   rms_norm,           linear,            attention,     feed_forward,
+                                  mixture, transformer_blocks, feed_forward_half, instructions()};
   return &kernels;
 }

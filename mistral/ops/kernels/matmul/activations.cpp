@@ -41,8 +41,6 @@ void pack_odd_even(const Activations &a, int64_t k, const float *x, int64_t x_st
     }
 }
 
-bool is_tiled(Layout layout) { return layout == TILES || layout == HIGH_LOW_TILES; }
-
 }  // namespace
 
 void Activations::pack(int64_t k, const float *x, int64_t x_stride, int64_t count) const {

@@ -43,6 +43,7 @@ struct Activations {
 };
 
 inline bool is_in_blocks(Layout layout) { return layout >= BLOCKS_32; }
+inline bool is_tiled(Layout layout) { return layout == TILES || layout == HIGH_LOW_TILES; }
 inline bool has_lanes(Layout layout) { return layout >= LANES_32; }
 inline bool has_small_blocks(Layout layout) {
   return layout == BLOCKS_32 || layout == LANES_32 || layout == WORD_LANES_32;
