@@ -293,12 +293,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--step_ms", type=int, default=200)
+    parser.add_argument("--speculate", default="off", help="auto as a user has it; off compares like with like")
     parser.add_argument("--llama_server", help="command that starts llama-server, for `peer`")
     options = parser.parse_args()
     url, port = free_url()
     command = [sys.executable, "-m", "main", "serve", str(options.checkpoint.resolve()), f"--port={port}"]
     command += [f"--threads={options.threads}"] if options.threads else []
-    with started([*command, f"--step_ms={options.step_ms}"], url) as pid:
+    with started([*command, f"--step_ms={options.step_ms}", f"--speculate={options.speculate}"], url) as pid:
         bench = Bench(options, url, pid)
         for part in options.parts.split(","):
             if part == "peer" and not options.llama_server:

@@ -41,7 +41,7 @@ if flags:
 if "avx512vl" in flags:
     MACHINES["no bfloat16"] = ("-march=x86-64-v4",)  # which has no VNNI either
 if "avx512_bf16" in flags:
-    MACHINES["AMX in C++"] = ("-march=native", "-DEMULATE_AMX")
+    MACHINES["AMX in C++"] = ("-march=native", "-DEMULATE_AMX", "-O1")
 if "amx_tile" in flags:
     MACHINES["no AMX"] = ("-march=native", "-mno-amx-tile")
 ROWS = [1, 2, 7, 8, 15, 16, 17, 33, 70]

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "all_threads.h"
+#include "blocks/formats.h"
 #include "matmul/activations.h"
 #include "operators.h"
 #include "simd.h"
@@ -16,12 +17,24 @@ struct Product {  // one of several products with the same activations
   int64_t stride;  // of y, from token to token
 };
 
-// The number of rows in a range: few enough that every thread has some. For a single token many, since each range
-// begins with waiting for its first cache lines. With tiles as many as leave room for their sums with all tokens in the
-// second-level cache, since the tokens are read from the third level once for each range.
-int64_t rows_at_once(int64_t out, Layout layout, int64_t tokens, int64_t multiple) {
-  const int64_t most = tokens == 1 || is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
-  return std::clamp<int64_t>(out / (4 * omp_get_max_threads()) / multiple * multiple, 32, most);
+int64_t row_bytes(const Matrix &w) {
+  if (is_blocks(w.type))
+    return with_format(w.type, [&](auto *format) {
+      using F = std::remove_pointer_t<decltype(format)>;
+      return w.in / F::WEIGHTS * F::BYTES;
+    });
+  return w.in * (w.type == FLOAT32 ? 4 : w.type == FLOAT8 ? 1 : 2);
+}
+
+// The number of rows in a range, a multiple of `multiple`: few enough that every thread has some. For a single token so
+// many that waiting for the first cache lines costs little, and that the threads end at about the same time. With tiles
+// as many as leave room for their sums with all tokens in the second-level cache, since the tokens are read from the
+// third level once for each range.
+int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t multiple) {
+  constexpr int64_t ENOUGH = 512 << 10;  // bytes
+  const int64_t enough = std::clamp<int64_t>(ENOUGH / row_bytes(w) / 32 * 32, 32, MAX_ROWS);
+  const int64_t most = tokens == 1 ? enough : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
+  return std::clamp<int64_t>(w.out / (4 * omp_get_max_threads()) / multiple * multiple, 32, most);
 }
 
 // All products, in one parallel region
@@ -33,7 +46,8 @@ void multiply_all(const Activations &x, const Product *products, int n_products)
   static thread_local std::vector<Range> range_buffer;
   range_buffer.clear();
   for (int i = 0; i < n_products; i++) {
-    const int64_t out = products[i].weight.out, step = rows_at_once(out, x.layout, x.tokens, is_tiled(x.layout) ? 32 : 8);
+    const int64_t out = products[i].weight.out;
+    const int64_t step = rows_at_once(products[i].weight, x.layout, x.tokens, is_tiled(x.layout) ? 32 : 8);
     for (int64_t n = 0; n < out; n += step) range_buffer.push_back({products + i, n, std::min(step, out - n)});
   }
   const Range *ranges = range_buffer.data();
@@ -92,7 +106,7 @@ void feed_forward(const float *x, FeedForwardWeights weights, float *y, int64_t 
     const Layout layout3 = layout_for(w3.type, count, precise);
     const Activations a1 = scratch1.pack(x + t * w1.in, layout1, count, w1.in);
     const Activations a3 = layout3 == layout1 ? a1 : scratch3.pack(x + t * w1.in, layout3, count, w1.in);
-    const int64_t step = std::min(rows_at_once(w1.out, layout1, count, 32), MAX_ROWS / 2);
+    const int64_t step = std::min(rows_at_once(w1, layout1, count, 32), MAX_ROWS / 2);
     float *unpacked = is_in_blocks(layout2) ? unpacked_buffer.get(count * w2.in) : nullptr;
     Activations hidden = unpacked ? Activations{} : scratch2.empty(layout2, count, w2.in);
 #pragma omp parallel for schedule(dynamic, 1)
