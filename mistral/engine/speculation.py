@@ -39,6 +39,7 @@ class Speculation:
         self._past, self._costs = PastAnswers(), StepCosts()
         self._rows: dict[int, RowGuesses] = {}
         self._prices = deque[float](maxlen=PRICES)
+        self._met = set[int]()  # numbers of tokens that a step has had
         self._spent = 0.0  # seconds that drafts of the next step have taken
 
     @classmethod
@@ -118,7 +119,9 @@ class Speculation:
 
     def measured(self, tokens: int, seconds: float) -> None:
         """A step that reads no prompt took so long for the tokens of its rows and their drafts, with making these."""
-        self._costs.add(tokens, max(0.0, seconds - self._spent))
+        if tokens in self._met:
+            self._costs.add(tokens, max(0.0, seconds - self._spent))
+        self._met.add(tokens)  # the first step of so many tokens makes room for them, which takes a while of its own
 
     def ended(self, row: ActiveRow) -> None:
         """A row has ended; its answer may help others of its space."""

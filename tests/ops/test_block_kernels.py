@@ -44,7 +44,7 @@ def library(*machine: str) -> KernelLibrary:
 
 def plain() -> KernelLibrary:
     """The definition in plain C++."""
-    return library(*FUSED, "-DPLAIN_BLOCKS")
+    return library(*FUSED, "-DPLAIN_BLOCKS", "-O1")
 
 
 @pytest.fixture(params=VECTORS)
