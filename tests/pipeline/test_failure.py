@@ -41,6 +41,8 @@ def start(folder: Path, what: str, how: str, ranks: int = 2) -> Job:
 def begun(folder: Path, ranks: int = 2) -> list[int]:
     """Process ids of the ranks, once the work has begun."""
     wait_for(folder / "begun")
+    for rank in range(ranks):  # the first rank does not wait for the others to say who they are
+        wait_for(folder / f"pid-{rank}")
     return [int((folder / f"pid-{rank}").read_text()) for rank in range(ranks)]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import mistral.engine.active_row
 import mistral.pipeline.shared_checkpoint
 from mistral import Generated, InputError, Prefilled, Request, Transformer, generate, generate_stream
+from mistral.atomic_files import replaced
 from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
@@ -26,6 +27,12 @@ from mistral.pipeline.launch import launched
 from mistral.version import __version__
 from tests.support.generation import PROMPTS
 from tests.support.mpi_cases import DAMAGED, LONG, SHORT, SOUND, Case, results
+
+
+def tell_pid(folder: Path, rank: int) -> None:
+    """Say which process this rank is, in a file that is whole as soon as it is there."""
+    with replaced(folder / f"pid-{rank}") as file:
+        file.write(str(os.getpid()).encode())
 
 
 def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
@@ -45,7 +52,7 @@ def equal(rank: int, ranks: int, folder: Path, what: str) -> None:
 def long(rank: int, ranks: int, folder: Path, phase: str) -> None:
     """Read a long prompt, or write a long answer, and say when that has begun."""
     model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
-    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    tell_pid(folder, rank)
     if rank:
         serve(model)
         return
@@ -95,7 +102,7 @@ def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
     """One rank fails in one of several ways; the other goes on."""
     how, failing = how.split(",")
     model = Transformer.from_folder(folder / "windowed", ranks, "portable", device="CPU")
-    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    tell_pid(folder, rank)
     if not rank:
         (folder / "begun").touch()
     if rank != int(failing):
