@@ -21,7 +21,8 @@ HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 def doorman() -> psutil.Process:
     """The newest one of this process."""
-    found = [child for child in psutil.Process().children() if any("doorman.py" in part for part in child.cmdline())]
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    found = [child for child in alive if any("doorman.py" in part for part in child.cmdline())]
     return max(found, key=lambda process: process.create_time())
 
 
