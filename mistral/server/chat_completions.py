@@ -19,7 +19,7 @@ from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields
 from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
-from mistral.server.sse import COMMENT, DONE, frame
+from mistral.server.sse import DONE, frame, told
 from mistral.server.structure import read_constraint
 from mistral.server.tool_choice import ToolChoice, read_tool_choice
 from mistral.tokenizer.call_stream import CallPart
@@ -147,12 +147,8 @@ class ChatWriter:
         """The chunks: the role of each choice, what it says, why it ends; then, where that is wanted, the usage."""
         for answer in answers.answers:
             yield self._chunk(answer.index, {"role": "assistant", "content": "", "refusal": None})
-        async for piece in answers.pieces():
-            if piece is None:
-                yield COMMENT
-                continue
-            for part in self._deltas(piece):
-                yield part
+        async for part in told(answers.pieces(), self._deltas):
+            yield part
         if self._usage:
             usage = answers.usage.record()
             yield frame({**self._head("chat.completion.chunk"), "choices": [], "usage": usage})

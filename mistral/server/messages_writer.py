@@ -10,7 +10,7 @@ from mistral.server.answers import CALLS, Answer, Answers, Piece
 from mistral.server.api_error import ApiError
 from mistral.server.chat_completions import argument_pieces
 from mistral.server.service import Service
-from mistral.server.sse import COMMENT, frame
+from mistral.server.sse import frame, told
 
 Block = dict[str, Any]
 
@@ -50,12 +50,8 @@ class MessageWriter:
         """The events: the message begins, its blocks one after the other, and it ends."""
         yield event("message_start", message=self._message(answers))
         yield event("ping")
-        async for piece in answers.pieces():
-            if piece is None:
-                yield COMMENT
-                continue
-            for part in self._of(piece):
-                yield part
+        async for part in told(answers.pieces(), self._of):
+            yield part
         answer = answers.answers[0]
         if self._index < 0:
             for part in self._delta("text", {"type": "text", "text": ""}):

@@ -13,7 +13,7 @@ from mistral.server.asked import Asked
 from mistral.server.chat_completions import argument_pieces
 from mistral.server.fields import Fields
 from mistral.server.service import Service
-from mistral.server.sse import COMMENT, frame
+from mistral.server.sse import frame, told
 from mistral.text import parse_json
 from mistral.tokenizer.call_stream import CallPart
 from mistral.tokenizer.messages import ToolCall
@@ -68,12 +68,8 @@ class ResponseWriter:
         begun = self._response(answers, [], begun=True)
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
-        async for piece in answers.pieces():
-            if piece is None:
-                yield COMMENT
-                continue
-            for part in self._of(piece):
-                yield part
+        async for part in told(answers.pieces(), self._of):
+            yield part
         answer = answers.answers[0]
         if not self._items and self._open is None:
             for part in self._begun(message(self._id, "", "in_progress")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
@@ -16,6 +16,16 @@ from mistral.text import json_line
 
 T = TypeVar("T")
 COMMENT, DONE = b": \n\n", b"data: [DONE]\n\n"
+
+
+async def told(pieces: AsyncGenerator[T | None], frames_of: Callable[[T], Iterable[bytes]]) -> AsyncGenerator[bytes]:
+    """The frames of each piece as it comes; a comment where nothing has come for a while."""
+    async for piece in pieces:
+        if piece is None:
+            yield COMMENT
+            continue
+        for part in frames_of(piece):
+            yield part
 
 
 class ClientGoneError(Exception):

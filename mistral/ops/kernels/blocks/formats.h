@@ -4,7 +4,7 @@
 //   F::WEIGHTS, F::BYTES      of a block: 32 or 256 weights of a row
 //   F::GROUP                  weights that share a factor
 //   F::numbers(block, q)      the numbers q of all weights, 8 bits each
-//   F::scale(block)           d
+//   F::scale(block)           d, a float16 at F::SCALE_AT
 //   F::factors(block, s)      a whole number s for each group          (where F::FACTORS; else all are 1)
 //   F::minimum(block)         dmin                                     (where F::MINIMA; else there are none)
 //   F::minima(block, m)       a whole number m for every 32 weights    (where F::MINIMA)
@@ -45,7 +45,7 @@ inline void add_fifth_bits(const uint8_t *from, int8_t *q) {
 }
 
 struct Unscaled {  // a block of 32 weights, whose scale is a float16 at its beginning
-  static constexpr int64_t WEIGHTS = SMALL_BLOCK, GROUP = SMALL_BLOCK;
+  static constexpr int64_t WEIGHTS = SMALL_BLOCK, GROUP = SMALL_BLOCK, SCALE_AT = 0;
   static constexpr bool FACTORS = false, MINIMA = false;
   static float scale(const uint8_t *block) { return half_at(block); }
   static void factors(const uint8_t *, int16_t *s) { s[0] = 1; }
@@ -115,7 +115,7 @@ struct IQ4_NL : Unscaled {
 };
 
 struct IQ4_XS {
-  static constexpr int64_t WEIGHTS = LARGE_BLOCK, GROUP = 32, BYTES = 136;
+  static constexpr int64_t WEIGHTS = LARGE_BLOCK, GROUP = 32, BYTES = 136, SCALE_AT = 0;
   static constexpr bool FACTORS = true, MINIMA = false;
   static float scale(const uint8_t *block) { return half_at(block); }
   static float minimum(const uint8_t *) { return 0; }
@@ -143,7 +143,7 @@ inline uint64_t six_bit_minima(const uint8_t *packed) {
 }
 
 struct SixBitScaled {
-  static constexpr int64_t WEIGHTS = LARGE_BLOCK, GROUP = 32;
+  static constexpr int64_t WEIGHTS = LARGE_BLOCK, GROUP = 32, SCALE_AT = 0;
   static constexpr bool FACTORS = true, MINIMA = true;
   static float scale(const uint8_t *block) { return half_at(block); }
   static float minimum(const uint8_t *block) { return half_at(block + 2); }
@@ -178,9 +178,9 @@ struct Q5_K : SixBitScaled {
 };
 
 struct Q6_K {
-  static constexpr int64_t WEIGHTS = LARGE_BLOCK, GROUP = 16, BYTES = 210;
+  static constexpr int64_t WEIGHTS = LARGE_BLOCK, GROUP = 16, BYTES = 210, SCALE_AT = 208;
   static constexpr bool FACTORS = true, MINIMA = false;
-  static float scale(const uint8_t *block) { return half_at(block + 208); }
+  static float scale(const uint8_t *block) { return half_at(block + SCALE_AT); }
   static float minimum(const uint8_t *) { return 0; }
   static void minima(const uint8_t *, int16_t *) {}
   static void factors(const uint8_t *block, int16_t *s) {

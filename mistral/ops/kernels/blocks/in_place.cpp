@@ -68,15 +68,14 @@ void multiply_plain(const Tokens &x, const uint8_t *weights, int64_t row_bytes, 
 #ifdef HAVE_LANES
 constexpr int64_t AHEAD = 1024;  // bytes along a row that are fetched ahead
 
-// The integers of weights, as InPlace<F> has them or with 128 added to those that have a sign
-constexpr bool BIASED = VNNI;
+// What numbers are too large by: with VNNI, 128 is added to those that have a sign, in formats without factors
 template <class F>
-constexpr int EXCESS = InPlace<F>::SIGNED ? (BIASED && !F::FACTORS ? 128 : 0) : InPlace<F>::EXCESS;
+constexpr int EXCESS = InPlace<F>::SIGNED ? (VNNI && !F::FACTORS ? 128 : 0) : InPlace<F>::EXCESS;
 
 // sum + products of 32 weights of a format without factors
 template <class F>
 inline __m256i add_dots(__m256i sum, __m256i w, const int8_t *x) {
-  if constexpr (InPlace<F>::SIGNED && !BIASED)
+  if constexpr (InPlace<F>::SIGNED && !VNNI)
     return add_fours(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(load_bytes(x), w));
   else if constexpr (InPlace<F>::SIGNED)
     return add_fours(sum, _mm256_xor_si256(w, _mm256_set1_epi8(int8_t(0x80))), load_bytes(x));
@@ -160,10 +159,7 @@ inline auto halves_at(const uint8_t *block, int64_t step) {
     return _mm_cvtph_ps(halves);
 }
 
-template <class F>
-constexpr int SCALE_AT = std::is_same_v<F, Q6_K> ? 208 : 0;
-
-// Rows that are read side by side: from `first` on, each `step` bytes after the one before
+// Rows that are read side by side, each `step` bytes after the one before
 template <class F, int C>
 struct Streams {
   const uint8_t *block;  // of the first row
@@ -193,37 +189,14 @@ inline __m128i sum_rows(const __m256i (&lanes)[4]) {
   return sum_four<SMALL>(lanes[0], lanes[1], lanes[2], lanes[3]);
 }
 
-// A vector of as many floats as rows, and what is computed with it
-template <int C>
-struct RowFloats;
-template <>
-struct RowFloats<4> {
-  using Type = __m128;
-  static Type zero() { return _mm_setzero_ps(); }
-  static Type add(__m128i sum, Type scale, float by, Type y) {
-    return _mm_fmadd_ps(_mm_cvtepi32_ps(sum), _mm_mul_ps(scale, _mm_set1_ps(by)), y);
-  }
-  static __m128i less(__m128i sum, int32_t excess) { return _mm_sub_epi32(sum, _mm_set1_epi32(excess)); }
-  static __m128i broadcast(int32_t x) { return _mm_set1_epi32(x); }
-};
-template <>
-struct RowFloats<8> {
-  using Type = __m256;
-  static Type zero() { return _mm256_setzero_ps(); }
-  static Type add(__m256i sum, Type scale, float by, Type y) {
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, _mm256_set1_ps(by)), y);
-  }
-  static __m256i less(__m256i sum, int32_t excess) { return _mm256_sub_epi32(sum, _mm256_set1_epi32(excess)); }
-  static __m256i broadcast(int32_t x) { return _mm256_set1_epi32(x); }
-};
-
 // C rows with R tokens: a lane of the sums belongs to a row. y[r * stride + c * y_step]
 template <class F, int R, int C>
 void multiply_streams(const Tokens &tokens, Streams<F, C> rows, int64_t blocks, float *y, int64_t stride,
                       int64_t y_step, int64_t stored) {
-  using Floats = RowFloats<C>;
-  typename Floats::Type sums[R];
-  for (int r = 0; r < R; r++) sums[r] = Floats::zero();
+  using X = Lanes<C>;
+  using Ints = typename X::Ints;
+  using Floats = typename X::Floats;
+  Floats sums[R] = {};
   for (int64_t b = 0; b < blocks; b++) {
     const int8_t *x[R];
     const int16_t *x_sums[R];
@@ -237,26 +210,26 @@ void multiply_streams(const Tokens &tokens, Streams<F, C> rows, int64_t blocks, 
     rows.fetch_ahead(b);
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) block_lanes<F, R>(rows.at(c), x, x_sums, first, lanes[c]);
-    const auto scale = halves_at<SCALE_AT<F>, C>(rows.block, rows.step);
+    const Floats scale = (Floats)halves_at<F::SCALE_AT, C>(rows.block, rows.step);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
       __m256i own[C];
 #pragma GCC unroll 8
       for (int c = 0; c < C; c++) own[c] = lanes[c][r];
-      const auto sum = Floats::less(sum_rows<SMALL_LANES<F>>(own), excess_of<F>(x_sums[r]));
-      sums[r] = Floats::add(sum, scale, by[r], sums[r]);
+      const Ints sum = (Ints)sum_rows<SMALL_LANES<F>>(own) - excess_of<F>(x_sums[r]);
+      sums[r] = X::fused(X::to_floats(sum), scale * by[r], sums[r]);
     }
     if constexpr (F::MINIMA) {  // a minimum of 32 weights is added, of 256 subtracted
-      const auto minimum = halves_at<2, C>(rows.block, rows.step);
+      const Floats minimum = (Floats)halves_at<2, C>(rows.block, rows.step);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
         if constexpr (!F::FACTORS) {
-          sums[r] = Floats::add(Floats::broadcast(x_sums[r][0]), minimum, by[r], sums[r]);
+          sums[r] = X::fused(Floats{} + float(x_sums[r][0]), minimum * by[r], sums[r]);
         } else {
           __m256i own[C];
 #pragma GCC unroll 8
           for (int c = 0; c < C; c++) own[c] = _mm256_madd_epi16(minima_twice(rows.at(c)), load_bytes(x_sums[r]));
-          sums[r] = Floats::add(sum_rows<false>(own), minimum, -by[r], sums[r]);
+          sums[r] = X::fused(X::to_floats((Ints)sum_rows<false>(own)), minimum * -by[r], sums[r]);
         }
       }
     }

@@ -1,10 +1,14 @@
-// Vectors of L 32-bit lanes, L = 8 or 16, in which each lane belongs to a token: what the product of weights in
-// blocks with several tokens computes with. A vector of integers holds four bytes or two 16-bit numbers a lane.
+// Vectors of L 32-bit lanes, L = 4, 8 or 16, in which each lane belongs to a row or to a token. A vector of integers holds four bytes or two 16-bit numbers a lane.
 #pragma once
 #include "simd.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(PLAIN_BLOCKS)
+#if !defined(__AVX512F__) || defined(__AVX512BW__)  // else there are no integers in the widest vectors
 #define HAVE_LANES 1
+#endif
+#endif
+
+#ifdef HAVE_LANES
 #if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
 constexpr bool VNNI = true;  // products of four bytes, added in 32 bits
 #else
@@ -13,6 +17,11 @@ constexpr bool VNNI = false;
 
 template <int L>
 struct VectorTypes;
+template <>
+struct VectorTypes<4> {
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  typedef float Floats __attribute__((vector_size(16)));
+};
 template <>
 struct VectorTypes<8> {
   typedef int32_t Ints __attribute__((vector_size(32)));
@@ -48,6 +57,7 @@ struct Lanes {
 
   // a * b + c, rounded once
   static Floats fused(Floats a, Floats b, Floats c) {
+    if constexpr (L == 4) return (Floats)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
     if constexpr (L == 8) return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #ifdef __AVX512F__
     if constexpr (L == 16) return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);

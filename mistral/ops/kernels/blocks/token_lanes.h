@@ -16,12 +16,7 @@
 #include "transpose.h"
 
 #ifdef HAVE_LANES
-#if defined(__AVX512BW__)
-constexpr int MOST_LANES = 16;
-#else
-constexpr int MOST_LANES = 8;
-#endif
-inline int lanes_for(int64_t tokens) { return tokens <= 8 ? 8 : MOST_LANES; }
+inline int lanes_for(int64_t tokens) { return tokens <= 8 ? 8 : LANES; }
 
 // Whether a format is multiplied as bytes without a sign, four to a lane: by vpdpbusd, or by vpmaddubsw, whose sums of
 // 16 bits are widened before they could overflow. Else as q * s in 16 bits, by vpmaddwd.
@@ -62,7 +57,7 @@ struct DecodedRows {
     } else {
       decode_integers<F>(block, reinterpret_cast<int16_t *>(to));
     }
-    memcpy(&halves[0][row * BLOCKS + b], block + (std::is_same_v<F, Q6_K> ? 208 : 0), 2);
+    memcpy(&halves[0][row * BLOCKS + b], block + F::SCALE_AT, 2);
     if constexpr (F::MINIMA) memcpy(&halves[1][row * BLOCKS + b], block + 2, 2);
     if constexpr (F::FACTORS && BYTES) {
       int32_t *s = factors[row] + b * GROUPS;
@@ -210,7 +205,7 @@ struct TokenLanes {
 
 // Rows that are multiplied at a time: as many as leave registers for what else is needed
 template <class F>
-constexpr int ROWS = MOST_LANES == 16 || !HAS_BYTES<F> ? 8 : 4;
+constexpr int ROWS = LANES == 16 || !HAS_BYTES<F> ? 8 : 4;
 
 // What is not in a cache yet: R rows, `step` bytes apart
 template <class F, int R>
@@ -281,7 +276,7 @@ inline void transpose_results(const float *from, int64_t step, int64_t rows, int
 template <class F>
 void multiply_many(const Activations &a, const uint8_t *weights, int64_t row_bytes, int64_t rows, float *y,
                    int64_t stride) {
-  constexpr int L = MOST_LANES, R = ROWS<F>;
+  constexpr int L = LANES, R = ROWS<F>;
   static thread_local Scratch<DecodedRows<F, RANGE>> decoded_buffer;
   static thread_local Scratch<float> result_buffer;
   DecodedRows<F, RANGE> &decoded = *decoded_buffer.get(1);
@@ -305,9 +300,9 @@ template <class F>
 void multiply_lanes(const Activations &a, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride) {
   const int64_t row_bytes = w.in / F::WEIGHTS * F::BYTES;
   const uint8_t *from = static_cast<const uint8_t *>(w.data) + first * row_bytes;
-  if constexpr (MOST_LANES == 16)
+  if constexpr (LANES == 16)
     if (a.lanes == 8) return multiply_few<F, 8>(a, from, row_bytes, rows, y, stride);
-  if (a.tokens <= FEW_GROUPS * MOST_LANES) return multiply_few<F, MOST_LANES>(a, from, row_bytes, rows, y, stride);
+  if (a.tokens <= FEW_GROUPS * LANES) return multiply_few<F, LANES>(a, from, row_bytes, rows, y, stride);
   for (int64_t n = 0; n < rows; n += RANGE)
     multiply_many<F>(a, from + n * row_bytes, row_bytes, std::min(RANGE, rows - n), y + n, stride);
 }
