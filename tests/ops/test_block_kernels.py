@@ -24,7 +24,7 @@ from tests.support.kernel_library import KernelLibrary
 INTEGERS = ("native", "AVX2", "no bfloat16", "AMX in C++", "no AMX")
 VECTORS = {name: machine for name, machine in MACHINES.items() if name in INTEGERS}
 if "avx_vnni" in flags and "avx512f" in flags:
-    VECTORS["AVX-VNNI"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f")
+    VECTORS["AVX-VNNI"] = ("-march=native", "-mno-amx-tile", "-mno-avx512f", "-O1")
 # NEON in C++: a header of this folder stands for the compiler's. Without AVX, vectors are as wide as those of NEON.
 NEON = Path(__file__).parents[1] / "support" / "arm_neon.h"
 EMULATED = ("-O1", "-D__ARM_FEATURE_DOTPROD", f"-DHEADER={zlib.crc32(NEON.read_bytes())}", "-I", str(NEON.parent))
