@@ -8,6 +8,7 @@ import os
 # start. What threads change is tested in processes that ask for several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MISTRAL_CONFIG"] = ""  # no settings of whoever runs the tests
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the programs that tests start are compiled by the first of them
 
 from collections.abc import Iterator
 
@@ -37,6 +38,18 @@ def nothing_compiled() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "is_built", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_compiled(nothing_compiled: None) -> Iterator[None]:
+    """What "auto" means in a file that asks for this: native, as on most machines after the first run.
+
+    For tests of commands whose arithmetic is not what is tested: it answers several times sooner.
+    """
+    compiled.build_all([compiled.glue(), compiled.kernels()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "is_built", lambda: True)
         yield
 
 

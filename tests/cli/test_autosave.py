@@ -11,6 +11,7 @@ import pytest
 from mistral.cli.chat import autosave
 from tests.support.command_line import CommandLine, write_model
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
 OPTIONS = ("--max_tokens=4", "--seed=3", "--json")
 
 

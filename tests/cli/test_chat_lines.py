@@ -24,7 +24,8 @@ from mistral.text import json_line
 from mistral.tokenizer.messages import Tool
 from tests.support.command_line import ARGS, CommandLine, run_program, write_model
 
-QUICK = ("--threads=1", "--backend=portable", "--device=CPU")
+pytestmark = pytest.mark.usefixtures("all_compiled")
+QUICK = ("--threads=1", "--backend=native", "--device=CPU")
 QUESTION = "Tom was a little boy. That day, Tom got a green bell. What colour was the bell?"
 TEXT = "Tom had a red ball.\nThe ball was"
 
@@ -251,12 +252,12 @@ def test_without_a_limit_an_answer_goes_on_to_its_end_or_that_of_the_context(
 
 
 def test_memory_bounds_an_answer_without_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Transformer.from_folder(folder, backend="portable", device="CPU")
+    model = Transformer.from_folder(folder, backend="native", device="CPU")
     assert Engine(model).answer_rooms([3, 5000]) == [OPEN_ENDED, OPEN_ENDED]
     assert Engine(model, max_context=100).answer_rooms([3, 99]) == [97, 1]
     assert Engine(model).answer_rooms([]) == []
     wide = write_model(folder.parent / "wide", replace(ARGS, sliding_windows=(None, 7)))
-    engine = Engine(Transformer.from_folder(wide, backend="portable", device="CPU"), max_context=131072)
+    engine = Engine(Transformer.from_folder(wide, backend="native", device="CPU"), max_context=131072)
     free = engine._nbytes(engine.model.layers, 1000)
     monkeypatch.setattr("mistral.engine.engine.available_memory", lambda: free)
     assert engine.answer_rooms([10, 999, 1005]) == [990, 1, 1]

@@ -21,8 +21,9 @@ from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.sampling import log_softmax
 from tests.support.command_line import ROOT, CommandLine, run_program, write_model
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
 RAGGED = 200
-QUICK = ("--threads=1", "--backend=portable", "--device=CPU")
+QUICK = ("--threads=1", "--backend=native", "--device=CPU")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Transformer:
-    return Transformer.from_folder(folder, backend="portable", device="CPU")
+    return Transformer.from_folder(folder, backend="native", device="CPU")
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ import pytest
 
 from tests.support.command_line import CommandLine
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
 PERSON: dict[str, Any] = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer", "maximum": 9, "minimum": 0}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-QUICK = ("--threads=1", "--backend=portable")
+QUICK = ("--threads=1", "--backend=native")
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tool_calls import Reply
 from tests.support.tool_cases import CALL, FILES, OTHER, TOOLS, load
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
+
 
 @dataclass
 class Slots:

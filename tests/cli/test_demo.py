@@ -12,6 +12,8 @@ from mistral.cli.console import RULE, Board
 from mistral.cli.demo import PROMPTS
 from tests.support.command_line import CommandLine, run_program, write_model
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

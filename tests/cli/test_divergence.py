@@ -18,6 +18,7 @@ from tests.support.command_line import CommandLine, write_model
 from tests.support.oracle import log_softmax
 from tests.support.small_models import DENSE, WINDOWED, SmallModel, build
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
 IDS = np.random.default_rng(2).integers(0, 40, 30).tolist()
 
 

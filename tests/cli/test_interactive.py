@@ -21,6 +21,8 @@ from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
 from tests.support.command_line import CommandLine, write_model
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

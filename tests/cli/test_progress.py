@@ -11,6 +11,8 @@ import pytest
 from mistral.cli.console import INTERVAL, PATIENCE, ProgressLine
 from tests.support.command_line import CommandLine, write_model
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
+
 
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""

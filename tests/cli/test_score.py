@@ -123,9 +123,9 @@ def test_the_shipped_checkpoint_scores_as_the_tools_evaluate_it(run: CommandLine
 
 def test_a_text_longer_than_the_context_is_read_in_windows(run: CommandLine, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    model, tokenizer = Transformer.from_folder(folder, backend="portable", device="CPU"), Tokenizer.from_folder(folder)
+    model, tokenizer = Transformer.from_folder(folder, backend="native", device="CPU"), Tokenizer.from_folder(folder)
     text = "The fox saw a red ball and went home. " * 9
-    options = ("score", folder, "-", "--json", "--threads=1", "--backend=portable", "--device=CPU", "--max_context=21")
+    options = ("score", folder, "-", "--json", "--threads=1", "--backend=native", "--device=CPU", "--max_context=21")
     ids = tokenizer.encode(text, bos=False)
     for chosen, overlap in ((), 10), (("--stride=7",), 13), (("--min_context=5",), 4), (("--stride=20",), 0):
         *tokens, summary, _ = lines_of(run(*options, *chosen, stdin=text.encode()).out)

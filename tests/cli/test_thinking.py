@@ -18,9 +18,10 @@ from tests.support.scripted_model import write_scripted
 from tests.support.terminal import LEFT, READY, Terminal, shown
 from tests.support.tool_cases import file, load
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
 THOUGHT, ANSWER = "I need *the* clock.", "It's **noon**!"
 INST, RESULT, EOS, THINK, END, CALLS, ARGS = 4, 8, 2, 34, 35, 9, 32  # [/INST], [/TOOL_RESULTS] and so on
-QUICK = ("--temperature=0", "--threads=1", "--backend=portable")
+QUICK = ("--temperature=0", "--threads=1", "--backend=native")
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 
 

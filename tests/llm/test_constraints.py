@@ -26,7 +26,7 @@ LISTS = {"type": "array", "items": {"enum": ["red", "green", None]}, "minItems":
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM(shipped_checkpoint(), backend="portable") as llm:
+    with LLM(shipped_checkpoint(), backend="native") as llm:
         yield llm
 
 

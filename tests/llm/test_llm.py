@@ -25,14 +25,14 @@ TEXTS = ["This is a test", "Tom had a red ball. The ball was", "Anna went to the
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM(FOLDER, backend="portable") as llm:
+    with LLM(FOLDER, backend="native") as llm:
         yield llm
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, tuple[list[int], str, list[float]]]:
     """Ids, texts and logprobs of ten greedy tokens, by the functions for whoever drives a model himself."""
-    tokenizer, model = Tokenizer.from_folder(FOLDER), Transformer.from_folder(FOLDER, backend="portable")
+    tokenizer, model = Tokenizer.from_folder(FOLDER), Transformer.from_folder(FOLDER, backend="native")
     found = {}
     for text in TEXTS:
         ids = tokenizer.encode(text)
@@ -242,7 +242,7 @@ def test_a_failing_answer_ends_its_call(llm: LLM, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_closed_model_says_so() -> None:
-    llm = LLM(FOLDER, backend="portable")
+    llm = LLM(FOLDER, backend="native")
     llm.close()
     llm.close()
     with pytest.raises(InputError, match="the engine is closed; open the model again"):
@@ -252,7 +252,7 @@ def test_a_closed_model_says_so() -> None:
 def test_a_conversation_that_goes_on_is_not_read_again(llm: LLM) -> None:
     """With a store of prefixes; the answers are those without one."""
     asked, said = list(ASKED), list[tuple[Completion, Completion]]()
-    with LLM(FOLDER, backend="portable", prefix_bytes=10**8) as keeping:
+    with LLM(FOLDER, backend="native", prefix_bytes=10**8) as keeping:
         for _ in range(3):
             found, plain = (each.chat(asked, max_tokens=6, seed=1, temperature=0.8) for each in (keeping, llm))
             assert isinstance(found, Completion) and isinstance(plain, Completion)
@@ -266,4 +266,4 @@ def test_a_conversation_that_goes_on_is_not_read_again(llm: LLM) -> None:
     assert first.cached_tokens == 0
     assert second.cached_tokens >= first.prompt_tokens - 1 and third.cached_tokens >= second.prompt_tokens - 1
     with pytest.raises(InputError, match="prefix_bytes"):
-        LLM(FOLDER, backend="portable", prefix_bytes=-1)
+        LLM(FOLDER, backend="native", prefix_bytes=-1)

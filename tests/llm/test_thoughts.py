@@ -25,7 +25,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     """Thinks, then answers."""
     chain = [4, 34, *plain(THOUGHT), 35, *plain(ANSWER), 2]
     folder = write_scripted(tmp_path_factory.mktemp("thinking") / "model", file("v15 tekken"), chain)
-    with LLM(folder, backend="portable", threads=1) as llm:
+    with LLM(folder, backend="native", threads=1) as llm:
         yield llm
 
 

@@ -1,4 +1,8 @@
-"""The pipeline under a real mpirun: the same tokens and logprobs as in one process."""
+"""The pipeline under a real mpirun: the same tokens and logprobs as in one process.
+
+Most jobs run on the native backend: a step of these small models takes it a fraction of the time, and its figures are
+the same bits however a batch is divided. What is sent between ranks does not depend on the backend.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +46,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, dict[int, Found]]:
     """What one process gives."""
-    return {"portable": results(folder, 1, "portable"), "native": results(folder, 1, "native", "some")}
+    return {"portable": results(folder, 1, "portable", "some"), "native": results(folder, 1, "native")}
 
 
 @pytest.mark.parametrize(
     ("ranks", "backend", "which"),
     [
         (1, "portable", "few"),
-        (2, "portable", "all"),
-        (3, "portable", "some"),
-        (4, "portable", "few"),
-        (2, "native", "some"),
+        (2, "portable", "some"),
+        (2, "native", "all"),
+        (3, "native", "some"),
+        (4, "native", "few"),
     ],
 )
 def test_every_rank_gives_what_one_process_gives(
@@ -68,7 +72,7 @@ def test_every_rank_gives_what_one_process_gives(
         for place, (tokens, logprobs) in found.items():
             wanted = alone[backend][int(place)]
             assert tokens == wanted[0], CASES[int(place)]
-            close(logprobs, wanted[1], 1e-4 if backend == "portable" else 1e-2)
+            close(logprobs, wanted[1], 1e-4 if backend == "portable" else 1e-6)
 
 
 SHARDED = ("consolidated-sharded", "hf-sharded-index", "first-mixtral")
@@ -98,12 +102,13 @@ def test_a_rank_needs_the_files_of_its_own_layers_only(shards: Path) -> None:
     code, _, err = Job.start(2, ["-m", "tests.support.mpi_job", "shards", "2", str(shards), ",".join(SHARDED)]).end()
     assert (code, err) == (0, "")
     for form in SHARDED:
-        tokens, logprobs = generate(PROMPTS, Transformer.from_folder(shards / form / "whole", 1, "portable"), **SHORT)
+        whole = Transformer.from_folder(shards / form / "whole", 1, "native", device="CPU")
+        tokens, logprobs = generate(PROMPTS, whole, **SHORT)
         lines = {(shards / form / f"{rank}.txt").read_text() for rank in range(2)}
         for rank in range(2):
             found = json.loads((shards / form / f"{rank}.json").read_text())
             assert found[0] == tokens
-            close(found[1], logprobs, 1e-4)
+            close(found[1], logprobs, 1e-6)
         assert len(lines) == 1
         assert "rank 0 on " in (line := lines.pop()) and "is not here, and weights of this rank's layers 0 to 2" in line
 
@@ -114,10 +119,10 @@ def test_a_row_that_is_kept_on_two_ranks_goes_on_as_on_one(folder: Path) -> None
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "kept", "2", str(folder), shape]).end()
     assert (code, out, err) == (0, "", "")
     said = json.loads((folder / f"kept-{shape}").read_text())
-    model = Transformer.from_folder(folder / shape, 1, "portable", device="CPU")
+    model = Transformer.from_folder(folder / shape, 1, "native", device="CPU")
     assert [turn["ids"] for turn in said] == generate([turn["prompt"] for turn in said], model, 3)[0]
     assert [(turn["shared"], turn["reused"]) for turn in said] == [(0, 0), (14, 14), (24, 24), (6, 6)]
-    snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+    snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, model.ops.SLOT_BYTES).snapshot
     assert snapshot
     slot = PrefixSlot(Engine(model))
     slot.restore(snapshot)
@@ -142,7 +147,7 @@ def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     code, out, err = Job.start(2, ["-m", "tests.support.mpi_job", "scheduled", "2", str(folder), "damaged"]).end()
     assert (code, out, err) == (0, "", "")
     found = json.loads((folder / "scheduled-damaged").read_text())
-    model = Transformer.from_folder(folder / "damaged", 1, "portable", device="CPU")
+    model = Transformer.from_folder(folder / "damaged", 1, "native", device="CPU")
     first, late = generate([PROMPTS[1], PROMPTS[3]], model, 6)[0]
     assert found["ids"] == {"0": first, "1": [], "2": [], "3": late}
     fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files"

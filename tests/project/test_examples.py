@@ -11,6 +11,7 @@ import pytest
 
 from mistral.cli.model_options import shipped_checkpoint
 
+pytestmark = pytest.mark.usefixtures("all_compiled")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN = {
     "generate": r"(.+\|.+\n    12 tokens, ended by length\n){3}",

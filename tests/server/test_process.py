@@ -50,8 +50,8 @@ def streamed(url: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
 
 
 def test_sigterm_lets_answers_be_finished_and_takes_no_new_ones() -> None:
-    body = {"prompt": "Tom had a red ball.", "max_tokens": 25, "ignore_eos": True, "stream": True}
-    with process("--backend=portable", "--temperature=0", "--drain_seconds=50") as (started, url):
+    body = {"prompt": "Tom had a red ball.", "max_tokens": 300, "ignore_eos": True, "stream": True}
+    with process("--backend=native", "--temperature=0", "--drain_seconds=50") as (started, url):
         whole = httpx.post(f"{url}{PATH}", json=body | {"stream": False}, timeout=PATIENCE).json()["choices"][0]["text"]
         with streamed(url, body) as stream:
             lines = stream.iter_lines()
@@ -68,7 +68,7 @@ def test_sigterm_lets_answers_be_finished_and_takes_no_new_ones() -> None:
 
 
 def test_answers_that_are_not_done_in_time_are_told_so() -> None:
-    with process("--backend=portable", "--drain_seconds=0.2", "--max_rows=1") as (started, url):
+    with process("--backend=native", "--drain_seconds=0.2", "--max_rows=1") as (started, url):
         with (
             ThreadPoolExecutor(1) as pool,
             streamed(url, ENDLESS) as stream,
@@ -108,7 +108,7 @@ def test_two_ranks_serve_as_one() -> None:
     """Answers side by side, and one whose client goes, over a pipeline of two processes; the end of both on SIGTERM."""
     launcher = (MPIRUN, "-n", "2", *FLAGS)
     with process(
-        "--num_pipeline_ranks=2", "--backend=portable", "--threads=1", "--temperature=0", launcher=launcher
+        "--num_pipeline_ranks=2", "--backend=native", "--threads=1", "--temperature=0", launcher=launcher
     ) as (started, url):  # fmt: skip
         texts = ["Tom had a red ball. The ball was", "This is a test", "Anna went to the lake."]
 

@@ -88,10 +88,10 @@ def shards(rank: int, ranks: int, folder: Path, forms: str) -> None:
     """Each rank has only the files that its layers are in, enough for one way to split and not for another."""
     for form in forms.split(","):
         mine = folder / form / str(rank)
-        model = Transformer.from_folder(mine, ranks, "portable", device="CPU", pipeline_split="2,2")
+        model = Transformer.from_folder(mine, ranks, "native", device="CPU", pipeline_split="2,2")
         (folder / form / f"{rank}.json").write_text(json.dumps(Case(form, PROMPTS, SHORT).run(model)))
         try:
-            Transformer.from_folder(mine, ranks, "portable", device="CPU", pipeline_split="3,1")
+            Transformer.from_folder(mine, ranks, "native", device="CPU", pipeline_split="3,1")
         except InputError as error:
             (folder / form / f"{rank}.txt").write_text(str(error))
         else:
@@ -122,7 +122,7 @@ def broken(rank: int, ranks: int, folder: Path, how: str) -> None:
 
 def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
     """A conversation of three turns on a row that is kept, saved after the second and gone on with from the file."""
-    model = Transformer.from_folder(folder / shape, ranks, "portable", device="CPU")
+    model = Transformer.from_folder(folder / shape, ranks, "native", device="CPU")
     if rank:
         serve(model)
         return
@@ -136,7 +136,7 @@ def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
                 held = first.export()
                 assert held
                 write_saved(folder / f"saved-{shape}", Saved("", held), "key")
-                snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, 4).snapshot
+                snapshot = read_saved(folder / f"saved-{shape}", "key", model.args, model.ops.SLOT_BYTES).snapshot
                 assert snapshot
                 second.restore(snapshot)
             prompt = row.cached_ids() + more if more else LONG[:7]
@@ -152,7 +152,7 @@ def kept(rank: int, ranks: int, folder: Path, shape: str) -> None:
 
 def scheduled(rank: int, ranks: int, folder: Path, shape: str) -> None:
     """Requests that come between steps, one that is cancelled, and one whose logits are not numbers."""
-    model = Transformer.from_folder(folder / shape, ranks, "portable", device="CPU")
+    model = Transformer.from_folder(folder / shape, ranks, "native", device="CPU")
     if rank:
         serve(model)
         return
@@ -261,7 +261,7 @@ def drafts(rank: int, ranks: int, folder: Path, shape: str) -> None:
 def crowded(engine: Engine) -> list[list[int]]:
     """The answers of three rows that memory is too short for at once, two of them with one prompt."""
     setattr(mistral.engine.active_row, "ANSWER_ROOM", 1)  # noqa: B010  a name that is not exported
-    tokens = cache_nbytes(engine.args, range(engine.args.n_layers), 1, 4)
+    tokens = cache_nbytes(engine.args, range(engine.args.n_layers), 1, engine.model.ops.SLOT_BYTES)
     engine._rooms = [replace(room, available=(len(SOUND) + 14) * tokens) for room in engine._rooms]
     found: list[list[int]] = [[], [], []]
     for event in generate_stream(engine, [Request(prompt, 12) for prompt in (SOUND[:20], SOUND, SOUND[:20])], 5):

@@ -41,7 +41,7 @@ class Job:
             )
         )  # fmt: skip
 
-    def end(self, seconds: float = 60) -> tuple[int, str, str]:
+    def end(self, seconds: float = 150) -> tuple[int, str, str]:
         """Exit code, standard output and standard error, once it has ended; what has not ended by then is killed."""
         try:
             out, err = self.process.communicate(timeout=seconds)
