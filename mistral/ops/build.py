@@ -39,8 +39,8 @@ COMPILED_ALONE = (
     "blocks/in_place.cpp",
     "blocks/panel_neon.cpp",
     "blocks/panel_tiles.cpp",
-    "blocks/token_lanes_large.cpp",
-    "blocks/token_lanes_small.cpp",
+    "blocks/row_lanes_large.cpp",
+    "blocks/row_lanes_small.cpp",
     "matmul/microkernel_bf16.cpp",
     "matmul/microkernel_float.cpp",
 )

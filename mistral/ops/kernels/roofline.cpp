@@ -2,7 +2,6 @@
 // and products of vectors or tiles held in registers. The caller takes the time, so that the speed of a model can be
 // given as a share of them.
 #include "blocks/dot_neon.h"
-#include "blocks/in_place.h"
 #include "matmul/arithmetic.h"
 #include "processor.h"
 #ifdef HAVE_AMX
@@ -57,6 +56,19 @@ double peak_pairs([[maybe_unused]] int64_t repeats) {
   return 0;
 #endif
 }
+
+#ifdef __AVX2__
+// sum + products of bytes u (without a sign) and x, four added
+inline __m256i add_fours(__m256i sum, __m256i u, __m256i x) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+  return _mm256_dpbusd_epi32(sum, u, x);
+#elif defined(__AVXVNNI__)
+  return _mm256_dpbusd_avx_epi32(sum, u, x);
+#else
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), _mm256_set1_epi16(1)));
+#endif
+}
+#endif
 
 // Products of bytes, added in 32 bits. With AVX2, numbers of few bits that are first added in 16 can go beyond this.
 double peak_integers([[maybe_unused]] int64_t repeats) {

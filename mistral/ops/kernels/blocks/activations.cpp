@@ -1,9 +1,9 @@
 // Activations as 8-bit integers, and the choice of the loop that multiplies weights in blocks with them.
 #include "blocks/activations.h"
 
-#include "blocks/formats.h"
 #include "blocks/dot_neon.h"
-#include "blocks/token_lanes.h"
+#include "blocks/formats.h"
+#include "blocks/lanes.h"
 #include "processor.h"
 
 float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
@@ -35,22 +35,26 @@ float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums) {
 Layout blocks_layout(Type weight, [[maybe_unused]] int64_t tokens) {
   const bool small = block_size(weight) == SMALL_BLOCK;
 #ifdef HAVE_LANES
+  bool lanes = true;
 #ifdef HAVE_AMX
-  if (tokens > TILED_TOKENS && amx_available()) return small ? BLOCKS_32 : BLOCKS_256;
+  lanes = tokens <= TILED_TOKENS || !amx_available();
 #endif
-  // Up to this number of tokens, decoding rows where they lie is faster than broadcasting what was decoded
-  if (tokens > (VNNI && small ? 2 : IN_PLACE_TOKENS)) {
-    const bool bytes =
-        with_format(weight, [](auto *format) { return HAS_BYTES<std::remove_pointer_t<decltype(format)>>; });
-    return !bytes ? small ? WORD_LANES_32 : WORD_LANES_256 : small ? LANES_32 : LANES_256;
-  }
+  if (lanes) return small ? LANES_32 : LANES_256;
 #endif
   return small ? BLOCKS_32 : BLOCKS_256;
 }
 
+#ifdef HAVE_LANES
+// How many tokens lie side by side: such that few places stay empty, and one of the numbers that have a loop
+static int lanes_for(int64_t tokens) {
+  const int64_t groups = (tokens + MOST_LANES - 1) / MOST_LANES, lanes = (tokens + groups - 1) / groups;
+  return int(lanes > 4 ? (lanes + 1) / 2 * 2 : lanes);
+}
+#endif
+
 Activations empty_blocks(Scratch<float> &buffer, Layout layout, int64_t tokens, int64_t in) {
   const bool small = has_small_blocks(layout);
-  const int64_t blocks = in / (small ? SMALL_BLOCK : LARGE_BLOCK), size = layout >= WORD_LANES_32 ? 2 : 1;
+  const int64_t blocks = in / (small ? SMALL_BLOCK : LARGE_BLOCK);
   int64_t rows, stride, sums;  // rows: of tokens, or of lanes
   int lanes = 0;
 #ifdef HAVE_LANES
@@ -65,11 +69,11 @@ Activations empty_blocks(Scratch<float> &buffer, Layout layout, int64_t tokens, 
     rows = std::max(tokens, IN_PLACE_TOKENS);
   }
   const int64_t scale_step = blocks * std::max(lanes, 1);
-  float *all = buffer.get(rows * (stride * size / 4 + scale_step + sums / 2));
-  float *scales = all + rows * stride * size / 4;
+  float *all = buffer.get(rows * (stride / 4 + scale_step + sums / 2));
+  float *scales = all + rows * stride / 4;
   int16_t *sum_data = reinterpret_cast<int16_t *>(scales + rows * scale_step);
   const int64_t full = tokens / std::max(lanes, 1), empty = rows - full;  // beyond those that are full of tokens
-  std::fill_n(reinterpret_cast<char *>(all) + full * stride * size, empty * stride * size, 0);
+  std::fill_n(reinterpret_cast<char *>(all) + full * stride, empty * stride, 0);
   std::fill_n(scales + full * scale_step, empty * scale_step, 0.f);
   std::fill_n(sum_data + full * sums, empty * sums, int16_t(0));
   return {layout, tokens, in, stride, all, scales, scale_step, sum_data, sums, lanes};
@@ -83,13 +87,8 @@ void pack_into_lanes(const Activations &a, int64_t token, int64_t k, const int8_
   const bool small = has_small_blocks(a.layout);
   const int64_t size = small ? SMALL_BLOCK : LARGE_BLOCK, group = token / a.lanes, lane = token % a.lanes;
   const int64_t lanes = a.lanes, block = k / size;
-  if (a.layout < WORD_LANES_32) {
-    char *to = static_cast<char *>(a.data) + group * a.stride + k * lanes + lane * 4;
-    for (int64_t i = 0; i < size; i += 4) memcpy(to + i * lanes, q + i, 4);
-  } else {
-    int16_t *to = static_cast<int16_t *>(a.data) + group * a.stride + k * lanes + lane * 2;
-    for (int64_t i = 0; i < size; i += 2) to[i * lanes] = q[i], to[i * lanes + 1] = q[i + 1];
-  }
+  char *to = static_cast<char *>(a.data) + group * a.stride + k * lanes + lane * 4;
+  for (int64_t i = 0; i < size; i += 4) memcpy(to + i * lanes, q + i, 4);
   a.scales[group * a.scale_step + block * lanes + lane] = scale;
   int16_t *words = a.sums + group * a.sums_step + (block * (small ? 1 : LARGE_SUMS) * lanes + lane) * 2;
   if (small) {

@@ -8,17 +8,17 @@
 // The sums in brackets are sums of integers, exact in 32 bits. So every loop gives the same bits, whatever it sums side
 // by side: on any processor with a fused multiply-add, for any number of tokens, rows or threads.
 //
-// A few tokens are rows of integers. More lie side by side, in lanes of 8 or 16 (LANES_*), filled up with zeros:
+// Tokens are rows of integers, or lie side by side, up to MOST_LANES of them (LANES_*), filled up with zeros:
 //
-//   data     [lanes of tokens][column / n][token of the lanes][n]   n = 4 integers of 8 bits, or 2 of 16 (WORD_LANES_*)
-//   scales   [lanes of tokens][block][token of the lanes]
-//   sums     [lanes of tokens][block][word][token of the lanes], words of 32 bits: the sum of a block of 32; of a block
+//   data     [group of tokens][column / 4][token of the group][4]
+//   scales   [group of tokens][block][token of the group]
+//   sums     [group of tokens][block][word][token of the group], words of 32 bits: the sum of a block of 32; of a block
 //            of 256 four pairs of sums over 32, and eight pairs of sums over 16
 #pragma once
 #include "matmul/activations.h"
 
 constexpr float INT8_LARGEST = 127;
-constexpr int64_t IN_PLACE_TOKENS = 4;  // up to so many are rows
+constexpr int64_t IN_PLACE_TOKENS = 4;  // multiplied at a time where weights lie, without lanes
 constexpr int64_t TILED_TOKENS = 16;    // more than these are multiplied by AMX tiles, where there are any
 constexpr int64_t LARGE_SUMS = 12;  // words of sums of a block of 256
 
@@ -34,7 +34,7 @@ float quantize_block(const float *x, int64_t size, int8_t *to, int16_t *sums);
 // calling thread
 void multiply_rows_blocks(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 
-// The same by the loop for weights as they lie and tokens in rows, and by that for tokens in lanes
+// The same by the loops for tokens in rows, and by those for tokens that lie side by side
 void multiply_blocks_in_place(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_small_blocks_lanes(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);
 void multiply_large_blocks_lanes(const Activations &x, Matrix w, int64_t first, int64_t rows, float *y, int64_t stride);

@@ -1,4 +1,5 @@
-// Vectors of L 32-bit lanes, L = 4, 8 or 16, in which each lane belongs to a row or to a token. A vector of integers holds four bytes or two 16-bit numbers a lane.
+// Vectors of L 32-bit lanes, L = 8 or 16, in which each lane belongs to a row of a weight. A vector of integers holds
+// four bytes or two 16-bit numbers a lane.
 #pragma once
 #include "simd.h"
 
@@ -9,19 +10,18 @@
 #endif
 
 #ifdef HAVE_LANES
+#define ALWAYS_INLINE inline __attribute__((always_inline))  // or vectors would be passed by way of memory
+
 #if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
 constexpr bool VNNI = true;  // products of four bytes, added in 32 bits
 #else
 constexpr bool VNNI = false;
 #endif
+constexpr int MOST_LANES = LANES == 16 ? 8 : 4;  // of tokens that are multiplied at a time: as registers allow
+constexpr int64_t FEW_GROUPS = 2;  // up to so many times that, rows are unpacked for each of them anew
 
 template <int L>
 struct VectorTypes;
-template <>
-struct VectorTypes<4> {
-  typedef int32_t Ints __attribute__((vector_size(16)));
-  typedef float Floats __attribute__((vector_size(16)));
-};
 template <>
 struct VectorTypes<8> {
   typedef int32_t Ints __attribute__((vector_size(32)));
@@ -53,11 +53,60 @@ struct Lanes {
     memcpy(&word, p, 4);
     return Ints{} + word;
   }
+  // 16 bytes at p, p + step, ... side by side
+  static Ints load_quarters(const uint8_t *p, int64_t step) {
+    const auto quarter = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p + i * step)); };
+    if constexpr (L == 8) return (Ints)_mm256_inserti128_si256(_mm256_castsi128_si256(quarter(0)), quarter(1), 1);
+#ifdef __AVX512F__
+    if constexpr (L == 16) {
+      const __m512i first = _mm512_inserti32x4(_mm512_castsi128_si512(quarter(0)), quarter(1), 1);
+      return (Ints)_mm512_inserti32x4(_mm512_inserti32x4(first, quarter(2), 2), quarter(3), 3);
+    }
+#endif
+  }
+
+  // Within each 16 bytes: words or pairs of words of the lower or upper half of a and b, in turn
+  static Ints low_words(Ints a, Ints b) {
+    if constexpr (L == 8) return (Ints)_mm256_unpacklo_epi32((__m256i)a, (__m256i)b);
+#ifdef __AVX512F__
+    if constexpr (L == 16) return (Ints)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b);
+#endif
+  }
+  static Ints high_words(Ints a, Ints b) {
+    if constexpr (L == 8) return (Ints)_mm256_unpackhi_epi32((__m256i)a, (__m256i)b);
+#ifdef __AVX512F__
+    if constexpr (L == 16) return (Ints)_mm512_unpackhi_epi32((__m512i)a, (__m512i)b);
+#endif
+  }
+  static Ints low_pairs(Ints a, Ints b) {
+    if constexpr (L == 8) return (Ints)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b);
+#ifdef __AVX512F__
+    if constexpr (L == 16) return (Ints)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
+#endif
+  }
+  static Ints high_pairs(Ints a, Ints b) {
+    if constexpr (L == 8) return (Ints)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
+#ifdef __AVX512F__
+    if constexpr (L == 16) return (Ints)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
+#endif
+  }
+
+  // The float16 in the lower half of each word
+  static Floats half_floats(Ints words) {
+    if constexpr (L == 8) {
+      const __m256i low = _mm256_and_si256((__m256i)words, _mm256_set1_epi32(0xffff));
+      const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+      return (Floats)_mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+    }
+#ifdef __AVX512F__
+    if constexpr (L == 16) return (Floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)words));
+#endif
+  }
+
   static Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
 
   // a * b + c, rounded once
   static Floats fused(Floats a, Floats b, Floats c) {
-    if constexpr (L == 4) return (Floats)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
     if constexpr (L == 8) return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #ifdef __AVX512F__
     if constexpr (L == 16) return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -79,20 +128,50 @@ struct Lanes {
 #endif
   }
 
-  // sum + products of bytes u (without a sign) and x: of four in 32 bits by VNNI, else of pairs in 16 bits
-  static Ints add_bytes(Ints sum, Ints u, Ints x) {
+  // sum + products of bytes u (without a sign) and the four at x: of all in 32 bits by VNNI, else of pairs in 16 bits
+  static Ints add_bytes(Ints sum, Ints u, const char *x) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    if constexpr (L == 8) return (Ints)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)u, (__m256i)x);
-    if constexpr (L == 16) return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)u, (__m512i)x);
+    if constexpr (L == 8) return (Ints)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)u, (__m256i)broadcast_word(x));
+    if constexpr (L == 16)  // GCC would broadcast by an instruction of its own
+      asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(u), "m"(*reinterpret_cast<const int32_t *>(x)));
+    return sum;
 #elif defined(__AVXVNNI__)
-    if constexpr (L == 8) return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)u, (__m256i)x);
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)u, (__m256i)broadcast_word(x));
 #else
-    if constexpr (L == 8)
-      return (Ints)computed(_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)u, (__m256i)x)));
-#ifdef __AVX512BW__
-    if constexpr (L == 16)
-      return (Ints)computed(_mm512_add_epi16((__m512i)sum, _mm512_maddubs_epi16((__m512i)u, (__m512i)x)));
+    typedef int16_t Halves __attribute__((vector_size(4 * L)));
+    return computed((Ints)((Halves)sum + (Halves)multiply_pairs(u, broadcast_word(x))));
 #endif
+  }
+
+  // Products of bytes u (without a sign) and x, of pairs in 16 bits
+  static Ints multiply_pairs(Ints u, Ints x) {
+    if constexpr (L == 8) return (Ints)_mm256_maddubs_epi16((__m256i)u, (__m256i)x);
+#ifdef __AVX512BW__
+    if constexpr (L == 16) return (Ints)_mm512_maddubs_epi16((__m512i)u, (__m512i)x);
+#endif
+  }
+
+  // The same of bytes w and x, both with a sign: at most 128 * 127 * 2
+  static Ints multiply_signed_pairs(Ints w, Ints x) {
+    if constexpr (L == 8) {
+      const __m256i moved = _mm256_sign_epi8((__m256i)x, (__m256i)w);
+      return multiply_pairs((Ints)_mm256_abs_epi8((__m256i)w), (Ints)moved);
+    }
+#ifdef __AVX512BW__
+    if constexpr (L == 16) {
+      const __mmask64 negative = _mm512_movepi8_mask((__m512i)w);
+      const __m512i moved = _mm512_mask_sub_epi8((__m512i)x, negative, _mm512_setzero_si512(), (__m512i)x);
+      return multiply_pairs((Ints)_mm512_abs_epi8((__m512i)w), (Ints)moved);
+    }
+#endif
+  }
+
+  // table[i] for each byte i
+  static Ints look_up(const int8_t (&table)[16], Ints i) {
+    const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i *>(table));
+    if constexpr (L == 8) return (Ints)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(all), (__m256i)i);
+#ifdef __AVX512BW__
+    if constexpr (L == 16) return (Ints)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(all), (__m512i)i);
 #endif
   }
 };

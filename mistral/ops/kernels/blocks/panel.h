@@ -5,7 +5,7 @@
 #pragma once
 #include "blocks/activations.h"
 #include "blocks/dot_neon.h"
-#include "blocks/in_place.h"
+#include "blocks/formats.h"
 #include "processor.h"
 #include "scratch.h"
 #include "transpose.h"

@@ -20,7 +20,7 @@ template <class F>
 inline void decode_bytes(const uint8_t *block, int8_t *to, [[maybe_unused]] int64_t apart) {
   if constexpr (F::FACTORS) {
     alignas(64) int16_t integers[F::WEIGHTS];
-    decode_integers<F>(block, integers);
+    block_integers<F>(block, integers);
     for (int64_t i = 0; i < F::WEIGHTS; i += 32) {
       const __m512i w = _mm512_load_si512(integers + i);
       const __m512i high = _mm512_srai_epi16(_mm512_add_epi16(w, _mm512_set1_epi16(64)), 7);
@@ -29,8 +29,7 @@ inline void decode_bytes(const uint8_t *block, int8_t *to, [[maybe_unused]] int6
       _mm256_store_si256(reinterpret_cast<__m256i *>(to + apart + i), _mm512_cvtepi16_epi8(high));
     }
   } else {
-    const __m256i excess = _mm256_set1_epi8(InPlace<F>::EXCESS);
-    _mm256_store_si256(reinterpret_cast<__m256i *>(to), _mm256_sub_epi8(InPlace<F>::load(block, 0), excess));
+    F::numbers(block, to);
   }
 }
 

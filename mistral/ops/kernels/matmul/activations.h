@@ -15,9 +15,7 @@ enum Layout {
   BLOCKS_32,       // rows; every 32 elements of a row share a scale
   BLOCKS_256,      // the same for every 256
   LANES_32,        // the same two with tokens side by side
-  LANES_256,
-  WORD_LANES_32,  // and with the integers in 16 bits
-  WORD_LANES_256
+  LANES_256
 };
 
 constexpr int64_t MAX_TOKENS = 512;         // tokens that are packed and multiplied at a time
@@ -45,9 +43,7 @@ struct Activations {
 inline bool is_in_blocks(Layout layout) { return layout >= BLOCKS_32; }
 inline bool is_tiled(Layout layout) { return layout == TILES || layout == HIGH_LOW_TILES; }
 inline bool has_lanes(Layout layout) { return layout >= LANES_32; }
-inline bool has_small_blocks(Layout layout) {
-  return layout == BLOCKS_32 || layout == LANES_32 || layout == WORD_LANES_32;
-}
+inline bool has_small_blocks(Layout layout) { return layout == BLOCKS_32 || layout == LANES_32; }
 
 Layout layout_for(Type weight, int64_t tokens, bool precise);
 

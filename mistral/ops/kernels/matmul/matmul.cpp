@@ -34,7 +34,9 @@ int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t mul
   constexpr int64_t ENOUGH = 512 << 10;  // bytes
   const int64_t enough = std::clamp<int64_t>(ENOUGH / row_bytes(w) / 32 * 32, 32, MAX_ROWS);
   const int64_t most = tokens == 1 ? enough : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
-  return std::clamp<int64_t>(w.out / (4 * omp_get_max_threads()) / multiple * multiple, 32, most);
+  const int64_t rows = std::clamp<int64_t>(w.out / (4 * omp_get_max_threads()) / multiple * multiple, 32, most);
+  // Rows that are read side by side are an odd number of rows apart, or they would compete for the same sets of a cache
+  return has_lanes(layout) && rows < MAX_ROWS ? (rows / LANES | 1) * LANES : rows;
 }
 
 // All products, in one parallel region
@@ -47,7 +49,7 @@ void multiply_all(const Activations &x, const Product *products, int n_products)
   range_buffer.clear();
   for (int i = 0; i < n_products; i++) {
     const int64_t out = products[i].weight.out;
-    const int64_t step = rows_at_once(products[i].weight, x.layout, x.tokens, is_tiled(x.layout) ? 32 : 8);
+    const int64_t step = rows_at_once(products[i].weight, x.layout, x.tokens, is_tiled(x.layout) ? 32 : 16);
     for (int64_t n = 0; n < out; n += step) range_buffer.push_back({products + i, n, std::min(step, out - n)});
   }
   const Range *ranges = range_buffer.data();
