@@ -29,6 +29,9 @@ def test_a_model_guesses_for_two_ranks(tmp_path: Path) -> None:
         if name == "self":
             several, alone = found["sound"]["right"]
             assert several > 10 and alone > 3
+    cancelled = found["cancelled"]
+    assert any(under_way for under_way, _, _ in cancelled), "a slot's step"
+    assert all(other and later for _, other, later in cancelled)
     for name, reason in (("other", "has another vocabulary, of "), ("nowhere", "no such folder")):
         lines = {(tmp_path / f"{name}-{rank}").read_text() for rank in range(2)}
         assert len(lines) == 1, "the same on every rank"

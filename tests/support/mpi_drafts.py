@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from mistral import Generated, InputError, Request
 from mistral.cli.demo import Demo
 from mistral.cli.session import Session, open_files, running
 from mistral.engine.draft_model import DraftModel, ModelDrafter
+from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.sampling import SamplingSettings
-from mistral.engine.scheduler import generate_stream
+from mistral.engine.scheduler import Scheduler, generate_stream
 from mistral.engine.speculation import NewDrafter, Speculation
 from mistral.engine.step_trial import SIZES
 from mistral.pipeline.launch import launched
@@ -67,6 +68,54 @@ def compare(session: Session) -> dict[str, Any]:
     return {"same": [drafted == plain, alone[0][0] == alone[1][0]], "right": [right, alone[1][1]], "rows": rows}
 
 
+class Wrong(Drafter):
+    """Guesses what is hardly ever right."""
+
+    def draft(self, answer: Sequence[int], most: int) -> list[int]:
+        """See `Drafter`."""
+        return [7] * min(most, 5)
+
+
+def cancelled(session: Session) -> list[list[bool]]:
+    """Whether a slot's next answer is right where the one before was cancelled while its drafts were under way.
+
+    There are two micro-batches, so that a step of the one may be under way when the step of the other has ended.
+    """
+    engine, found = session.engine, list[list[bool]]()
+    engine.num_micro_batches = 2
+    prompts = [session.tokenizer.encode(text) for text in ("Tom had a red", "Anna and the")]
+    for steps in range(3, 8):
+        slot, ids = PrefixSlot(engine), dict[int, list[int]]()
+        scheduler = Scheduler(engine, speculation=Speculation([lambda row: Wrong()], always=True))
+        handles = [scheduler.submit(Request(prompt, 40, slot=slot if place else None, eos_id=None))
+                   for place, prompt in enumerate(prompts)]  # fmt: skip
+
+        def step(scheduler: Scheduler = scheduler, ids: dict[int, list[int]] = ids) -> None:
+            for event in scheduler.step():
+                if isinstance(event, Generated) and event.id is not None:
+                    ids.setdefault(event.index, []).append(event.id)
+
+        for _ in range(steps):
+            step()
+        under_way = any(row.waits for row in scheduler._active.values() if row.request.slot)
+        scheduler.cancel(handles[1])
+        later = [*prompts[1], *ids.get(1, []), 5, 6]
+        handles.append(scheduler.submit(Request(later, 12, slot=slot)))
+        while not scheduler.idle:
+            step()
+        plain = [answer_ids(engine, prompts[0], 40), answer_ids(engine, later, 12)]
+        found.append([under_way, ids[0] == plain[0], ids[2] == plain[1]])
+        slot.leave()
+    engine.num_micro_batches = None
+    return found
+
+
+def answer_ids(engine: Engine, prompt: list[int], tokens: int) -> list[int]:
+    """An answer without drafts."""
+    events = generate_stream(engine, [Request(prompt, tokens)])
+    return [event.id for event in events if isinstance(event, Generated) and event.id is not None]
+
+
 def tried(engine: Engine, use: Callable[[], object]) -> list[int]:
     """Sizes of the steps that were tried while something was answered."""
     submit, sizes = engine.submit, set[int]()
@@ -97,6 +146,8 @@ def main(ranks: int, folder: Path) -> None:
                 patch.setattr(DraftModel, "read", lambda *given: 1 / 0)
                 patch.setattr(ModelDrafter, "draft", lambda *given: 1 / 0)
                 found["broken"] = compare(session)
+            if name == "small":
+                found["cancelled"] = cancelled(session)
             (folder / f"{name}.json").write_text(json.dumps(found))
     for name in ("other", "nowhere"):
         try:
