@@ -212,8 +212,8 @@ def own_copy(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     for task in TASKS:
         engine = Engine(small.model)
         files = DraftFiles.open("self", open_checkpoint(small.path), small.tokenizer, 16)
-        copy = files.load(engine, "native", threads=options.threads)
-        speculation = Speculation([copy])
+        copy = files.load("native", threads=options.threads)
+        speculation = Speculation([files.drafter(copy, engine)])
         found = compare(engine, [small.request(task, options.tokens)], options.rounds, speculation)
         yield found.record(part="self", model="BF16", task=task)
     engine, request, answer = dimensions(options, 16)

@@ -141,10 +141,8 @@ def load_model(
         return choose_layers(checkpoint, num_pipeline_ranks, pipeline_split)
 
     if world is None:
-        layers = planned()
-        backend = start_backend(checkpoint, bits, backend, device, threads)
-        check_memory(checkpoint, bits, backend, layers)
-        return build(checkpoint, bits, load_backend(backend, precise), layers[0], progress)
+        planned()
+        return load_whole(checkpoint, backend, bits, device, threads, progress, precise)
     layers = world.agreed(planned)
     chosen = {"bits": str(bits), "precise": str(precise), "pipeline_split": str([len(part) for part in layers])}
     require_same_model(world, checkpoint, chosen, layers)
@@ -153,6 +151,26 @@ def load_model(
     world.agreed(lambda: check_memory(checkpoint, bits, backend, here))
     mine = layers[world.rank]
     return world.agreed(lambda: build(checkpoint, bits, load_backend(backend, precise), mine, progress, world))
+
+
+def load_whole(
+    checkpoint: Checkpoint,
+    backend: str = "auto",
+    bits: int = 16,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    precise: bool = False,
+) -> Transformer:
+    """All of a model in this process, whatever ranks there are beside it; see `load_model`.
+
+    Raises InputError where a file of the checkpoint is not here, or memory is too short.
+    """
+    layers = range(checkpoint.args.n_layers)
+    require_files(checkpoint, layers)
+    backend = start_backend(checkpoint, bits, backend, device, threads)
+    check_memory(checkpoint, bits, backend, [layers])
+    return build(checkpoint, bits, load_backend(backend, precise), layers, progress)
 
 
 def backend_for(checkpoint: Checkpoint, bits: int, backend: str, device: str) -> str:

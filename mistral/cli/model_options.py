@@ -84,7 +84,7 @@ class Options:
         check_options(self.num_pipeline_ranks, self.backend, self.bits, self.device)
         check_device(self.device, self.threads)
         check_mode(self.speculate)
-        check_draft(self.draft, self.speculate, self.num_pipeline_ranks)
+        check_draft(self.draft, self.speculate)
         if self.max_tokens is not None and self.max_tokens < 0:
             raise InputError("must be 0 or more", option="max_tokens", value=self.max_tokens)
         for name in ("chunk_size", "max_context", "num_micro_batches"):

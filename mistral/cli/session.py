@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from mistral.checkpoint.checkpoint import Checkpoint
 from mistral.cli.console import ProgressLine, result_line
@@ -21,7 +22,7 @@ from mistral.engine.timings import Timings
 from mistral.errors import InputError
 from mistral.generate import driven, open_engine, serve
 from mistral.llm.draft_files import DraftFiles
-from mistral.load import load_model
+from mistral.load import Transformer, load_model
 from mistral.ops.device import check_surroundings, require_address_space
 from mistral.pipeline.shared_checkpoint import open_shared
 from mistral.pipeline.split import split_layers
@@ -30,6 +31,7 @@ from mistral.tokenizer.streaming import TextStream
 from mistral.tokenizer.template_files import SYSTEM_PROMPT
 from mistral.tokenizer.tokenizer import Tokenizer
 
+T = TypeVar("T")
 EFFORTS = ("none", "high")  # values of --reasoning_effort
 
 
@@ -102,7 +104,7 @@ class OpenedFiles:
     """A checkpoint and its tokenizer, opened and checked; nothing of the model is loaded yet.
 
     `world`: the ranks that share the layers, None for this process alone. `started`: when opening began, in seconds of
-    `time.perf_counter`. `draft`: what guesses tokens, where that is a model.
+    `time.perf_counter`. `draft`: what guesses tokens, where that is a model; on the first rank alone.
     """
 
     options: Options
@@ -123,6 +125,19 @@ class OpenedFiles:
         with self.world.agreement() if self.world else nullcontext():
             yield self.is_first
 
+    def led(self, attempt: Callable[[], T]) -> T | None:
+        """What the first rank alone does, while the others wait; its InputError is raised on every rank."""
+        return self.world.led(attempt) if self.world else attempt()
+
+    def load_draft(self) -> Transformer | None:
+        """The model that guesses tokens, on the first rank. Raises InputError, on every rank, where it cannot be."""
+        options, draft = self.options, self.draft
+        if options.draft is None:
+            return None
+        progress = ProgressLine("reading weights of the draft:", "GB", 1e9)
+        how = options.backend, options.bits, options.device, options.threads, options.precise, progress
+        return self.led(lambda: draft.load(*how) if draft else None)
+
 
 def open_files(options: Options, chat: bool = False, chat_template: str | None = None) -> OpenedFiles:
     """Open what the options name; `chat` asks for a chat template, and `chat_template` is a file with one.
@@ -139,8 +154,11 @@ def open_files(options: Options, chat: bool = False, chat_template: str | None =
     checkpoint = open_shared(shipped_checkpoint() if options.ckpt is None else options.ckpt, options.lora, world)
     with world.agreement() if world else nullcontext():
         tokenizer = open_tokenizer(options, checkpoint, chat, chat_template)
-    draft = DraftFiles.open(options.draft, checkpoint, tokenizer, options.bits) if options.draft else None
-    return OpenedFiles(options, checkpoint, tokenizer, world, started, draft)
+    opened = OpenedFiles(options, checkpoint, tokenizer, world, started)
+    if options.draft is None:
+        return opened
+    named = options.draft
+    return replace(opened, draft=opened.led(lambda: DraftFiles.open(named, checkpoint, tokenizer, options.bits)))
 
 
 @contextmanager
@@ -154,17 +172,13 @@ def running(opened: OpenedFiles) -> Iterator[Session | None]:
         opened.checkpoint, options.num_pipeline_ranks, options.backend, options.bits, options.device, options.threads,
         ProgressLine("reading weights:", "GB", 1e9), options.precise, options.pipeline_split, world,
     )  # fmt: skip
+    drafting = opened.load_draft()
     if not opened.is_first:
         serve(model)
         yield None
         return
     engine = open_engine(model, options.max_context, options.num_micro_batches)
-    computed = None
-    if opened.draft:
-        progress = ProgressLine("reading weights of the draft:", "GB", 1e9)
-        computed = opened.draft.load(
-            engine, options.backend, options.bits, options.device, options.threads, options.precise, progress
-        )
+    computed = opened.draft.drafter(drafting, engine) if opened.draft and drafting else None
     seconds = time.perf_counter() - opened.started
     loaded()
     with driven(engine):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from statistics import median
 
@@ -47,7 +47,8 @@ class Acceptance:
 class StepCosts:
     """What steps of so many tokens take, rows and drafts together, as they were measured.
 
-    What was measured long ago is forgotten, lest a moment in which the machine was busy ends drafts for ever.
+    What was measured long ago is forgotten, lest a moment in which the machine was busy ends drafts for ever. Steps
+    that were only tried say how the time goes with the number of tokens, and those of answers how long it is.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,15 @@ class StepCosts:
         self._last: dict[int, int] = {}  # the step in which each was measured last
         self._steps = 0
         self._known, self._seconds = list[int](), list[float]()  # numbers of tokens in order, and what they take
+        self._sizes, self._tried = list[int](), list[float]()  # as these, of steps that were tried
+        self._ratios = list[float]()  # of what each of the known takes to what the trial says
+
+    def start(self, tried: Mapping[int, float]) -> None:
+        """Steps that were tried took so long, by their tokens; two sizes or more say something."""
+        if len(tried) > 1 and min(tried.values()) > 0:
+            self._sizes = sorted(tried)
+            self._tried = _rising([tried[size] for size in self._sizes])
+            self._compare()
 
     def add(self, tokens: int, seconds: float) -> None:
         """A step took so long."""
@@ -65,25 +75,54 @@ class StepCosts:
         for old in [each for each, step in self._last.items() if self._steps - step > REMEMBERED]:
             del self._measured[old], self._last[old], self._medians[old]
         self._known = sorted(self._medians)
-        medians = [self._medians[each] for each in self._known]
-        # what took longer than a step of more tokens was held up by something else
-        self._seconds = list(accumulate(reversed(medians), min))[::-1]
+        self._seconds = _rising([self._medians[each] for each in self._known])
+        self._compare()
+
+    def _compare(self) -> None:
+        if self._tried:
+            pairs = zip(self._known, self._seconds, strict=True)
+            self._ratios = [seconds / self._as_tried(tokens) for tokens, seconds in pairs]
 
     def seconds(self, tokens: int) -> float:
-        """What a step will take: between measurements on a line, beyond them along it; 0 while nothing is known."""
-        known, seconds = self._known, self._seconds
-        if not known:
-            return 0.0
-        above = bisect_left(known, tokens)
-        if above == 0:
-            return seconds[0]
-        if above == len(known):
-            slope = FIRST_GUESS * seconds[0]
-            if above > 1:
-                slope = max(0.0, (seconds[-1] - seconds[0]) / (known[-1] - known[0]))
-            return seconds[-1] + slope * (tokens - known[-1])
-        share = (tokens - known[above - 1]) / (known[above] - known[above - 1])
-        return seconds[above - 1] * (1 - share) + seconds[above] * share
+        """What a step will take: between measurements on a line, beyond them along it; 0 while nothing is known.
+
+        Where steps were tried, it is what they say, times what measurements of about so many tokens had of that.
+        """
+        if not self._tried:
+            return _on_line(self._known, self._seconds, tokens)
+        ratio = 1.0
+        if self._known:
+            within = min(max(tokens, self._known[0]), self._known[-1])
+            ratio = _on_line(self._known, self._ratios, within)
+        return ratio * self._as_tried(tokens)
+
+    def _as_tried(self, tokens: int) -> float:
+        """What the trial says, which may have ended before a stair."""
+        return _on_line(self._sizes, self._tried, tokens, FIRST_GUESS)
+
+
+def _rising(seconds: Sequence[float]) -> list[float]:
+    """Times of steps in the order of their tokens: what took longer than more tokens was held up by something else."""
+    return list(accumulate(reversed(seconds), min))[::-1]
+
+
+def _on_line(known: Sequence[int], seconds: Sequence[float], tokens: int, least: float = 0.0) -> float:
+    """The time of so many tokens: on a line between two that are known; 0 where none is known.
+
+    Beyond them it goes on along a line, and with each token rises by a share `least` of the first time at least.
+    """
+    if not known:
+        return 0.0
+    above = bisect_left(known, tokens)
+    if above == 0:
+        return seconds[0]
+    if above == len(known):
+        slope = FIRST_GUESS * seconds[0]
+        if above > 1:
+            slope = max(least * seconds[0], (seconds[-1] - seconds[0]) / (known[-1] - known[0]))
+        return seconds[-1] + slope * (tokens - known[-1])
+    share = (tokens - known[above - 1]) / (known[above] - known[above - 1])
+    return seconds[above - 1] * (1 - share) + seconds[above] * share
 
 
 def depths(

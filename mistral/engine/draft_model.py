@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from mistral.engine.active_row import ANSWER_ROOM, ActiveRow
 from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.prefix_slot import PrefixSlot, common_prefix
+from mistral.engine.step_budget import LEAST, StepBudget
 from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.model.transformer import Transformer
@@ -17,22 +19,30 @@ MOST_IDLE = 4  # rows that wait for a prompt which begins alike
 
 
 class DraftModel:
-    """A model that guesses for the rows of another engine. Its rows outlive requests, as conversations go on."""
+    """A model that guesses for the rows of another engine. Its rows outlive requests, as conversations go on.
 
-    def __init__(self, model: Transformer, spare_bytes: Callable[[], int]) -> None:
-        """`spare_bytes`: memory that is left beside what the other engine has."""
-        self.engine, self._spare = Engine(model), spare_bytes
-        self._idle = list[PrefixSlot]()
+    As with all that was computed, a row is found again by requests of the same space alone.
+    """
+
+    def __init__(
+        self, model: Transformer, spare_bytes: Callable[[], int], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`spare_bytes`: memory that is left beside what the other engine has. `clock`: seconds."""
+        self.engine, self._spare, self._clock = Engine(model), spare_bytes, clock
+        self._idle = list[tuple[str, PrefixSlot]]()
+        self._budget = StepBudget(1.0)
 
     def drafter(self, row: ActiveRow) -> Drafter:
         """What guesses for a row; see `NewDrafter`."""
-        return ModelDrafter(self, row.request.prompt, row.capacity)
+        return ModelDrafter(self, row.request.prompt, row.capacity, row.handle.space)
 
-    def take(self, prompt: Sequence[int], capacity: int) -> PrefixSlot:
+    def take(self, prompt: Sequence[int], capacity: int, space: str) -> PrefixSlot:
         """A slot for a prompt, which has begun. Raises InputError where memory is short."""
-        slot = max(self._idle, key=lambda each: common_prefix(each.cached_ids(), prompt), default=None)
-        if slot and common_prefix(slot.cached_ids(), prompt):
-            self._idle.remove(slot)
+        alike = [each for each in self._idle if each[0] == space]
+        found = max(alike, key=lambda each: common_prefix(each[1].cached_ids(), prompt), default=None)
+        if found and common_prefix(found[1].cached_ids(), prompt):
+            self._idle.remove(found)
+            slot = found[1]
         else:
             slot = PrefixSlot(self.engine)
         try:
@@ -50,15 +60,30 @@ class DraftModel:
         """
         needed = self.engine.cache.nbytes(capacity) - self.engine.cache.nbytes(before)
         while self._idle and self.engine.row_bytes + needed > self._spare():
-            self._idle.pop(0).leave()
+            self._idle.pop(0)[1].leave()
         if self.engine.row_bytes + needed > self._spare():
             raise InputError("there is no memory for the drafts of this row; it goes on without")
 
-    def give_back(self, slot: PrefixSlot) -> None:
-        """A row has ended; what its slot holds may be of use to a later one."""
-        self._idle.append(slot)
+    def give_back(self, slot: PrefixSlot, space: str) -> None:
+        """A row has ended; what its slot holds may be of use to a later one of its space."""
+        self._idle.append((space, slot))
         if len(self._idle) > MOST_IDLE:
-            self._idle.pop(0).leave()
+            self._idle.pop(0)[1].leave()
+
+    def read(self, slot: PrefixSlot, tokens: Sequence[int], seconds: float | None) -> int:
+        """Read what follows what a slot holds, for about so many seconds (None: any) -> how many tokens were read."""
+        count = len(tokens)
+        if seconds is not None:
+            self._budget.seconds = seconds
+            count = self._budget.tokens(0, count) if seconds > 0 else 0
+        begun = self._clock()
+        for start in range(0, count, CHUNK):
+            part = tokens[start : min(count, start + CHUNK)]
+            slot.cached_ids().extend(part)
+            self.engine.step([Work(slot.row, part, "none")])
+        if count:
+            self._budget.add(0, count, self._clock() - begun)
+        return count
 
 
 class ModelDrafter(Drafter):
@@ -66,12 +91,21 @@ class ModelDrafter(Drafter):
 
     computes = True
 
-    def __init__(self, source: DraftModel, prompt: Sequence[int], capacity: int) -> None:
+    def __init__(self, source: DraftModel, prompt: Sequence[int], capacity: int, space: str = "") -> None:
         limit = source.engine.context_limit
-        self._source, self._prompt = source, prompt
+        self._source, self._prompt, self._space = source, prompt, space
         self._most = capacity if limit is None else min(capacity, limit)
         self._slot: PrefixSlot | None = None
         self._capacity = self._answered = 0  # of the slot; tokens of the answer that were known at the last draft
+
+    def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
+        """See `Drafter.catch_up`. The last few tokens are left to the step that makes the first draft."""
+        known = len(self._prompt) + len(answer)
+        if known >= self._most or (self._answered and len(answer) - self._answered <= LEAST):
+            return True
+        slot = self._ready(answer, known + 1)
+        unread = self._known(answer, len(slot.cached_ids()))[:-1]
+        return len(unread) <= LEAST or len(unread) - self._source.read(slot, unread, seconds) <= LEAST
 
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
         """The likeliest tokens, one after the other."""
@@ -96,7 +130,7 @@ class ModelDrafter(Drafter):
         """The slot, which holds a part of prompt and answer, and not all of them. Raises InputError without memory."""
         capacity = max(self._capacity, min(self._most, needed + ANSWER_ROOM) if needed > self._capacity else 0)
         if self._slot is None:
-            self._slot = self._source.take(self._known(answer, 0), capacity)
+            self._slot = self._source.take(self._known(answer, 0), capacity, self._space)
         else:
             if capacity > self._capacity:
                 self._source.admit(capacity, self._capacity)
@@ -117,4 +151,4 @@ class ModelDrafter(Drafter):
         """Keep the row for a prompt that begins alike."""
         slot, self._slot = self._slot, None
         if slot:
-            self._source.give_back(slot)
+            self._source.give_back(slot, self._space)

@@ -17,6 +17,13 @@ class Drafter(ABC):
     expected = 0.6
     """The share of guesses that is thought to be right before any was tried."""
 
+    def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
+        """Read what is needed to go on after this answer, for about so many seconds (None: any) -> whether it is read.
+
+        Until then there are no drafts of this one.
+        """
+        return True
+
     @abstractmethod
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
         """At most `most` tokens that may follow the answer so far; it is only ever added to."""

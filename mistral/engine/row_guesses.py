@@ -27,6 +27,14 @@ class Source:
         self.warm = True
         return self.offer
 
+    def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
+        """See `Drafter.catch_up`; False where the drafter fails."""
+        try:
+            return self.drafter.catch_up(answer, seconds)
+        except Exception:  # whatever it is: the row goes on without
+            self.fail()
+            return False
+
     def fail(self) -> None:
         """Ask no more."""
         self.failed, self.offer = True, []
@@ -57,10 +65,12 @@ class RowGuesses:
         self.sources = [Source(drafter) for drafter in drafters]
         self.used: Source | None = None
         self.length = 0  # of the draft that there is, or that there may be where it takes a model's time
+        self._free: Source | None = None  # the one that promises most of those that cost nothing
 
     def choose(self, answer: Sequence[int], most: int, vocab_size: int, price: float) -> None:
         """Ask the drafters that cost nothing, and choose one of all; `price`: that of a computed draft, in steps."""
         self.used, self.length, best = None, 0, 0.0
+        self._free, free = None, 0.0
         for source in self.sources:
             if source.failed or most < 1:
                 continue
@@ -69,6 +79,12 @@ class RowGuesses:
             gain = promised(source.acceptance.rate, count, price if computes else 0.0)
             if gain > best:
                 self.used, self.length, best = source, count, gain
+            if gain > free and not computes:
+                self._free, free = source, gain
+
+    def fall_back(self) -> None:
+        """The one that was chosen cannot guess yet."""
+        self.used, self.length = self._free, len(self._free.offer) if self._free else 0
 
     def landed(self, drafts: Sequence[int], right: int, chosen: Sequence[int]) -> None:
         """See `Source.landed`."""

@@ -36,6 +36,11 @@ class RowTable:
         for handle in handles:
             self.shares.come(handle.key)
 
+    def slots_wait(self, handles: set[Handle]) -> bool:
+        """Whether a step of a slot's row, of one of these requests, is under way."""
+        rows = (self.active[handle] for handle in handles & self.active.keys())
+        return any(row.waits and row.request.slot for row in rows)
+
     def cancel(self, handles: set[Handle]) -> list[Event]:
         """End requests, whatever they do; their memory is free at once."""
         events: list[Event] = []

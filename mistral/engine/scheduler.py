@@ -120,10 +120,15 @@ class Scheduler:
 
         Every request ends in exactly one Generated with a finish_reason.
         """
+        if self._speculation and not self._flights:
+            self._speculation.try_steps(self.engine)
         begun = self._time()
         new, cancelled = self._queue.news()
         self._rows.come(new)
-        events = [*self._rows.cancel(cancelled), *self._rows.admit(), *self._rows.grow()]
+        events = list[Event]()
+        while self._flights and self._rows.slots_wait(cancelled):  # another may take the row: drafts are to be gone
+            events += self._land(self._flights.popleft())
+        events += [*self._rows.cancel(cancelled), *self._rows.admit(), *self._rows.grow()]
         self._forget_guesses(events)
         if not self._flights:
             self._clock = self._time()
@@ -161,7 +166,8 @@ class Scheduler:
         picked = micro_batches.next_micro_batch([row.progress for row in rows], decoding, chunk_size, room, order)
         if not picked:
             return False
-        pieces, drafts = [], self._drafts([rows[place] for place, _ in picked if not rows[place].reads])
+        answered = [rows[place] for place, _ in picked if not rows[place].reads]
+        pieces, drafts = [], self._drafts(answered, beside=len(answered) < len(picked))
         for place, tokens in picked:
             row = rows[place]
             kind: Kind = "answer"
@@ -172,16 +178,20 @@ class Scheduler:
         self._flights.append(Flight(ticket, tuple(pieces)))
         return True
 
-    def _drafts(self, rows: Sequence[ActiveRow]) -> dict[int, list[int]]:
-        """Guesses of what the rows go on with, by the index of their requests.
-
-        On a pipeline there are none for a slot: another request may take it before a step has come to its end.
-        """
+    def _drafts(self, rows: Sequence[ActiveRow], beside: bool) -> dict[int, list[int]]:
+        """Guesses of what the rows go on with, by the index of their requests; `beside`: prompts are read, too."""
         if self._speculation is None or not rows:
             return {}
-        found = self._speculation.drafts(rows, self.engine.args.vocab_size)
-        lone = self.engine.num_pipeline_ranks == 1
-        return {row.index: draft for row, draft in zip(rows, found, strict=True) if lone or not row.request.slot}
+        left = None if self._budget is None else self._budget.left(len(rows))
+        if left is not None and beside:
+            left *= 1 - self._prompts_share
+        found = self._speculation.drafts(rows, self.engine.args.vocab_size, left)
+        return {row.index: draft for row, draft in zip(rows, found, strict=True)}
+
+    @property
+    def _prompts_share(self) -> float:
+        """Of a step's time beside answers, what prompts have while a model that guesses has to read, too."""
+        return 0.5 if self._speculation and self._speculation.behind else 1.0
 
     def _forget_guesses(self, ended: Sequence[Event]) -> None:
         """These requests have ended without a step."""
@@ -203,7 +213,7 @@ class Scheduler:
         chunk_size = self.chunk_size or chosen
         room = max(chunk_size, STEP_TOKENS if ranks == 1 else chosen)
         if self._budget:
-            fitting = self._budget.tokens(answering, room)
+            fitting = self._budget.tokens(answering, room, self._prompts_share)
             room = fitting if answering else max(chunk_size, fitting)
         return chunk_size, room
 
@@ -294,8 +304,9 @@ class Scheduler:
         done = self._done
         if flight and self._speculation and not flight.reads:
             self._speculation.measured(flight.answering, seconds)
+        reading = self._speculation.read_seconds() if self._speculation else 0.0
         if flight and self._budget:
-            self._budget.add(flight.answering, flight.reads, seconds)
+            self._budget.add(flight.answering, flight.reads, max(0.0, seconds - reading))
         self._done = replace(
             done,
             generated_tokens=self.timings.decode_tokens, drafted_tokens=self.timings.drafted_tokens,

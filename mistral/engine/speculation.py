@@ -17,30 +17,44 @@ from mistral.engine.active_row import ActiveRow
 from mistral.engine.draft_depth import StepCosts, depths
 from mistral.engine.drafter import Drafter
 from mistral.engine.grammar_drafter import GrammarDrafter
+from mistral.engine.row_engine import RowEngine
 from mistral.engine.row_guesses import RowGuesses
 from mistral.engine.speculation_mode import check_mode
+from mistral.engine.step_trial import StepTrial
 from mistral.engine.suffix_drafter import PastAnswers, SuffixDrafter
 from mistral.engine.work import Outcome, Work
 
 NewDrafter = Callable[[ActiveRow], Drafter | None]  # None: it has nothing to say of that row
 PRICES = 9  # measurements of what a computed draft takes, of which the median counts
 FIRST_PRICE = 0.3  # of a step's time, for each token, while nothing is known
+RENEWED = 200  # steps for each that was tried, in which drafts rested, and then there is another trial
 
 
 class Speculation:
     """What a scheduler asks for drafts. It belongs to one scheduler, or to several that come one after the other."""
 
-    def __init__(self, new: Iterable[NewDrafter] | None = None, always: bool = False) -> None:
+    behind = False
+    """Whether, at the last step, a model that is to guess had not read all of its row."""
+
+    def __init__(
+        self,
+        new: Iterable[NewDrafter] | None = None,
+        always: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """`new`: what makes the drafters of a row that begins, those that are left out and grammars' among them.
 
-        Where it is left out these are `own`. `always`: whatever drafts cost.
+        Where it is left out these are `own`. `always`: whatever drafts cost. `clock`: seconds.
         """
-        self._new, self._always = self.own if new is None else list(new), always
+        self._new, self._always, self._clock = self.own if new is None else list(new), always, clock
         self._past, self._costs = PastAnswers(), StepCosts()
+        self._trial = StepTrial(clock)
+        self._wanted, self._rested = False, 0  # whether there is something to draft; steps in which that was not used
         self._rows: dict[int, RowGuesses] = {}
         self._prices = deque[float](maxlen=PRICES)
         self._met = set[int]()  # numbers of tokens that a step has had
         self._spent = 0.0  # seconds that drafts of the next step have taken
+        self._reading = 0.0  # seconds that models have read for, since `read_seconds` was asked
 
     @classmethod
     def of(cls, mode: str, backend: str, computed: NewDrafter | None = None) -> Speculation | None:
@@ -64,20 +78,65 @@ class Speculation:
     def _suffixes(self, row: ActiveRow) -> Drafter:
         return SuffixDrafter(row.request.prompt, self._past.of(row.handle.space), row.request.prediction)
 
-    def drafts(self, rows: Sequence[ActiveRow], vocab_size: int) -> list[list[int]]:
-        """Drafts of the rows that a step moves on, each with a place for it; none where they would cost more."""
+    def try_steps(self, engine: RowEngine) -> None:
+        """Learn what steps take, once there is something to draft. Called while nothing of the engine is under way.
+
+        Where drafts rest for long there is another trial, lest one that was held up ends them for ever.
+        """
+        if not self._wanted:
+            return
+        if self._trial.done and self._rested > RENEWED * max(1, self._trial.tried):
+            self._trial = StepTrial(self._clock)
+        if not self._trial.done:
+            self._rested = 0
+            self._trial.go_on(engine)
+            self._costs.start(self._trial.seconds)
+
+    def drafts(self, rows: Sequence[ActiveRow], vocab_size: int, seconds: float | None = None) -> list[list[int]]:
+        """Drafts of the rows that a step moves on, each with a place for it; none where they would cost more.
+
+        `seconds`: the time that models which guess may take to read what they have not; None: any.
+        """
         guesses = [self._rows.get(row.index) or self._begin(row) for row in rows]
         base, price = self._costs.seconds(len(rows)), 0.0 if self._always else self._price()
         for row, guess in zip(rows, guesses, strict=True):
             guess.choose(row.answer, row.draft_room, vocab_size, price / base if base else 0.0)
-        counts = [guess.length for guess in guesses]
-        if not self._always:
-            rates = [guess.used.acceptance.rate if guess.used else 0.0 for guess in guesses]
-            prices = [price if guess.used and guess.used.drafter.computes else 0.0 for guess in guesses]
-            counts = depths(rates, counts, len(rows), self._costs, prices)
+        self._wanted = not self._always and any(guess.length for guess in guesses)
+        counts = self._counts(guesses, price)
         self._spent = 0.0
+        self.behind = self._read(rows, guesses, counts, seconds)
+        if self.behind:
+            counts = self._counts(guesses, price)
+        self._rested += self._wanted and not any(counts)
         found = zip(rows, guesses, counts, strict=True)
         return [self._drafted(row, guess, count, vocab_size) for row, guess, count in found]
+
+    def _counts(self, guesses: Sequence[RowGuesses], price: float) -> list[int]:
+        """How many drafts each row should have."""
+        lengths = [guess.length for guess in guesses]
+        if self._always:
+            return lengths
+        rates = [guess.used.acceptance.rate if guess.used else 0.0 for guess in guesses]
+        prices = [price if guess.used and guess.used.drafter.computes else 0.0 for guess in guesses]
+        return depths(rates, lengths, len(guesses), self._costs, prices)
+
+    def _read(
+        self, rows: Sequence[ActiveRow], guesses: Sequence[RowGuesses], counts: Sequence[int], seconds: float | None
+    ) -> bool:
+        """Let models that are to guess read what they have not -> whether one is not through; then others guess."""
+        behind = False
+        for row, guess, count in zip(rows, guesses, counts, strict=True):
+            source = guess.used
+            if source is None or not count or not source.drafter.computes:
+                continue
+            begun = self._clock()
+            ready = source.catch_up(row.answer, None if seconds is None else seconds - self._spent)
+            taken = self._clock() - begun
+            self._spent, self._reading = self._spent + taken, self._reading + taken
+            if not ready:
+                guess.fall_back()
+                behind = True
+        return behind
 
     def _drafted(self, row: ActiveRow, guess: RowGuesses, count: int, vocab_size: int) -> list[int]:
         """So many drafts of a row, computed where that has still to be done."""
@@ -85,9 +144,9 @@ class Speculation:
         if source is None or not count:
             return []
         if source.drafter.computes:
-            begun, warm = time.perf_counter(), source.warm
+            begun, warm = self._clock(), source.warm
             source.ask(row.answer, count, vocab_size)
-            seconds = time.perf_counter() - begun
+            seconds = self._clock() - begun
             self._spent += seconds
             if warm and source.offer:
                 self._prices.append(seconds / len(source.offer))
@@ -122,6 +181,11 @@ class Speculation:
         if tokens in self._met:
             self._costs.add(tokens, max(0.0, seconds - self._spent))
         self._met.add(tokens)  # the first step of so many tokens makes room for them, which takes a while of its own
+
+    def read_seconds(self) -> float:
+        """The time since this was asked last in which models that guess have read what they had not."""
+        seconds, self._reading = self._reading, 0.0
+        return seconds
 
     def ended(self, row: ActiveRow) -> None:
         """A row has ended; its answer may help others of its space."""

@@ -15,11 +15,7 @@ def check_mode(mode: str) -> None:
         raise InputError("must be auto, suffix or off", option="speculate", value=mode)
 
 
-def check_draft(draft: str | Path | None, mode: str, num_pipeline_ranks: int = 1) -> None:
+def check_draft(draft: str | Path | None, mode: str) -> None:
     """Raise InputError where there can be no draft, before anything is opened; `mode`: see `check_mode`."""
-    if draft is None:
-        return
-    if mode == "off":
+    if draft is not None and mode == "off":
         raise InputError(f"guesses tokens, and {setting('speculate')} is off; leave one of them out", option="draft")
-    if num_pipeline_ranks > 1:
-        raise InputError("guesses in one process; leave it out where several share the layers", option="draft")

@@ -48,15 +48,19 @@ class StepBudget:
         near = [seconds for count, seconds in self._prompts if tokens <= 2 * count and count <= 2 * tokens]
         return _newest(near if len(near) >= USED else [seconds for _, seconds in self._prompts])
 
-    def tokens(self, rows: int, most: int) -> int:
-        """Prompt tokens that a step beside so many rows may take, and `most` at most.
+    def left(self, rows: int) -> float:
+        """Seconds that answers of so many rows leave of a step."""
+        return max(self.seconds - self.answer_seconds(rows), SHARE * self.seconds)
+
+    def tokens(self, rows: int, most: int, share: float = 1.0) -> int:
+        """Prompt tokens that a step beside so many rows may take in a share of what these leave, and `most` at most.
 
         At least `LEAST`, however long that takes, or what fits into a share of the time where answers take it all; and
         at most twice what steps have taken before.
         """
         if not self._prompts:
             return min(FIRST, most)
-        left = max(self.seconds - self.answer_seconds(rows), SHARE * self.seconds)
+        left = share * self.left(rows)
         limit = min(most, 2 * max(FIRST, *(count for count, _ in list(self._prompts)[-USED:])))
         found = _fitting(left, self.token_seconds(limit), limit)
         found = _fitting(left, self.token_seconds(found), limit)

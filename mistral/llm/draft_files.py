@@ -11,7 +11,7 @@ from mistral.engine.engine import Engine
 from mistral.engine.self_draft import SelfDraft
 from mistral.engine.speculation import NewDrafter
 from mistral.errors import InputError, setting
-from mistral.load import Progress, load_model
+from mistral.load import Progress, Transformer, load_whole
 from mistral.tokenizer.tokenizer import Tokenizer
 
 SELF = "self"  # names the model's own copy; a folder of that name is ./self
@@ -50,21 +50,29 @@ class DraftFiles:
 
     def load(
         self,
-        engine: Engine,
         backend: str = "auto",
         bits: int = 16,
         device: str = "auto",
         threads: int | None = None,
         precise: bool = False,
         progress: Progress | None = None,
-    ) -> NewDrafter:
-        """Load it -> what makes the drafters of an engine's rows. Raises InputError as `load_model` does."""
+    ) -> Transformer:
+        """Load it, whole, in this process; before the engine is opened, whose memory is what is left.
+
+        Raises InputError as `load_whole` does.
+        """
         kept = COPY_BITS if self.is_self else bits
         try:
-            model = load_model(self.checkpoint, 1, backend, kept, device, threads, progress, precise)
+            return load_whole(self.checkpoint, backend, kept, device, threads, progress, precise)
         except InputError as error:
             raise error.within(setting("draft")) from None
-        if self.is_self:
+
+    def drafter(self, model: Transformer, engine: Engine) -> NewDrafter:
+        """What makes the drafters of an engine's rows, by the model that `load` gave.
+
+        A copy shares the engine's cache, unless that is spread over ranks: then it has rows of its own, on the first.
+        """
+        if self.is_self and engine.num_pipeline_ranks == 1:
             return SelfDraft(model, engine).drafter
         return DraftModel(model, engine.spare_bytes).drafter
 

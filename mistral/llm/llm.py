@@ -79,8 +79,9 @@ class LLM:
         model = load_model(folder, 1, backend, bits, device, threads, precise=precise, lora=lora)
         self.tokenizer = tokenizer.for_rows(model.args.vocab_size)
         self.grammars = Grammars(self.tokenizer)
+        drafting = files.load(backend, bits, device, threads, precise) if files else None
         self._engine = Engine(model, max_context)
-        computed = files.load(self._engine, backend, bits, device, threads, precise) if files else None
+        computed = files.drafter(drafting, self._engine) if files and drafting else None
         store = PrefixStore(model.args, prefix_bytes) if prefix_bytes else None
         scheduler = Scheduler(
             self._engine, max_rows=max_rows, step_ms=step_ms, prefix_store=store,

@@ -115,8 +115,11 @@ class World:
             self.fail("")
 
     @contextmanager
-    def agreement(self) -> Iterator[None]:
-        """What every rank does in this block: an InputError on one rank is raised on all when the block ends."""
+    def agreement(self, led: bool = False) -> Iterator[None]:
+        """What every rank does in this block: an InputError on one rank is raised on all when the block ends.
+
+        It names the rank, unless all have the same; `led`: or only the first rank does anything here.
+        """
         before, self.busy = self.busy, True
         error: InputError | None = None
         try:
@@ -130,12 +133,18 @@ class World:
         for rank, (host, theirs) in enumerate(found):
             if theirs is not None:
                 everywhere = all(str(other) == str(theirs) for _, other in found)
-                raise theirs if everywhere else theirs.within(f"rank {rank} on {host}")
+                raise theirs if everywhere or led else theirs.within(f"rank {rank} on {host}")
 
     def agreed(self, attempt: Callable[[], T]) -> T:
         """Do the same on every rank; where it cannot be done on one, every rank raises that rank's InputError."""
         with self.agreement():
             result = attempt()
+        return result
+
+    def led(self, attempt: Callable[[], T]) -> T | None:
+        """Do something on the first rank, while the others wait; its InputError is raised on every rank, as it is."""
+        with self.agreement(led=True):
+            result = None if self.rank else attempt()
         return result
 
     def share_of_cores(self) -> int:

@@ -11,7 +11,6 @@ import pytest
 from mistral import LLM, InputError
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.speculation import NewDrafter, Speculation
-from mistral.engine.speculation_mode import check_draft
 from tests.support.checkpoint_forms import random_tensors, write_checkpoint
 from tests.support.command_line import ARGS, CommandLine, write_model
 from tests.support.small_tokenizers import byte_level, hugging_face_folder
@@ -78,8 +77,6 @@ def test_what_cannot_guess_is_refused_in_one_line(run: CommandLine, small: Path,
     assert run("demo", shipped, "--draft", "self", "--bits", "4").error.startswith(quantized)
     assert run("demo", shipped, "--draft", "self", "--bits", "8").error.startswith(quantized)
     assert "--speculate is off" in run("demo", shipped, "--draft", "self", "--speculate", "off").error
-    with pytest.raises(InputError, match=r"^draft: guesses in one process; leave it out"):
-        check_draft("self", "auto", 2)
     assert "--draft" in run("score", shipped, "file", "--draft", "self").error
 
 
