@@ -211,7 +211,7 @@ class Bench:
         ended = time.perf_counter()
         task.cancel()
         beside.close()
-        times = [begun, *(each for each in answer.times if begun <= each <= ended)]
+        times = [begun, *(each for each, _ in answer.pieces if begun <= each <= ended)]
         gaps = [after - before for before, after in pairwise(times)]
         return {
             "prompt_tokens": len(long), "reading_seconds": round(reading.seconds, 2), "tokens_beside": len(gaps),
@@ -219,14 +219,13 @@ class Bench:
         }  # fmt: skip
 
     def cancel(self) -> Line:
-        """Clients go while another streams: tokens of that stream, one a step, until their rows are free."""
+        """Clients go while another streams: steps of the engine until their rows are free."""
         return asyncio.run(self._cancel())
 
     async def _cancel(self) -> Line:
         body = {"prompt": TEXT, "max_tokens": 4000, "ignore_eos": True, "stream": True}
         stays, ready, steps, seconds = Connection(self.url), asyncio.Event(), list[int](), list[float]()
-        staying = Answer()
-        task = asyncio.create_task(stays.post(body, ready=ready, into=staying))
+        task = asyncio.create_task(stays.post(body, ready=ready))
         await ready.wait()
         for _ in range(5):
             begun = [asyncio.Event() for _ in range(4)]
@@ -239,10 +238,11 @@ class Bench:
                 each.cancel()
             for connection in going:
                 connection.close()
-            gone, before = time.perf_counter(), len(staying.times)
-            while self.figure("mistral_rows ", await stays.get("/metrics")) > 1:
-                pass
-            steps.append(len(staying.times) - before)
+            gone, page = time.perf_counter(), await stays.get("/metrics")
+            before = self.figure("mistral_steps ", page)
+            while self.figure("mistral_rows ", page) > 1:
+                page = await stays.get("/metrics")
+            steps.append(int(self.figure("mistral_steps ", page) - before))
             seconds.append(time.perf_counter() - gone)
         task.cancel()
         stays.close()

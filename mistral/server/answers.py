@@ -12,6 +12,7 @@ from mistral.llm.completion import TokenLogprob
 from mistral.llm.partial_completion import Prompt
 from mistral.server.api_error import ApiError, unavailable
 from mistral.server.asked import Asked
+from mistral.server.mailbox import Queue
 from mistral.server.metrics import Metrics
 from mistral.server.settings import KEEP_ALIVE_SECONDS
 from mistral.tokenizer.call_stream import CallPart
@@ -26,7 +27,7 @@ CALLS = "tool_calls"  # why an answer ends that asks for calls
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step adds to an answer: characters are whole. finish_reason is there with the last piece alone.
+    """What a step, or several, add to an answer: characters are whole. The last piece alone has a finish_reason.
 
     parts: of calls. begins: it has the first token of a text of its own.
     """
@@ -38,6 +39,17 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
     begins: bool = False
+
+    def goes_before(self, other: Piece) -> bool:
+        """Whether both can be told as one: thoughts, then text, then calls."""
+        return not (other.thought and (self.text or self.parts)) and not (other.text and self.parts)
+
+    def __add__(self, other: Piece) -> Piece:
+        """This piece and the one that follows it in the same answer."""
+        return Piece(
+            self.index, self.text + other.text, self.thought + other.thought, self.parts + other.parts,
+            self.logprobs + other.logprobs, other.finish_reason, self.begins,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ class Answers:
         self.asked, self._metrics = asked, metrics
         prompts = [prompt for prompt in asked.prompts for _ in range(asked.n)]
         self.answers = [Answer(tokenizer, asked, prompt, index) for index, prompt in enumerate(prompts)]
-        self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self.events = Queue()
         self._open, self._last = len(self.answers), time.perf_counter()
 
     @property
@@ -172,15 +184,28 @@ class Answers:
         async for _ in self.pieces():
             pass
 
-    async def pieces(self) -> AsyncGenerator[Piece | None]:
-        """What each step adds, as it comes; None where nothing has come for a while. Raises ApiError for a failure."""
+    async def pieces(self) -> AsyncGenerator[Sequence[Piece]]:
+        """What has come since the last time; nothing where that took long. Raises ApiError for a failure."""
+        loop = asyncio.get_running_loop()
         while self._open:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    place, event = await self.events.get()
-            except TimeoutError:
-                yield None
-                continue
+            alarm = loop.call_later(KEEP_ALIVE_SECONDS, self.events.put_nowait, None)
+            found = [await self.events.get()]
+            alarm.cancel()
+            while not self.events.empty():
+                found.append(self.events.get_nowait())
+            pieces, failure = self._read(filter(None, found))
+            if found == [None]:
+                yield ()
+            if pieces:
+                yield pieces
+            if failure:
+                raise failure
+
+    def _read(self, events: Iterable[tuple[int, Event]]) -> tuple[Sequence[Piece], ApiError | None]:
+        """Take events, each with its answer's place -> what they add, up to the failure of an answer if one fails."""
+        pieces = list[Piece]()
+        last = dict[int, int]()  # where in `pieces` the last of each answer is
+        for place, event in events:
             answer = self.answers[place]
             if not answer.begun:
                 answer.begun = True
@@ -188,9 +213,19 @@ class Answers:
             if isinstance(event, Prefilled):
                 answer.read(event)
                 continue
-            piece = self._add(answer, event)
-            if piece:
-                yield piece
+            try:
+                piece = self._add(answer, event)
+            except ApiError as error:
+                return pieces, error
+            if piece is None:
+                continue
+            at = last.get(place)
+            if at is not None and pieces[at].goes_before(piece):
+                pieces[at] = pieces[at] + piece
+            else:
+                last[place] = len(pieces)
+                pieces.append(piece)
+        return pieces, None
 
     def _add(self, answer: Answer, event: Generated) -> Piece | None:
         if event.finish_reason == "error":

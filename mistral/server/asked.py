@@ -48,6 +48,11 @@ class Asked:
         """How many answers that are in all."""
         return len(self.prompts) * self.n
 
+    @property
+    def size(self) -> int:
+        """How much there is to do before answers can begin, in ids; a constraint has to be compiled, which is much."""
+        return sum(len(prompt.ids) for prompt in self.prompts) * self.n + (1 << 20) * (self.constraint is not None)
+
 
 @dataclass(frozen=True)
 class Choosing:

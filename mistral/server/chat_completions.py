@@ -102,7 +102,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    chat = await service.in_thread(lambda: ChatRequest.read(fields, service.settings.defaults))
+    chat = await service.in_thread(lambda: ChatRequest.read(fields, service.settings.defaults), size=fields.size)
     asked = await service.in_thread(lambda: chat.asked(service), "messages")
     exchange = Exchange(request, asked, new_id("chatcmpl-"))
     writer = ChatWriter(service, exchange.id, chat.include_usage, chat.logprobs)

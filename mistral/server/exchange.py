@@ -53,7 +53,7 @@ class Exchange:
         async with self.service.answering(self.asked, self.key) as answers:
             await while_connected(self.request.receive, answers.whole())
             self._note(answers)
-            return await self.service.in_thread(lambda: JSONResponse(record(answers)))
+            return await self.service.in_thread(lambda: JSONResponse(record(answers)), size=4 * answers.usage.answer)
 
     async def streamed(
         self,
