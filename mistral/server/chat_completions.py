@@ -51,6 +51,14 @@ class ChatRequest:
     def read(cls, fields: Fields, defaults: Defaults) -> ChatRequest:
         """Raises ApiError naming the field that is wrong."""
         fields.required("messages")
+        for name in (
+            "functions",
+            "function_call",
+        ):  # an answer without the call that was asked for would be a silent fault
+            if fields.has(name):
+                raise fields.wrong(name, "is the form before tools; give tools and tool_choice")
+        if any(each != "text" for each in fields.texts("modalities")):
+            raise fields.wrong("modalities", "must be text: the model writes nothing else")
         messages = fields.items("messages", MAX_MESSAGES)
         if fields.switch("continue_final_message") and fields.switch("add_generation_prompt"):
             raise fields.wrong("continue_final_message", "is the opposite of add_generation_prompt; leave one out")

@@ -44,7 +44,7 @@ class ResponsesRequest:
     @classmethod
     def read(cls, fields: Fields, defaults: Defaults, efforts: Sequence[str]) -> ResponsesRequest:
         """`efforts`: how long the model can be told to think. Raises ApiError naming the field that is wrong."""
-        for name in ("previous_response_id", "conversation"):
+        for name in ("previous_response_id", "conversation", "prompt"):
             if fields.has(name):
                 raise fields.wrong(name, "nothing is kept here; send the whole conversation as input")
         if fields.switch("background"):

@@ -135,7 +135,7 @@ class Service:
         submission = _Submission(self._thread, key)
 
         def put(place: int, event: Event) -> None:
-            mailbox.put(answers.events, place, event)
+            mailbox.put(answers.inbox, place, event)
 
         self._count(asked.rows)
         try:
