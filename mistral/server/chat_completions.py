@@ -51,14 +51,7 @@ class ChatRequest:
     def read(cls, fields: Fields, defaults: Defaults) -> ChatRequest:
         """Raises ApiError naming the field that is wrong."""
         fields.required("messages")
-        for name in (
-            "functions",
-            "function_call",
-        ):  # an answer without the call that was asked for would be a silent fault
-            if fields.has(name):
-                raise fields.wrong(name, "is the form before tools; give tools and tool_choice")
-        if any(each != "text" for each in fields.texts("modalities")):
-            raise fields.wrong("modalities", "must be text: the model writes nothing else")
+        refuse_silent_faults(fields)
         messages = fields.items("messages", MAX_MESSAGES)
         if fields.switch("continue_final_message") and fields.switch("add_generation_prompt"):
             raise fields.wrong("continue_final_message", "is the opposite of add_generation_prompt; leave one out")
@@ -92,6 +85,15 @@ class ChatRequest:
             return ()
         limit = service.engine.context_limit or MAX_PREDICTION
         return tuple(service.tokenizer.encode(self.prediction, bos=False)[:limit])
+
+
+def refuse_silent_faults(fields: Fields) -> None:
+    """Raise ApiError for what an answer would not have, without saying so, if the field were ignored."""
+    for name in ("functions", "function_call"):
+        if fields.has(name):
+            raise fields.wrong(name, "is the form before tools; give tools and tool_choice")
+    if any(each != "text" for each in fields.texts("modalities")):
+        raise fields.wrong("modalities", "must be text: the model writes nothing else")
 
 
 def read_prediction(fields: Fields) -> str:

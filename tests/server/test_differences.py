@@ -124,10 +124,7 @@ def test_only_the_allowed_tools_are_called(
     body = {**BODIES[path], "tools": tools, "parallel_tool_calls": False}
     body |= {"max_tokens": 60} if path == CHAT else {"max_output_tokens": 60}
     answer = server.answer(path, **body, tool_choice=choice)
-    if path == CHAT:
-        called = answer["choices"][0]["message"]["tool_calls"][0]["function"]
-    else:
-        called = answer["output"][0]
+    called = answer["choices"][0]["message"]["tool_calls"][0]["function"] if path == CHAT else answer["output"][0]
     assert called["name"] == "later" and called["arguments"] == "{}"
     unknown = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "never"}]}
     refused = server.post(path, **body, tool_choice=unknown)
