@@ -138,7 +138,8 @@ class Answer:
         """What a step adds to an answer of a conversation, None where that is nothing yet."""
         assert self._reply
         begins, logprobs = self.begins and not self.ids, self._note((event,))
-        text, calls, finish = self._reply.push(event.id, event.text), tuple[ToolCall, ...](), event.finish_reason
+        text, calls = self._reply.push(event.id, event.text), tuple[ToolCall, ...]()
+        finish: str | None = event.finish_reason
         thought, parts = self._reply.thought, self._parts(self._reply.call_parts)
         if event.finish_reason is not None:
             more, reply = self._reply.finish()

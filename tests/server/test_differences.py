@@ -61,11 +61,10 @@ def test_no_frame_is_padded(server: LocalServer) -> None:
 
 def test_thoughts_that_are_encrypted_are_left_out(server: LocalServer) -> None:
     """And an answer that has begun goes on; results of tools are read whether they are errors or not."""
-    begun = [*TURNS, {"role": "assistant", "content": [{"type": "text", "text": "The"}]}]
-    hidden = {"type": "redacted_thinking", "data": "x"}
+    begun, hidden = {"type": "text", "text": "The"}, {"type": "redacted_thinking", "data": "x"}
     answers = [
         server.answer(MESSAGES, max_tokens=8, messages=[*TURNS, {"role": "assistant", "content": content}])["content"]
-        for content in (begun[-1]["content"], [hidden, {"type": "text", "text": "The"}])
+        for content in ([begun], [hidden, begun])
     ]
     assert answers[0] == answers[1] == [{"type": "text", "text": " bell was green."}]
     call = {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "now", "input": {}}]}
