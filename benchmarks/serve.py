@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import shlex
@@ -85,6 +86,8 @@ class Bench:
         """The same checkpoint, loaded here."""
         if self._engine is None:
             self._engine = Engine(load_model(self.options.checkpoint, threads=self.options.threads))
+            gc.collect()
+            gc.freeze()  # as the server does: nothing is measured while the libraries' objects are looked through
         return self._engine
 
     def prompts(self, count: int, tokens: int = PROMPT, first: int = 0) -> list[list[int]]:
@@ -145,12 +148,13 @@ class Bench:
     def throughput(self) -> Line:
         """Tokens a second of 16 clients, and of `generate`'s engine with 16 rows."""
         served, own = list[float](), list[float]()
+        engine = self.engine
         for turn in range(self.options.rounds + 1):
             prompts = self.prompts(CLIENTS, first=100 * turn)
             answers, seconds = self.timed(self.url, prompts)
             begun = time.perf_counter()
             requests = [Request(ids, self.options.answer, logprobs=False, ignore_eos=True) for ids in prompts]
-            count = sum(isinstance(event, Generated) for event in generate_stream(self.engine, requests))
+            count = sum(isinstance(event, Generated) for event in generate_stream(engine, requests))
             if turn:  # the first is not counted
                 own.append(count / (time.perf_counter() - begun))
                 served.append(sum(answer.tokens for answer in answers) / seconds)
@@ -211,7 +215,7 @@ class Bench:
         ended = time.perf_counter()
         task.cancel()
         beside.close()
-        times = [begun, *(each for each in answer.times if begun <= each <= ended)]
+        times = [begun, *(each for each, _ in answer.pieces if begun <= each <= ended)]
         gaps = [after - before for before, after in pairwise(times)]
         return {
             "prompt_tokens": len(long), "reading_seconds": round(reading.seconds, 2), "tokens_beside": len(gaps),
@@ -219,14 +223,13 @@ class Bench:
         }  # fmt: skip
 
     def cancel(self) -> Line:
-        """Clients go while another streams: tokens of that stream, one a step, until their rows are free."""
+        """Clients go while another streams: steps of the engine until their rows are free."""
         return asyncio.run(self._cancel())
 
     async def _cancel(self) -> Line:
         body = {"prompt": TEXT, "max_tokens": 4000, "ignore_eos": True, "stream": True}
         stays, ready, steps, seconds = Connection(self.url), asyncio.Event(), list[int](), list[float]()
-        staying = Answer()
-        task = asyncio.create_task(stays.post(body, ready=ready, into=staying))
+        task = asyncio.create_task(stays.post(body, ready=ready))
         await ready.wait()
         for _ in range(5):
             begun = [asyncio.Event() for _ in range(4)]
@@ -239,10 +242,11 @@ class Bench:
                 each.cancel()
             for connection in going:
                 connection.close()
-            gone, before = time.perf_counter(), len(staying.times)
-            while self.figure("mistral_rows ", await stays.get("/metrics")) > 1:
-                pass
-            steps.append(len(staying.times) - before)
+            gone, page = time.perf_counter(), await stays.get("/metrics")
+            before = self.figure("mistral_steps ", page)
+            while self.figure("mistral_rows ", page) > 1:
+                page = await stays.get("/metrics")
+            steps.append(int(self.figure("mistral_steps ", page) - before))
             seconds.append(time.perf_counter() - gone)
         task.cancel()
         stays.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import RollingCache, Snapshot, cache_nbytes, can_rewind
 from mistral.model.transformer import Transformer
 
+LOOK_SECONDS = 0.02  # for which the memory that was free is taken to be free
 OPEN_ENDED = 4096  # new tokens of an answer without a limit, where nothing limits the context
 
 
@@ -52,6 +54,7 @@ class Engine:
         self.model, self.stage = model, Stage(model)
         self._reserved: dict[int, int] = {}  # tokens of each row whose memory is counted
         self._rooms: list[Room] = []
+        self._looked = 0.0  # when
         self._next_row = self._next_ticket = 0
         self._outcomes: dict[int, list[Outcome]] = {}
         self._drafted: dict[int, Sequence[Work]] = {}  # what is under way, by its ticket
@@ -215,6 +218,12 @@ class Engine:
     def _order(self, order: RowOrder) -> None:
         self.stage.apply(order)
 
+    def _look_for_rooms(self) -> None:
+        """Ask for the memory that is free while there are no rows; many requests that come at once ask together."""
+        now = time.monotonic()
+        if not any(self._reserved.values()) and not (self._rooms and now < self._looked + LOOK_SECONDS):
+            self._rooms, self._looked = self._find_rooms(), now
+
     def _find_rooms(self) -> list[Room]:
         """What each stage can hold beside the rows of this engine and its store; asked while there are no rows."""
         return [Room("", self.model.layers, available_memory() + self._stored())]
@@ -255,8 +264,7 @@ class Engine:
 
         What it needs of the memory of a store, that gives back.
         """
-        if not any(self._reserved.values()):
-            self._rooms = self._find_rooms()
+        self._look_for_rooms()
         for host in {room.host for room in self._rooms}:
             rooms = [room for room in self._rooms if room.host == host]
             layers = [layer for room in rooms for layer in room.layers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mistral.engine.figures import Figures
 from mistral.engine.requests import Event, Generated, Request
@@ -75,8 +75,7 @@ class EngineThread:
                 message = str(error) if isinstance(error, InputError) else f"the engine failed: {one_line(error)}"
                 self._end_all(InputError(message))
                 continue
-            for event in events:
-                self._deliver(event)
+            self._deliver(events)
         self._end_all(None)
 
     def _has_work(self) -> bool:
@@ -85,11 +84,14 @@ class EngineThread:
             self._changed.wait_for(lambda: self._closed or not self._scheduler.idle)
             return not self._closed
 
-    def _deliver(self, event: Event) -> None:
-        ends = isinstance(event, Generated) and event.finish_reason is not None
+    def _deliver(self, events: Sequence[Event]) -> None:
+        receivers = list[Receiver]()
         with self._changed:
-            receiver = self._receivers.pop(event.index) if ends else self._receivers[event.index]
-        receiver(event)
+            for event in events:
+                ends = isinstance(event, Generated) and event.finish_reason is not None
+                receivers.append(self._receivers.pop(event.index) if ends else self._receivers[event.index])
+        for receiver, event in zip(receivers, events, strict=True):
+            receiver(event)
 
     def _end_all(self, error: InputError | None) -> None:
         """Give every row back, and every request its last event: with the error, or that it was cancelled."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mistral.engine.requests import Event, Generated, Prefilled
@@ -12,6 +11,7 @@ from mistral.llm.completion import TokenLogprob
 from mistral.llm.partial_completion import Prompt
 from mistral.server.api_error import ApiError, unavailable
 from mistral.server.asked import Asked
+from mistral.server.mailbox import Inbox
 from mistral.server.metrics import Metrics
 from mistral.server.settings import KEEP_ALIVE_SECONDS
 from mistral.tokenizer.call_stream import CallPart
@@ -26,7 +26,7 @@ CALLS = "tool_calls"  # why an answer ends that asks for calls
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step adds to an answer: characters are whole. finish_reason is there with the last piece alone.
+    """What a step, or several, add to an answer: characters are whole. The last piece alone has a finish_reason.
 
     parts: of calls. begins: it has the first token of a text of its own.
     """
@@ -38,6 +38,17 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
     begins: bool = False
+
+    def goes_before(self, other: Piece) -> bool:
+        """Whether both can be told as one: thoughts, then text, then calls."""
+        return not (other.thought and (self.text or self.parts)) and not (other.text and self.parts)
+
+    def __add__(self, other: Piece) -> Piece:
+        """This piece and the one that follows it in the same answer."""
+        return Piece(
+            self.index, self.text + other.text, self.thought + other.thought, self.parts + other.parts,
+            self.logprobs + other.logprobs, other.finish_reason, self.begins,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,38 +117,59 @@ class Answer:
         self.prompt_logprobs += event.logprobs
         self.prompt_tops += event.tops
 
-    def add(self, event: Generated) -> Piece | None:
-        """Take one step of the answer -> what it adds, None where that is nothing yet."""
-        self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
-        text, thought, calls, reason = event.text, "", tuple[ToolCall, ...](), event.finish_reason
-        parts = list[CallPart]()
-        if self._reply:
-            text = self._reply.push(event.id, event.text)
-            thought, parts = self._reply.thought, self._parts(self._reply.call_parts)
-        logprobs = tuple[TokenLogprob, ...]()
-        if event.id is not None:
-            self.ids.append(event.id)
-            self.thought_tokens += self._thinking.inside
-            self._thinking.push(event.id)
-            if event.logprob is not None:
-                logprobs = (TokenLogprob(event.id, event.logprob, event.top),)
-        finish: str | None = reason
-        if reason is not None and self._reply:
+    def add(self, events: Sequence[Generated]) -> list[Piece]:
+        """Take steps of the answer -> what they add, in as few pieces as can tell it."""
+        pieces = list[Piece]()
+        for piece in map(self._piece, events) if self._reply else (self._text(events),):
+            if pieces and piece and pieces[-1].goes_before(piece):
+                pieces[-1] += piece
+            elif piece:
+                pieces.append(piece)
+        return pieces
+
+    def _text(self, events: Sequence[Generated]) -> Piece | None:
+        """What steps add to an answer that is nothing but text."""
+        begins, logprobs = self.begins and not self.ids, self._note(events)
+        text, finish = "".join(event.text for event in events), events[-1].finish_reason
+        self.text, self.finish_reason = self.text + text, finish
+        return Piece(self.index, text, "", (), logprobs, finish, begins) if text or logprobs or finish else None
+
+    def _piece(self, event: Generated) -> Piece | None:
+        """What a step adds to an answer of a conversation, None where that is nothing yet."""
+        assert self._reply
+        begins, logprobs = self.begins and not self.ids, self._note((event,))
+        text, calls = self._reply.push(event.id, event.text), tuple[ToolCall, ...]()
+        finish: str | None = event.finish_reason
+        thought, parts = self._reply.thought, self._parts(self._reply.call_parts)
+        if event.finish_reason is not None:
             more, reply = self._reply.finish()
             text, calls = text + more, reply.calls[:1] if self.one_call else reply.calls
-            finish = CALLS if calls and reason == "stop" else reason
+            finish = CALLS if calls and event.finish_reason == "stop" else event.finish_reason
             parts += self._parts(
                 CallPart(i, call.id, call.name, call.arguments[len(self._told.get(i, "")) :])
                 for i, call in enumerate(calls)
             )
         self.text, self.thoughts, self.calls = self.text + text, self.thoughts + thought, self.calls + calls
-        self.logprobs += logprobs
         self.finish_reason = finish
         if not (text or thought or parts or logprobs or finish):
             return None
-        return Piece(
-            self.index, text, thought, tuple(parts), logprobs, finish, self.begins and len(self.ids) == 1
-        )  # fmt: skip
+        return Piece(self.index, text, thought, tuple(parts), logprobs, finish, begins)
+
+    def _note(self, events: Iterable[Generated]) -> tuple[TokenLogprob, ...]:
+        """Count the tokens of steps -> what is told of each."""
+        logprobs = list[TokenLogprob]()
+        for event in events:
+            self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
+            if event.id is None:
+                continue
+            self.ids.append(event.id)
+            if self._thinking.tokens:
+                self.thought_tokens += self._thinking.inside
+                self._thinking.push(event.id)
+            if event.logprob is not None:
+                logprobs.append(TokenLogprob(event.id, event.logprob, event.top))
+        self.logprobs += logprobs
+        return tuple(logprobs)
 
     def _parts(self, found: Iterable[CallPart]) -> list[CallPart]:
         """Those that are to be told, each with the name of its call when it is the first of it."""
@@ -159,8 +191,10 @@ class Answers:
         self.asked, self._metrics = asked, metrics
         prompts = [prompt for prompt in asked.prompts for _ in range(asked.n)]
         self.answers = [Answer(tokenizer, asked, prompt, index) for index, prompt in enumerate(prompts)]
-        self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self._open, self._last = len(self.answers), time.perf_counter()
+        self.inbox = Inbox()
+        self._failure: ApiError | None = None
+        self._open, self._begun = len(self.answers), time.perf_counter()
+        self._last = self._begun
 
     @property
     def unfinished(self) -> Sequence[Answer]:
@@ -172,15 +206,20 @@ class Answers:
         async for _ in self.pieces():
             pass
 
-    async def pieces(self) -> AsyncGenerator[Piece | None]:
-        """What each step adds, as it comes; None where nothing has come for a while. Raises ApiError for a failure."""
+    async def pieces(self) -> AsyncGenerator[Sequence[Piece]]:
+        """What has come since the last time; nothing where that took long. Raises ApiError for a failure."""
         while self._open:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    place, event = await self.events.get()
-            except TimeoutError:
-                yield None
-                continue
+            events = await self.inbox.take(KEEP_ALIVE_SECONDS)
+            pieces = self._read(events)
+            if pieces or not events:
+                yield pieces
+            if self._failure:
+                raise self._failure
+
+    def _read(self, events: Sequence[tuple[int, Event]]) -> list[Piece]:
+        """Take events, each with its answer's place -> what they add, up to the failure of an answer if one fails."""
+        generated = dict[int, list[Generated]]()  # by the place of the answer
+        for place, event in events:
             answer = self.answers[place]
             if not answer.begun:
                 answer.begun = True
@@ -188,25 +227,30 @@ class Answers:
             if isinstance(event, Prefilled):
                 answer.read(event)
                 continue
-            piece = self._add(answer, event)
-            if piece:
-                yield piece
+            self._failure = self._failure or self._failure_of(event)
+            if self._failure:
+                break
+            generated.setdefault(place, []).append(event)
+            self._open -= event.finish_reason is not None
+        self._measure(generated)
+        return [piece for place, steps in generated.items() for piece in self.answers[place].add(steps)]
 
-    def _add(self, answer: Answer, event: Generated) -> Piece | None:
+    def _failure_of(self, event: Generated) -> ApiError | None:
         if event.finish_reason == "error":
             self._metrics.failed.inc()
-            raise ApiError(500, str(event.error), code="engine_error")
-        if event.finish_reason == "cancelled":
-            raise unavailable("the server is ending")
-        if event.id is not None:
-            now = time.perf_counter()
-            measured = self._metrics.next if answer.ids else self._metrics.first
-            measured.observe(now - self._last)
-            self._last = now
-            self._metrics.generated_tokens.inc()
-        piece = answer.add(event)
-        self._open -= event.finish_reason is not None
-        return piece
+            return ApiError(500, str(event.error), code="engine_error")
+        return unavailable("the server is ending") if event.finish_reason == "cancelled" else None
+
+    def _measure(self, generated: Mapping[int, Sequence[Generated]]) -> None:
+        """Note when tokens came: those that come together have each taken the same time."""
+        tokens = sum(event.id is not None for steps in generated.values() for event in steps)
+        if not tokens:
+            return
+        now, firsts = time.perf_counter(), sum(not self.answers[place].ids for place in generated)
+        self._metrics.generated_tokens.inc(tokens)
+        self._metrics.first.add(now - self._begun, firsts)
+        self._metrics.next.add((now - self._last) / tokens, max(0, tokens - firsts))
+        self._last = now
 
     @property
     def usage(self) -> Usage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +47,11 @@ class Asked:
     def rows(self) -> int:
         """How many answers that are in all."""
         return len(self.prompts) * self.n
+
+    @property
+    def size(self) -> int:
+        """How much there is to do before answers can begin, in ids; a constraint has to be compiled, which is much."""
+        return sum(len(prompt.ids) for prompt in self.prompts) * self.n + (1 << 20) * (self.constraint is not None)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def read_seed(fields: Fields, default: int | None) -> int:
         seed = fields.whole("random_seed", -(1 << 63), (1 << 64) - 1)
     if seed is None:
         seed = default
-    return secrets.randbelow(SEEDS) if seed in (None, -1) else seed % (1 << 64)
+    return random.randrange(SEEDS) if seed in (None, -1) else seed % (1 << 64)
 
 
 def read_bias(fields: Fields) -> dict[int, float]:

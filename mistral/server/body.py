@@ -22,7 +22,7 @@ async def read_fields(request: Request) -> Fields:
     """The JSON object that is a request's body. Raises ApiError where there is none, or it breaks a limit."""
     data = await read_body(request)
     value = _parsed(data) if len(data) <= SMALL else await asyncio.to_thread(_parsed, data)
-    return Fields(value)
+    return Fields(value, size=len(data))
 
 
 async def read_body(request: Request) -> bytes:

@@ -51,6 +51,7 @@ class ChatRequest:
     def read(cls, fields: Fields, defaults: Defaults) -> ChatRequest:
         """Raises ApiError naming the field that is wrong."""
         fields.required("messages")
+        refuse_silent_faults(fields)
         messages = fields.items("messages", MAX_MESSAGES)
         if fields.switch("continue_final_message") and fields.switch("add_generation_prompt"):
             raise fields.wrong("continue_final_message", "is the opposite of add_generation_prompt; leave one out")
@@ -86,6 +87,15 @@ class ChatRequest:
         return tuple(service.tokenizer.encode(self.prediction, bos=False)[:limit])
 
 
+def refuse_silent_faults(fields: Fields) -> None:
+    """Raise ApiError for what an answer would not have, without saying so, if the field were ignored."""
+    for name in ("functions", "function_call"):
+        if fields.has(name):
+            raise fields.wrong(name, "is the form before tools; give tools and tool_choice")
+    if any(each != "text" for each in fields.texts("modalities")):
+        raise fields.wrong("modalities", "must be text: the model writes nothing else")
+
+
 def read_prediction(fields: Fields) -> str:
     """The text that the answer is likely to be, as OpenAI's field of this name has it; "" where there is none."""
     given = fields.inner("prediction")
@@ -102,7 +112,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    chat = await service.in_thread(lambda: ChatRequest.read(fields, service.settings.defaults))
+    chat = await service.in_thread(lambda: ChatRequest.read(fields, service.settings.defaults), size=fields.size)
     asked = await service.in_thread(lambda: chat.asked(service), "messages")
     exchange = Exchange(request, asked, new_id("chatcmpl-"))
     writer = ChatWriter(service, exchange.id, chat.include_usage, chat.logprobs)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from mistral.grammar.constraint import Constraint
 from mistral.llm.completion import TokenLogprob
 from mistral.llm.partial_completion import Prompt
-from mistral.server.answers import Answer, Answers
+from mistral.server.answers import Answer, Answers, Piece
 from mistral.server.api_error import wrong
 from mistral.server.asked import Asked, Choosing, read_choosing
 from mistral.server.body import read_fields
@@ -118,8 +118,9 @@ async def completions(request: Request) -> Response:
     """Continue texts, or fill in between two."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(lambda: CompletionRequest.read(fields, service.settings.defaults))
-    asked = await service.in_thread(lambda: wanted.asked(service), "suffix" if wanted.suffix else "prompt")
+    size, defaults = fields.size, service.settings.defaults
+    wanted = await service.in_thread(lambda: CompletionRequest.read(fields, defaults), size=size)
+    asked = await service.in_thread(lambda: wanted.asked(service), "suffix" if wanted.suffix else "prompt", size)
     exchange = Exchange(request, asked, new_id("cmpl-"))
     writer = CompletionWriter(service, wanted, exchange.id)
     if wanted.stream:
@@ -175,22 +176,25 @@ class CompletionWriter:
         wanted = self._wanted
         tables = [LogprobTable(self._service.token_texts, wanted.logprobs or 0) for _ in answers.answers]
         echoed = set[int]()
-        async for piece in answers.pieces():
-            if piece is None:
-                yield COMMENT
-                continue
-            table, text, answer = tables[piece.index], piece.text, answers.answers[piece.index]
-            if wanted.echo and piece.index not in echoed:
-                echoed.add(piece.index)
-                text = await self._service.in_thread(partial(self._echo, table, answer)) + text
-            table.add(piece.logprobs)
-            logprobs = None if wanted.logprobs is None else table.taken()
-            choice = {"index": piece.index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
-            usage = {"usage": None} if wanted.include_usage else {}
-            yield frame({**self._head(), "choices": [choice], **usage})
+        async for pieces in answers.pieces():
+            parts = list[bytes]()
+            for piece in pieces:
+                table, text, answer = tables[piece.index], piece.text, answers.answers[piece.index]
+                if wanted.echo and piece.index not in echoed:
+                    echoed.add(piece.index)
+                    text = await self._service.in_thread(partial(self._echo, table, answer)) + text
+                parts.append(self._chunk(table, piece, text))
+            yield b"".join(parts) or COMMENT
         if wanted.include_usage:
             yield frame({**self._head(), "choices": [], "usage": answers.usage.record()})
         yield DONE
+
+    def _chunk(self, table: LogprobTable, piece: Piece, text: str) -> bytes:
+        table.add(piece.logprobs)
+        logprobs = None if self._wanted.logprobs is None else table.taken()
+        choice = {"index": piece.index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        usage = {"usage": None} if self._wanted.include_usage else {}
+        return frame({**self._head(), "choices": [choice], **usage})
 
 
 class LogprobTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -37,7 +37,7 @@ def check_model(service: Service, fields: Fields) -> None:
 
 def new_id(kind: str) -> str:
     """An id that no other response has."""
-    return f"{kind}{secrets.token_hex(12)}"
+    return f"{kind}{random.getrandbits(96):024x}"
 
 
 class Exchange:
@@ -53,7 +53,7 @@ class Exchange:
         async with self.service.answering(self.asked, self.key) as answers:
             await while_connected(self.request.receive, answers.whole())
             self._note(answers)
-            return await self.service.in_thread(lambda: JSONResponse(record(answers)))
+            return await self.service.in_thread(lambda: JSONResponse(record(answers)), size=4 * answers.usage.answer)
 
     async def streamed(
         self,

@@ -14,12 +14,15 @@ MOST = 1 << 53  # whole numbers that JSON carries exactly
 class Fields:
     """The fields of one object. A field that is null counts as left out."""
 
-    def __init__(self, table: object, where: str = "") -> None:
-        """`where`: the name of the object within the body, "" for the body itself. Raises ApiError for no object."""
+    def __init__(self, table: object, where: str = "", size: int = MOST) -> None:
+        """`where`: the name of the object within the body, "" for the body itself; `size`: bytes of the body.
+
+        Raises ApiError for no object.
+        """
         if not isinstance(table, Mapping):
             raise wrong(where, "must be an object") if where else ApiError(400, "the body must be a JSON object")
         self.table: Mapping[str, Any] = table
-        self.where = where
+        self.where, self.size = where, size
 
     def name(self, field: str) -> str:
         """The full name of a field."""

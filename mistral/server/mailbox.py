@@ -1,36 +1,87 @@
-"""The way from the engine's thread to the event loop: one wake-up for all events of a step."""
+"""The way from the engine's thread to the event loop: one wake-up for all events that have come."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
 from collections import deque
 from contextlib import suppress
 
-from mistral.engine.requests import Event
+from mistral.engine.requests import Event, Generated
 
-Queue = asyncio.Queue[tuple[int, Event]]
+LEAST, MOST = 0.005, 0.05  # seconds for which events are gathered before they are handed out again
+SHARE = 16  # so many times as long as it took to tell of the last ones, between the two
 
 
-class Mailbox:
-    """Events that any thread may put, and the loop hands to whom they are for."""
+class Inbox:
+    """Events for one request, each with its answer's place."""
 
     def __init__(self) -> None:
         """In a running loop."""
-        self._loop, self._lock = asyncio.get_running_loop(), threading.Lock()
-        self._waiting, self._woken = deque[tuple[Queue, int, Event]](), False
+        self._loop, self._events = asyncio.get_running_loop(), list[tuple[int, Event]]()
+        self._waiting: asyncio.Future[None] | None = None
 
-    def put(self, queue: Queue, place: int, event: Event) -> None:
-        """Put an event with its answer's place into a queue of the loop; nothing once the loop is closed."""
-        with self._lock:
-            self._waiting.append((queue, place, event))
-            wake, self._woken = not self._woken, True
-        if wake:
+    def put(self, place: int, event: Event) -> None:
+        """Put one more event."""
+        self._events.append((place, event))
+        self._wake()
+
+    async def take(self, seconds: float) -> list[tuple[int, Event]]:
+        """All that has come, as soon as there is something; nothing where that takes longer than so many seconds."""
+        if not self._events:
+            self._waiting = self._loop.create_future()
+            alarm = self._loop.call_later(seconds, self._wake)
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+                alarm.cancel()
+        found, self._events = self._events, []
+        return found
+
+    def _wake(self) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class Mailbox:
+    """Events that one thread puts, and the loop hands to whom they are for."""
+
+    def __init__(self) -> None:
+        """In a running loop."""
+        self._loop, self._waiting = asyncio.get_running_loop(), deque[tuple[Inbox, int, Event]]()
+        self._woken = self._hurried = False
+        self._next = -math.inf  # the time of the loop at which they may be handed out again
+
+    def put(self, inbox: Inbox, place: int, event: Event) -> None:
+        """Put an event into an inbox of the loop; nothing once the loop is closed.
+
+        The first event of an answer and its last are handed out at once, and all others with them.
+        """
+        self._waiting.append((inbox, place, event))
+        if self._hurried:
+            return
+        self._hurried = not isinstance(event, Generated) or event.finish_reason is not None
+        if self._hurried or not self._woken:
+            self._woken = True
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._hand_out)
+                self._loop.call_soon_threadsafe(self._hand_out if self._hurried else self._wake)
+
+    def _wake(self) -> None:
+        """Events have come: hand them out, or a little later where telling of the last ones has taken time."""
+        if self._next > self._loop.time():
+            self._loop.call_at(self._next, self._hand_out)
+        else:
+            self._hand_out()
 
     def _hand_out(self) -> None:
-        with self._lock:
-            waiting, self._waiting, self._woken = self._waiting, deque(), False
-        for queue, place, event in waiting:
-            queue.put_nowait((place, event))
+        self._woken = self._hurried = False  # first: whoever puts from now on wakes the loop again
+        begun = self._loop.time()
+        while self._waiting:
+            inbox, place, event = self._waiting.popleft()
+            inbox.put(place, event)
+        self._loop.call_soon(self._told, begun)  # after those who were waiting for them
+
+    def _told(self, begun: float) -> None:
+        now = self._loop.time()
+        self._next = now + min(MOST, LEAST + SHARE * (now - begun))

@@ -72,7 +72,8 @@ async def messages(request: Request) -> Response:
     """Answer a conversation."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(lambda: MessagesRequest.read(fields, service.settings.defaults, service.efforts))
+    defaults, efforts, size = service.settings.defaults, service.efforts, fields.size
+    wanted = await service.in_thread(lambda: MessagesRequest.read(fields, defaults, efforts), size=size)
     asked = await service.in_thread(lambda: wanted.asked(service), "messages")
     exchange = Exchange(request, asked, new_id("msg_"))
     writer = MessageWriter(service, exchange.id)

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # seconds until the first token
 NEXT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 2, 5)  # seconds between two tokens
+
+
+class Times(Collector):
+    """A histogram of times; unlike that of the library it takes several equal ones at once."""
+
+    def __init__(self, name: str, what: str, bounds: Sequence[float]) -> None:
+        """`bounds`: seconds at which the buckets end, beside the last."""
+        self._name, self._what, self._bounds = name, what, bounds
+        self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
+
+    def add(self, seconds: float, count: int) -> None:
+        """Something took so long, so many times."""
+        self._counts[bisect_left(self._bounds, seconds)] += count
+        self._sum += seconds * count
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """What the library writes: how many took no longer than each bound."""
+        ends = [*map(floatToGoString, self._bounds), "+Inf"]
+        buckets = list(zip(ends, map(float, accumulate(self._counts)), strict=True))
+        yield HistogramMetricFamily(self._name, self._what, buckets, self._sum)
 
 
 class Metrics:
@@ -42,10 +66,10 @@ class Metrics:
             f"{name}_refused", "Requests that found the queue full or the server ending", registry=registry
         )
         self.failed = Counter(f"{name}_failed", "Answers that ended with an error", registry=registry)
-        self.first = Histogram(
-            f"{name}_time_to_first_token_seconds", "From request to first token", buckets=FIRST, registry=registry
-        )
-        self.next = Histogram(f"{name}_time_per_token_seconds", "From token to token", buckets=NEXT, registry=registry)
+        self.first = Times(f"{name}_time_to_first_token_seconds", "From request to first token", FIRST)
+        self.next = Times(f"{name}_time_per_token_seconds", "From token to token", NEXT)
+        registry.register(self.first)
+        registry.register(self.next)
         self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or under way", registry=registry)
         self.waiting = Gauge(f"{name}_answers_waiting", "Answers that have not begun", registry=registry)
 

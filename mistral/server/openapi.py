@@ -91,7 +91,7 @@ def _operation(path: str, summary: str, properties: dict[str, Any], required: li
         status: {"description": what, "content": {"application/json": {"schema": OBJECT}}}
         for status, what in STATUSES.items()
     }
-    responses["200"]["content"]["text/event-stream"] = {"schema": TEXT}
+    responses["200"]["content"]["text/event-stream"] = {}
     return {
         "operationId": path.removeprefix("/v1/").replace("/", "_"),
         "summary": summary,

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with a limit of time for headers, and room for a bounded number of connections."""
+"""uvicorn's HTTP protocol with a limit of time for headers, and one write for all that is sent at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection: its request is to come now."""
-        super().connection_made(transport)
+        super().connection_made(GatheredWrites(transport, self.loop))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -48,3 +48,47 @@ class TimedProtocol(H11Protocol):
         self._deadline = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self.transport.close()
+
+
+class GatheredWrites(asyncio.Transport):
+    """A transport that writes once in each turn of the loop: a system call costs more than what is written by it."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport, self._loop, self._parts = transport, loop, list[bytes]()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write when the loop has its next turn."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(bytes(data))
+
+    def _flush(self) -> None:
+        data, self._parts = b"".join(self._parts), []
+        if data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close once all has been written."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or will be."""
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """What is known of the connection."""
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        """Take nothing more for now."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take what comes."""
+        self._transport.resume_reading()

@@ -44,7 +44,7 @@ class ResponsesRequest:
     @classmethod
     def read(cls, fields: Fields, defaults: Defaults, efforts: Sequence[str]) -> ResponsesRequest:
         """`efforts`: how long the model can be told to think. Raises ApiError naming the field that is wrong."""
-        for name in ("previous_response_id", "conversation"):
+        for name in ("previous_response_id", "conversation", "prompt"):
             if fields.has(name):
                 raise fields.wrong(name, "nothing is kept here; send the whole conversation as input")
         if fields.switch("background"):
@@ -89,7 +89,8 @@ async def responses(request: Request) -> Response:
     """Answer a conversation."""
     service, fields = service_of(request), await read_fields(request)
     check_model(service, fields)
-    wanted = await service.in_thread(lambda: ResponsesRequest.read(fields, service.settings.defaults, service.efforts))
+    defaults, efforts, size = service.settings.defaults, service.efforts, fields.size
+    wanted = await service.in_thread(lambda: ResponsesRequest.read(fields, defaults, efforts), size=size)
     asked = await service.in_thread(lambda: wanted.asked(service), "input")
     exchange = Exchange(request, asked, new_id("resp_"))
     writer = ResponseWriter(service, exchange.id, wanted.fields, asked)

@@ -35,6 +35,7 @@ from mistral.tokenizer.tokenizer import Tokenizer
 T = TypeVar("T")
 ENDING = "the server is ending"
 WORKERS = 8  # threads that make ids of texts
+SMALL = 1024  # bytes or ids with which something is done sooner than a thread can be told to do it
 
 
 class Service:
@@ -61,6 +62,7 @@ class Service:
         self.metrics.watch("rows_parked", "Rows that gave their memory to others", lambda: thread.figures.parked)
         self.metrics.watch("row_bytes", "Memory counted for rows", lambda: thread.figures.row_bytes)
         self.metrics.watch("prefix_bytes", "Memory of beginnings of prompts", lambda: thread.figures.prefix_bytes)
+        self.metrics.watch("steps", "Steps of the engine so far", lambda: thread.figures.steps)
         self.metrics.watch("longest_step_seconds", "The longest step so far", lambda: thread.figures.longest_seconds)
         self.metrics.watch("drafted_tokens", "Tokens that were guessed", lambda: thread.figures.drafted_tokens)
         self.metrics.watch("accepted_tokens", "Guesses that were right", lambda: thread.figures.accepted_tokens)
@@ -78,9 +80,14 @@ class Service:
         """How long the model can be told to think."""
         return self.tokenizer.template.reasoning_efforts if self.tokenizer.template else ()
 
-    async def in_thread(self, work: Callable[[], T], field: str | None = None) -> T:
-        """What `work` returns, done by a thread. Raises ApiError for its InputError, which is that of a field."""
+    async def in_thread(self, work: Callable[[], T], field: str | None = None, size: int = SMALL) -> T:
+        """What `work` returns, done by a thread, or at once where it is with fewer than `SMALL` bytes.
+
+        Raises ApiError for its InputError, which is that of a field.
+        """
         try:
+            if size < SMALL:
+                return work()
             return await asyncio.get_running_loop().run_in_executor(self._workers, work)
         except RuntimeError:
             if self.draining:  # the threads have ended
@@ -128,11 +135,11 @@ class Service:
         submission = _Submission(self._thread, key)
 
         def put(place: int, event: Event) -> None:
-            mailbox.put(answers.events, place, event)
+            mailbox.put(answers.inbox, place, event)
 
         self._count(asked.rows)
         try:
-            await self.in_thread(lambda: submission.submit(self._requests(asked, answers), put))
+            await self.in_thread(lambda: submission.submit(self._requests(asked, answers), put), size=asked.size)
             yield answers
         finally:
             self._count(-asked.rows, sum(not answer.begun for answer in answers.answers))

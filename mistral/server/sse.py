@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mistral.server.api_error import ApiError
 from mistral.server.settings import SEND_SECONDS
@@ -18,14 +18,10 @@ T = TypeVar("T")
 COMMENT, DONE = b": \n\n", b"data: [DONE]\n\n"
 
 
-async def told(pieces: AsyncGenerator[T | None], frames_of: Callable[[T], Iterable[bytes]]) -> AsyncGenerator[bytes]:
-    """The frames of each piece as it comes; a comment where nothing has come for a while."""
-    async for piece in pieces:
-        if piece is None:
-            yield COMMENT
-            continue
-        for part in frames_of(piece):
-            yield part
+async def told(pieces: AsyncGenerator[Sequence[T]], frames_of: Callable[[T], Iterable[bytes]]) -> AsyncGenerator[bytes]:
+    """The frames of pieces as they come, of those that come together in one; a comment where none come for a while."""
+    async for found in pieces:
+        yield b"".join(part for piece in found for part in frames_of(piece)) if found else COMMENT
 
 
 class ClientGoneError(Exception):
@@ -86,16 +82,19 @@ class EventStream(Response):
             await self.held.aclose()
 
     async def _send(self, send: Send) -> None:
-        await _in_time(send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}))
-        try:
-            async for part in self.frames:
-                await _in_time(send({"type": "http.response.body", "body": part, "more_body": True}))
-        except ApiError as error:
-            part = self.on_error(error)
-            await _in_time(send({"type": "http.response.body", "body": part, "more_body": True}))
-        await _in_time(send({"type": "http.response.body", "body": b"", "more_body": False}))
+        """Raises TimeoutError for a client who does not take what it is sent."""
+        clock = asyncio.get_running_loop().time
+        async with asyncio.timeout(None) as limit:
 
+            async def in_time(message: Message) -> None:
+                limit.reschedule(clock() + SEND_SECONDS)
+                await send(message)
+                limit.reschedule(None)
 
-async def _in_time(sending: Awaitable[None]) -> None:
-    async with asyncio.timeout(SEND_SECONDS):
-        await sending
+            await in_time({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                async for part in self.frames:
+                    await in_time({"type": "http.response.body", "body": part, "more_body": True})
+            except ApiError as error:
+                await in_time({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+            await in_time({"type": "http.response.body", "body": b"", "more_body": False})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mistral.errors import InputError
 from mistral.grammar.constraint import Constraint
@@ -26,20 +27,43 @@ class ToolChoice:
 
 def read_tool_choice(fields: Fields) -> ToolChoice:
     """OpenAI's tools, tool_choice and parallel_tool_calls. Raises ApiError naming the field."""
-    entries = fields.items("tools", MAX_TOOLS)
+    tools = _tools(fields, fields.items("tools", MAX_TOOLS))
     one_call = not fields.switch("parallel_tool_calls", True)
     choice: Any = fields.any("tool_choice")
-    mode: Literal["auto", "none", "required"] | str = choice if isinstance(choice, str) else "auto"
-    name = None
-    if choice is not None and not isinstance(choice, str):
+    if choice is None or isinstance(choice, str):
+        mode, name = choice or "auto", None
+    else:
         chosen = Fields(choice, fields.name("tool_choice"))
-        inner = chosen.inner("function")
-        name = (inner or chosen).text("name") if inner or chosen.has("name") else ""
-        if not name:
-            raise chosen.wrong("function.name", "is required")
+        if chosen.text("type") == "allowed_tools":
+            tools, mode, name = *_allowed(chosen, tools), None
+        else:
+            mode, name = "auto", function_name(chosen)
     if mode not in ("auto", "none", "required", "any"):
         raise fields.wrong("tool_choice", "must be none, auto, required, or an object that names a function")
-    return chosen_tools(fields, _tools(fields, entries), mode, name, one_call)
+    return chosen_tools(fields, tools, mode, name, one_call)
+
+
+def function_name(chosen: Fields) -> str:
+    """Which function an object names: as chat completions do it, or responses. Raises ApiError for none."""
+    inner = chosen.inner("function")
+    name = (inner or chosen).text("name") if inner or chosen.has("name") else ""
+    if not name:
+        raise chosen.wrong("function.name", "is required")
+    return name
+
+
+def _allowed(chosen: Fields, tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], str]:
+    """OpenAI's `allowed_tools`: those of the tools that may be called, and whether one must be."""
+    allowed = chosen.inner("allowed_tools") or chosen
+    names = [
+        function_name(Fields(each, f"{allowed.name('tools')}[{number}]"))
+        for number, each in enumerate(allowed.items("tools", MAX_TOOLS))
+    ]
+    known = {tool.name for tool in tools}
+    if unknown := [name for name in names if name not in known]:
+        raise allowed.wrong("tools", f"names {unknown[0][:64]!r}, which is not among the tools")
+    mode = allowed.choice("mode", ("auto", "required"), "auto")
+    return tuple(tool for tool in tools if tool.name in names), mode
 
 
 def chosen_tools(fields: Fields, tools: tuple[Tool, ...], mode: str, name: str | None, one_call: bool) -> ToolChoice:

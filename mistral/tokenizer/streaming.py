@@ -31,7 +31,8 @@ class StreamDecoder:
             text = piece.removeprefix(SPACE) if self._drops_space else piece
             piece = text.replace(SPACE, " ").encode()
         self._drops_space = False
-        return self._utf8.decode(piece).translate(ESCAPED)
+        text = self._utf8.decode(piece)
+        return text if text.isascii() else text.translate(ESCAPED)
 
     def flush(self) -> str:
         """The text that is left at the end: U+FFFD for an incomplete character, else ""."""
@@ -80,6 +81,8 @@ class TextStream:
     def _advance(self, text: str, final: bool) -> str:
         if self.stopped:
             return ""
+        if not self.stop:  # then nothing is held back
+            return text
         self.pending += text
         stop = () if self.thinking.inside or self._held else self.stop
         hits = [(at, each) for each in stop if (at := self.pending.find(each)) >= 0]

@@ -312,7 +312,8 @@ class Tokenizer:
         except TypeError:
             kind = type(token_id).__name__
             raise InputError(f"an id is of type {kind}; pass a list of integers, as encode returns it") from None
-        if not 0 <= token_id < max(self.vocab_size, self.rows or 0, *(end + 1 for end in self.end_ids)):
+        known = 0 <= token_id < self.vocab_size
+        if not known and not 0 <= token_id < max(self.rows or 0, 0, *(end + 1 for end in self.end_ids)):
             size = self.vocab_size
             raise InputError(f"{self.file}: has {size} ids, not id {token_id}; use the tokenizer of these weights")
         return self.codec.piece(token_id) if self.stands_for(token_id) else None

@@ -7,10 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from mistral.cli.model_options import shipped_checkpoint
+from mistral.server import mailbox
 from tests.support.local_server import LocalServer, local_server
 from tests.support.scripted_model import write_scripted
 from tests.support.thinking_script import ARGS, CALLS, END, EOS, INST, NOON, RESULT, THINK, THOUGHT, ids
 from tests.support.tool_cases import file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def told_at_once() -> Iterator[None]:
+    """Events are told as soon as the loop can: how many come together depends on nothing but the machine then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mailbox, "MOST", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

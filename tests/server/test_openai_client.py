@@ -57,7 +57,7 @@ def test_a_stream_has_the_role_first_and_the_reason_last(client: openai.OpenAI) 
     chunks = list(client.chat.completions.create(model="tiny", messages=ASKED, stream=True))
     first, *middle, last = [chunk.choices[0] for chunk in chunks]
     assert first.delta.role == "assistant" and first.delta.content == ""
-    assert "".join(choice.delta.content or "" for choice in middle) == ANSWER and len(middle) == 5
+    assert "".join(choice.delta.content or "" for choice in middle) == ANSWER and middle
     assert all(choice.delta.role is None and choice.finish_reason is None for choice in middle)
     assert last.finish_reason == "stop" and last.delta.content is None
     assert all(chunk.usage is None for chunk in chunks)
@@ -78,7 +78,7 @@ def test_the_helper_for_streams_puts_an_answer_together(client: openai.OpenAI) -
         kinds = [event.type for event in stream]
         found = stream.get_final_completion()
     assert found.choices[0].message.content == ANSWER
-    assert kinds.count("content.delta") == 6 and kinds[-1] == "content.done"
+    assert kinds.count("content.delta") == kinds.count("chunk") - 1 and kinds[-1] == "content.done"
 
 
 def test_logprobs(client: openai.OpenAI) -> None:

@@ -70,8 +70,9 @@ def test_an_empty_stop_string_stops_nothing() -> None:
 @given(st.lists(st.text("abE", max_size=4), max_size=8), st.lists(st.text("abE", max_size=4), max_size=3))
 def test_the_pieces_make_the_text_up_to_the_first_stop(pieces: list[str], stop: list[str]) -> None:
     """However the text is cut into pieces; and nothing is held back that cannot become a stop string."""
-    whole = "".join(pieces)
-    ends = [whole.find(text) for text in stop if text and text in whole]
+    begun = ["".join(pieces[: i + 1]) for i in range(len(pieces))]
+    hits = [[so_far.find(text) for text in stop if text and text in so_far] for so_far in begun]
+    whole, ends = "".join(pieces), next(filter(None, hits), [])  # of those that are whole first, the first that begins
     stream = TextStream(PieceDecoder(pieces), stop)
     given_out = ""
     for i in range(len(pieces)):

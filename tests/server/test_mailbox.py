@@ -1,0 +1,70 @@
+"""How events come to whom they are for: at once where that matters, and together where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mistral.engine.requests import Event, Generated, Prefilled
+from mistral.server import mailbox
+from mistral.server.answers import Piece
+from mistral.server.mailbox import Inbox, Mailbox
+from mistral.tokenizer.call_stream import CallPart
+
+FIRST: Event = Prefilled(0, 3, 3, ())
+
+
+def token(number: int, reason: str | None = None) -> Event:
+    """A token of an answer."""
+    return Generated(0, number, None, "a", reason)  # type: ignore[arg-type]
+
+
+def test_events_are_gathered_but_for_the_first_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those between wait until telling of others would not take too much of the time; here that is never."""
+    monkeypatch.setattr(mailbox, "LEAST", 3600.0)
+    monkeypatch.setattr(mailbox, "MOST", 3600.0)
+
+    async def taken() -> list[list[tuple[int, Event]]]:
+        box, inbox, found = Mailbox(), Inbox(), list[list[tuple[int, Event]]]()
+        for events in ([FIRST, token(1)], [token(2)], [token(3)], [token(4, "length")]):
+            for event in events:
+                await asyncio.to_thread(box.put, inbox, 7, event)
+            found.append(await inbox.take(0.01))
+        return found
+
+    first, *between, last = asyncio.run(taken())
+    everything = [(7, event) for event in (FIRST, token(1), token(2), token(3), token(4, "length"))]
+    assert first and [*first, *last] == everything and len(first) <= 2
+    assert between == [[], []]
+
+
+def test_nothing_comes_in_time() -> None:
+    """Whoever waits is told so, and gets what comes later."""
+
+    async def taken() -> list[list[tuple[int, Event]]]:
+        inbox = Inbox()
+        nothing = await inbox.take(0.001)
+        inbox.put(0, token(1))
+        return [nothing, await inbox.take(3600)]
+
+    assert asyncio.run(taken()) == [[], [(0, token(1))]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (Piece(0, "a"), Piece(0, "b", finish_reason="stop"), True),
+        (Piece(0, thought="a"), Piece(0, "b"), True),
+        (Piece(0, "a"), Piece(0, thought="b"), False),
+        (Piece(0, "a"), Piece(0, parts=(CallPart(0, "id", "now"),)), True),
+        (Piece(0, parts=(CallPart(0, "id", "now"),)), Piece(0, "a"), False),
+        (Piece(0, parts=(CallPart(0, "id", "now"),)), Piece(0, parts=(CallPart(0, arguments="{"),)), True),
+    ],
+)
+def test_pieces_are_told_as_one_where_their_order_stays(first: Piece, second: Piece, together: bool) -> None:
+    """A piece is written as thoughts, then text, then calls."""
+    assert first.goes_before(second) == together
+    both = first + second
+    assert both.text == first.text + second.text and both.thought == first.thought + second.thought
+    assert both.parts == first.parts + second.parts and both.finish_reason == second.finish_reason
