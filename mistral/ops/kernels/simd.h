@@ -30,7 +30,7 @@ using Pairs = __m512bh;
 constexpr int64_t BF16_LANES = 32;  // bfloat16 in Pairs
 #endif
 
-inline Floats broadcast(float x) { return Floats{} + x; }
+inline Floats broadcast(float x) { return x - Floats{}; }  // 0 + x would be an addition: it is not x for -0
 
 inline Floats load(const float *p) {
   Floats x;
@@ -48,9 +48,13 @@ struct F16 {
 };
 
 inline Floats load(const Bf16 *p) {  // a bfloat16 is the upper half of a float32
+#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC widens each half of the vector on its own
+  return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), 16);
+#else
   HalfWords h;
   memcpy(&h, p, sizeof h);
   return (Floats)(__builtin_convertvector(h, Words) << 16);
+#endif
 }
 
 inline Floats load(const F16 *p) {

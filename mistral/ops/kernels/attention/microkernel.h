@@ -75,16 +75,33 @@ struct PairPanel {
 };
 #endif
 
+// A packed strip
+template <class M>
+struct Strip {
+  const typename M::Vector *words;
+  typename M::Vector at(int64_t s, int v) const { return words[s * NR_VECTORS + v]; }
+};
+
+// A strip of rows as they lie: their elements from i on, of which `left` exist
+template <class M, class Element>
+struct StripOfRows {
+  const Element *const *rows;
+  int64_t i, left;
+  typename M::Vector at(int64_t s, int v) const {
+    return M::interleave_rows(rows + s * M::WORD, i + v * LANES, left - v * LANES);
+  }
+};
+
 // c (R, NR) = or += a (R, words) times a strip; with `begin` the earlier c does not count
-template <class M, int R>
-inline void microkernel(const typename M::Element *a, int64_t a_stride, const typename M::Vector *strip, int64_t words,
-                        float *c, int64_t c_stride, bool begin) {
+template <class M, int R, class Strip>
+inline void microkernel(const typename M::Element *a, int64_t a_stride, const Strip &strip, int64_t words, float *c,
+                        int64_t c_stride, bool begin) {
   Floats sums[R][NR_VECTORS];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < NR_VECTORS; v++) sums[r][v] = begin ? Floats{} : load(c + r * c_stride + v * LANES);
   for (int64_t s = 0; s < words; s++) {
     typename M::Vector w[NR_VECTORS];
-    for (int v = 0; v < NR_VECTORS; v++) w[v] = strip[s * NR_VECTORS + v];
+    for (int v = 0; v < NR_VECTORS; v++) w[v] = strip.at(s, v);
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
       const auto word = M::broadcast_word(a + r * a_stride + s * M::WORD);
@@ -96,16 +113,18 @@ inline void microkernel(const typename M::Element *a, int64_t a_stride, const ty
 }
 
 // c (count, NR) = or += a (count, words) times a strip
-template <class M>
-void multiply_strip(const typename M::Element *a, int64_t a_stride, const typename M::Vector *strip, int64_t words,
-                    float *c, int64_t c_stride, int64_t count, bool begin) {
+template <class M, class Strip>
+void multiply_strip(const typename M::Element *a, int64_t a_stride, const Strip &strip, int64_t words, float *c,
+                    int64_t c_stride, int64_t count, bool begin) {
   int64_t t = 0;
   const auto run = [&](auto rows) {
     for (; t + rows <= count; t += rows)
       microkernel<M, rows>(a + t * a_stride, a_stride, strip, words, c + t * c_stride, c_stride, begin);
   };
   run(std::integral_constant<int, MR>());
-  run(std::integral_constant<int, MR / 2>());
+  if (LANES == 16) run(std::integral_constant<int, 6>());
+  run(std::integral_constant<int, 4>());
+  run(std::integral_constant<int, 3>());
   run(std::integral_constant<int, 2>());
   run(std::integral_constant<int, 1>());
 }
@@ -114,8 +133,17 @@ void multiply_strip(const typename M::Element *a, int64_t a_stride, const typena
 template <class M>
 void multiply_packed(const typename M::Element *a, int64_t a_stride, const typename M::Vector *strips, int64_t words,
                      int64_t columns, float *c, int64_t c_stride, int64_t count, bool begin) {
-  for (int64_t strip = 0; strip < columns / NR; strip++)
-    multiply_strip<M>(a, a_stride, strips + strip * words * NR_VECTORS, words, c + strip * NR, c_stride, count, begin);
+  for (int64_t i = 0; i < columns; i += NR)
+    multiply_strip<M>(a, a_stride, Strip<M>{strips + i / NR * words * NR_VECTORS}, words, c + i, c_stride, count,
+                      begin);
+}
+
+// The same with rows of B as they lie, of which `dim` columns exist
+template <class M, class Element>
+void multiply_rows_of(const typename M::Element *a, int64_t a_stride, const Element *const *rows, int64_t words,
+                      int64_t dim, int64_t columns, float *c, int64_t c_stride, int64_t count, bool begin) {
+  for (int64_t i = 0; i < columns; i += NR)
+    multiply_strip<M>(a, a_stride, StripOfRows<M, Element>{rows, i, dim - i}, words, c + i, c_stride, count, begin);
 }
 
 // LANES vectors of words -> LANES vectors, NR_VECTORS apart, of which number i has word i of each

@@ -57,10 +57,10 @@ inline void weigh_keys(float *scores, float scale, int64_t first, int64_t positi
   for (int64_t i = 0; i < KEYS; i += LANES) M::store(weights + i, load(scores + i));
 }
 
-// Keys -> strips [key / NR][word][key % NR]; `wide`: dim, filled up with zeros
+// The first `count` keys -> strips [key / NR][word][key % NR]; `wide`: dim, filled up with zeros
 template <class M, class Element>
-void pack_keys(const Element *const *keys, int64_t dim, int64_t wide, typename M::Vector *to) {
-  for (int64_t n = 0; n < KEYS; n += LANES)
+void pack_keys(const Element *const *keys, int64_t count, int64_t dim, int64_t wide, typename M::Vector *to) {
+  for (int64_t n = 0; n < count; n += LANES)
     for (int64_t i = 0; i < wide; i += LANES * M::WORD) {
       typename M::Vector lines[LANES];
       for (int64_t j = 0; j < LANES; j++) lines[j] = M::load_words(keys[n + j] + i, dim - i);
@@ -102,12 +102,17 @@ void attend_in_blocks(const Element *from, float *out, Heads heads, int64_t posi
   const Element *key_rows[KEYS], *value_rows[KEYS];
   for (int64_t base = begin / KEYS * KEYS; base < end; base += KEYS) {
     key_values.locate(base, KEYS, begin, end, zeros, key_rows, value_rows);
-    pack_keys<M>(key_rows, dim, wide, keys);
-    pack_values<M>(value_rows, dim, wide, values);
-    multiply_packed<M>(own, wide, keys, wide / M::WORD, KEYS, scores, KEYS, queries.count, true);
+    const int64_t seen = std::min(KEYS, (end - base + NR - 1) / NR * NR);  // the scores of others are masked
+    pack_keys<M>(key_rows, seen, dim, wide, keys);
+    multiply_packed<M>(own, wide, keys, wide / M::WORD, seen, scores, KEYS, queries.count, true);
     for (int64_t n = 0; n < queries.count; n++)
       weigh_keys<M, Element>(scores + n * KEYS, scale, base, position + n / group, heads.window, states[n],
                              sums + n * wide, wide, weights + n * KEYS);
+    if (queries.count <= MR) {  // packing would take longer than the product
+      multiply_rows_of<M>(weights, KEYS, value_rows, KEYS / M::WORD, dim, wide, sums, wide, queries.count, false);
+      continue;
+    }
+    pack_values<M>(value_rows, dim, wide, values);
     multiply_packed<M>(weights, KEYS, values, KEYS / M::WORD, wide, sums, wide, queries.count, false);
   }
   for (int64_t n = 0; n < queries.count; n++)
