@@ -39,8 +39,9 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
 #endif
 }
 
-// For a single token: elements along a row that are prefetched ahead; found by trial, for all types of weights
-constexpr int64_t PREFETCH_AHEAD = 2560;
+// For a single token: elements along a row that are prefetched ahead, into the second-level cache, since the first has no
+// room for that of eight rows; found by trial, for all types of weights
+constexpr int64_t PREFETCH_AHEAD = 1024;
 // For few tokens: passes that are faster than a panel; rows that stay in the second-level cache from pass to pass
 constexpr int64_t DIRECT_PASSES = 4, CACHED_ROWS = 16;
 
@@ -151,7 +152,7 @@ void one_token(const Activations &a, Matrix w, int64_t first, int64_t rows, cons
     for (int64_t c = 0; c < C; c++) row[c] = WeightRow(w, first + std::min(n + c * apart, rows - 1));
     for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
       typename M::Sum sums[C] = {};
-      accumulate<M, 3, WeightRow, 1, C>(x + k, 0, row, {k, std::min(M::K_BLOCK, w.in - k)}, PREFETCH_AHEAD, sums);
+      accumulate<M, 2, WeightRow, 1, C>(x + k, 0, row, {k, std::min(M::K_BLOCK, w.in - k)}, PREFETCH_AHEAD, sums);
       const Output output = {y, 0, factors, k > 0};
       for (int64_t c = 0; c < C && n + c * apart < rows; c++) output.store(0, n + c * apart, sum(M::finish(sums[c])));
     }
