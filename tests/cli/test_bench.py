@@ -511,13 +511,17 @@ def test_eight_bits_are_measured_from_a_file_and_while_loading(run: CommandLine,
         assert {line["bits"] for line in figures(outcome)} == {8}
 
 
-def test_a_file_of_any_type_is_measured_as_it_lies(run: CommandLine, folder: Path) -> None:
+def test_a_file_of_any_type_is_measured_as_it_lies(
+    run: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mistral.cli.bench.roofline, "kernels_flops", lambda library, number: 1e9 * (number + 1))
     options = (f"--folder={folder}", "--type=Q4_0", "--backend=native", "--prefill=40", "--batches=1,9")
     found = figures(run("bench", "--shape=tiny", "--layers=1", *options, "--tokens=1", "--repeats=1", "--json"))
     check_figures(found, (1, 9), (1, 9), (40,))
     checkpoint = open_checkpoint(folder / "tiny-1-Q4_0.gguf")
     assert checkpoint.type_name("layers.0.attention.wq.weight") == "Q4_0"
     assert {line["bits"] for line in found} == {4} and {line["model"] for line in found} == {"tiny-1"}
+    assert found[1]["note"] == "tiles of 8-bit integers, in registers"  # its products are of integers
 
 
 def test_people_get_a_table(run: CommandLine) -> None:

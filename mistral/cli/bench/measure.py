@@ -23,7 +23,9 @@ from mistral.engine.scheduler import generate_stream
 from mistral.engine.work import Work
 from mistral.load import load_model
 from mistral.memory import available_memory, forget_peak, resident_memory
+from mistral.model.parameters import FIRST_MATRIX
 from mistral.ops.backend import load_backend
+from mistral.ops.blocks.kind import BY_NAME
 
 PROMPT = 128  # tokens that a row has read before it is decoded, or that an answer is generated to
 ANSWER = 64  # tokens of a generated answer
@@ -79,7 +81,8 @@ class Measurement:
         self.args = args = checkpoint.args
         self.precise, self.plan = precise, plan.within(args.max_seq_len)
         self.weights = used_nbytes(checkpoint, bits, backend)
-        self.machine = Machine(backend, bits) if device == "CPU" else None
+        in_blocks = bits != 16 or checkpoint.type_name(FIRST_MATRIX) in BY_NAME
+        self.machine = Machine(backend, integers=in_blocks and not precise) if device == "CPU" else None
         self.random, self.tokens = np.random.default_rng(0), 0
         room = PROMPT if args.max_seq_len is None else args.max_seq_len - plan.tokens - 1
         self.decode_prompt = min(PROMPT, room)

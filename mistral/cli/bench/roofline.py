@@ -22,7 +22,7 @@ from mistral.ops.device import thread_count
 NEIGHBOURHOOD = 1 << 16  # bytes of a mapped file that Linux maps at once around the one asked for
 BUFFER = 1 << 30  # bytes read to measure bandwidth, more than any cache holds
 PRODUCT = 2048  # side of the square matrices whose product is timed
-# Ways of multiplying, as the kernels number them; the last two are for weights of 8 and 4 bits alone.
+# Ways of multiplying, as the kernels number them; the last two are for weights in blocks alone.
 WAYS = (
     "float32 vectors", "bfloat16 vectors", "bfloat16 tiles", "vectors of 8-bit integers", "tiles of 8-bit integers",
 )  # fmt: skip
@@ -104,11 +104,11 @@ class Machine:
     words what was measured. For the native backend that is memory read by the kernels, and products of values that
     stay in the registers, by the instruction that does most. No product of matrices reaches that peak, since its values
     must be brought to the registers; least of all with tiles. For the portable backend it is memory read by NumPy, and
-    MindSpore's product of two square matrices. `bits` are those of the weights.
+    MindSpore's product of two square matrices. `integers`: products may be of 8-bit integers.
     """
 
     backend: str
-    bits: int = 16
+    integers: bool = False
     bandwidth: float = 0.0
     peak: float = 0.0
     bandwidth_of: str = "1 GB, read by NumPy"
@@ -121,7 +121,7 @@ class Machine:
             library = build.kernels().load(lambda path: ctypes.CDLL(str(path)))
             self.bandwidth_of = "1 GB, read by the kernels"
             self.bandwidth = max(self.bandwidth, kernels_bandwidth(library, buffer))
-            ways = WAYS[:3] if self.bits == 16 else WAYS
+            ways = WAYS if self.integers else WAYS[:3]
             speeds = {way: kernels_flops(library, number) for number, way in enumerate(ways)}
             fastest = max(speeds, key=lambda way: speeds[way])
             self.peak_of, peak = f"{fastest}, in registers", speeds[fastest]
