@@ -55,16 +55,20 @@ def decode_nbytes(args: ModelArgs, weights: Mapping[str, int], batch: int, cache
 def prefill_flops(args: ModelArgs, tokens: int) -> float:
     """Floating-point operations for a prompt: its matrices, attention within the window, the head for its last token.
 
-    A multiplication and an addition are two. Norms, rotary embeddings and softmax are not counted.
+    Beyond attention the last layer goes on with the last token alone. A multiplication and an addition are two. Norms,
+    rotary embeddings and softmax are not counted.
     """
     share = args.moe.num_experts_per_tok / args.moe.num_experts if args.moe else 1.0
-    matrices = 0.0
-    for parameter in parameters(args).values():
+    products = 0.0
+    for name, parameter in parameters(args).items():
         if parameter.is_matrix and parameter.layer is not None:
-            matrices += parameter.size * (share if parameter.part == "experts" else 1)
+            goes_on = parameter.layer == args.n_layers - 1 and not name.endswith(
+                ("wq.weight", "wk.weight", "wv.weight")
+            )
+            products += (1 if goes_on else tokens) * parameter.size * (share if parameter.part == "experts" else 1)
     seen = sum(keys_seen(tokens, window) for window in args.sliding_windows)
     attention = 2 * args.n_heads * args.head_dim * seen  # scores, and the sum of values
-    return 2 * (tokens * matrices + attention + args.vocab_size * args.dim)
+    return 2 * (products + attention + args.vocab_size * args.dim)
 
 
 def keys_seen(tokens: int, window: int | None) -> int:
