@@ -1,6 +1,6 @@
-// The blocks of L rows at the same column, unpacked side by side: a vector has a word, four of a block's numbers, of every
-// row. 16 bytes of each row are loaded and transposed in registers; what formats.h says of a block is then done for all
-// rows at once. UnpackedRows<F, L> for each format F:
+// The blocks of L rows at the same column, unpacked side by side: a vector has a word, four of a block's numbers, of
+// every row. 16 bytes of each row are loaded and transposed in registers; what formats.h says of a block is then done
+// for all rows at once. UnpackedRows<F, L> for each format F:
 //
 //   factor(g), minimum(g)   s and m of group g, as words
 //   halves()                d in the lower half of a word; dmin in the upper half where the format has one
@@ -106,26 +106,25 @@ struct UnpackedRows<Q8_0, L> : SmallRows<L> {
   }
 };
 
-template <int L>
-struct UnpackedRows<Q4_0, L> : SmallRows<L> {
+template <int L, int64_t AT>
+struct NibbleRows : SmallRows<L> {  // 16 bytes of nibbles at AT
   using SmallRows<L>::SmallRows;
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
-    this->nibbles(2, words);
+    this->nibbles(AT, words);
     use(0, words);
   }
 };
 
 template <int L>
-struct UnpackedRows<Q4_1, L> : SmallRows<L> {
-  using SmallRows<L>::SmallRows;
-  template <class Use>
-  ALWAYS_INLINE void each(Use use) const {
-    typename SmallRows<L>::Ints words[8];
-    this->nibbles(4, words);
-    use(0, words);
-  }
+struct UnpackedRows<Q4_0, L> : NibbleRows<L, 2> {
+  using NibbleRows<L, 2>::NibbleRows;
+};
+
+template <int L>
+struct UnpackedRows<Q4_1, L> : NibbleRows<L, 4> {
+  using NibbleRows<L, 4>::NibbleRows;
 };
 
 template <int L>

@@ -1,6 +1,6 @@
 // The product of weights in blocks with tokens, in vectors of which each lane belongs to a row of the weight: words of
-// rows (row_blocks.h) are multiplied with words of tokens that are broadcast, T tokens at a time. A lane sums for its own
-// row, and nothing has to be added across lanes. The definition of the product is in activations.h.
+// rows (row_blocks.h) are multiplied with words of tokens that are broadcast, T tokens at a time. A lane sums for its
+// own row, and nothing has to be added across lanes. The definition of the product is in activations.h.
 //
 // Few tokens multiply rows as they are unpacked in registers. The rows are far apart: each is a sequential stream that
 // hardware prefetchers follow. For many, a chunk of rows is unpacked into the first-level cache, and all tokens pass
@@ -123,37 +123,28 @@ struct RowLanes {
 
   // totals[t] += products of a group's words with the integers at `from`
   static ALWAYS_INLINE void add_group(const Ints *words, const char *from, Ints factor, Ints (&totals)[T]) {
-    if constexpr (VNNI)
-      add_fours(words, from, factor, totals);
-    else if constexpr (HAS_SIGN<F>)
-      add_signed(words, from, factor, totals);
+    if constexpr (VNNI || HAS_SIGN<F>)
+      add_each_word(words, from, factor, totals);
     else
       add_sums_of_pairs(words, from, factor, totals);
   }
 
-  static ALWAYS_INLINE void add_fours(const Ints *words, const char *from, Ints factor, Ints (&totals)[T]) {
+  // Words are added one by one, in 32 bits: without VNNI products of a pair that have a sign fit into 16, and no sum of
+  // them
+  static ALWAYS_INLINE void add_each_word(const Ints *words, const char *from, Ints factor, Ints (&totals)[T]) {
+    [[maybe_unused]] const Ints ones = Ints{} + 0x10001;
     Ints products[T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) products[t] = F::FACTORS ? Ints{} : totals[t];
 #pragma GCC unroll 8
     for (int w = 0; w < WORDS; w++)
 #pragma GCC unroll 8
-      for (int t = 0; t < T; t++) products[t] = X::add_bytes(products[t], words[w], from + (w * T + t) * 4);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; t++) totals[t] = F::FACTORS ? totals[t] + products[t] * factor : products[t];
-  }
-
-  // The products of a pair fit into 16 bits, and no sum of them
-  static ALWAYS_INLINE void add_signed(const Ints *words, const char *from, Ints factor, Ints (&totals)[T]) {
-    const Ints ones = Ints{} + 0x10001;
-    Ints products[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; t++) products[t] = F::FACTORS ? Ints{} : totals[t];
-#pragma GCC unroll 8
-    for (int w = 0; w < WORDS; w++)
-#pragma GCC unroll 8
-      for (int t = 0; t < T; t++)
-        products[t] = X::add_pairs(products[t], X::multiply_signed_pairs(words[w], word_at(from, w, t)), ones);
+      for (int t = 0; t < T; t++) {
+        if constexpr (VNNI)
+          products[t] = X::add_bytes(products[t], words[w], from + (w * T + t) * 4);
+        else
+          products[t] = X::add_pairs(products[t], X::multiply_signed_pairs(words[w], word_at(from, w, t)), ones);
+      }
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) totals[t] = F::FACTORS ? totals[t] + products[t] * factor : products[t];
   }
