@@ -166,6 +166,11 @@ struct Lanes {
 #endif
   }
 
+  typedef int8_t Bytes __attribute__((vector_size(4 * L)));
+  // Ones in each byte that is negative
+  static Ints negative_bytes(Ints x) { return (Ints)((Bytes)x < 0); }
+  static Ints subtract_bytes(Ints a, Ints b) { return (Ints)((Bytes)a - (Bytes)b); }
+
   // table[i] for each byte i
   static Ints look_up(const int8_t (&table)[16], Ints i) {
     const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i *>(table));

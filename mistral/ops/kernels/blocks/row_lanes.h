@@ -28,6 +28,7 @@ struct BlockOfRows {
   static constexpr bool OFFSET = HAS_SIGN<F> && VNNI;  // 128 is added to numbers that have a sign
   static constexpr int LARGER = OFFSET ? 128 : EXCESS<F>;  // what has been added to a number
   static constexpr int GROUPS = F::WEIGHTS / F::GROUP;
+  static constexpr bool MAGNITUDES = false;
 
   const UnpackedRows<F, L> rows;
   const Ints halves;
@@ -54,15 +55,20 @@ struct BlockOfRows {
   }
 };
 
-// The same, unpacked once and kept
+// The same, unpacked once and kept. Without VNNI, numbers with a sign are kept as magnitudes |w| and as signs, bytes of
+// ones where w is negative: then w * x is |w| * (x ^ sign), and |w| too small where w is negative (there x ^ sign is
+// -x - 1). What all of a group are too small by does not depend on x.
 template <class F, int L>
 struct KeptBlockOfRows {
+  using X = Lanes<L>;
   using B = BlockOfRows<F, L>;
   using Ints = typename B::Ints;
   using Floats = typename B::Floats;
-  static constexpr int LARGER = B::LARGER, GROUPS = B::GROUPS;
+  static constexpr int LARGER = B::LARGER, GROUPS = B::GROUPS, WORDS = F::GROUP / 4;
+  static constexpr bool MAGNITUDES = HAS_SIGN<F> && !VNNI;
 
-  Ints words[F::WEIGHTS / 4], factors[F::FACTORS ? GROUPS : 0], excess[F::FACTORS && LARGER ? GROUPS / 2 : 0];
+  Ints words[GROUPS * WORDS], factors[F::FACTORS ? GROUPS : 0], excess[F::FACTORS && LARGER ? GROUPS / 2 : 0];
+  Ints signs[MAGNITUDES ? GROUPS * WORDS : 0], too_small[MAGNITUDES ? GROUPS : 0];
   Ints minima[F::FACTORS && F::MINIMA ? 4 : 0];
   Floats d, dmin[F::MINIMA ? 1 : 0];
 
@@ -79,9 +85,21 @@ struct KeptBlockOfRows {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) minima[i] = from.minimum_pairs(i);
     from.each([&](int g, const Ints *group) __attribute__((always_inline)) {
+      if constexpr (MAGNITUDES) return keep_magnitudes(g, group);
 #pragma GCC unroll 8
-      for (int i = 0; i < F::GROUP / 4; i++) words[g * F::GROUP / 4 + i] = group[i];
+      for (int i = 0; i < WORDS; i++) words[g * WORDS + i] = group[i];
     });
+  }
+  ALWAYS_INLINE void keep_magnitudes(int g, const Ints *group) {
+    Ints sum = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < WORDS; i++) {
+      const Ints negative = X::negative_bytes(group[i]);
+      signs[g * WORDS + i] = negative;
+      words[g * WORDS + i] = X::subtract_bytes(group[i] ^ negative, negative);
+      sum = X::add_pairs(sum, X::multiply_pairs(words[g * WORDS + i] & negative, Ints{} + 0x01010101), Ints{} + 0x10001);
+    }
+    too_small[g] = sum;
   }
   Floats scale() const { return d; }
   Floats minimum() const { return dmin[0]; }
@@ -93,7 +111,7 @@ struct KeptBlockOfRows {
   }
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
-    for (int g = 0; g < GROUPS; g++) use(g, words + g * F::GROUP / 4);
+    for (int g = 0; g < GROUPS; g++) use(g, words + g * WORDS);
   }
 };
 
@@ -121,30 +139,39 @@ struct RowLanes {
 
   static Ints word_at(const char *from, int w, int t) { return X::broadcast_word(from + (w * T + t) * 4); }
 
-  // totals[t] += products of a group's words with the integers at `from`
-  static ALWAYS_INLINE void add_group(const Ints *words, const char *from, Ints factor, Ints (&totals)[T]) {
-    if constexpr (VNNI || HAS_SIGN<F>)
-      add_each_word(words, from, factor, totals);
+  // totals[t] += products of the words of a block's group with the integers at `from`
+  template <class Block>
+  static ALWAYS_INLINE void add_group(const Block &block, int g, const Ints *words, const char *from,
+                                      Ints (&totals)[T]) {
+    [[maybe_unused]] const Ints ones = Ints{} + 0x10001, factor = block.factor(g);
+    if constexpr (VNNI)
+      add_each_word(Ints{}, factor, totals, [&](Ints sum, int w, int t) __attribute__((always_inline)) {
+        return X::add_bytes(sum, words[w], from + (w * T + t) * 4);
+      });
+    else if constexpr (Block::MAGNITUDES)
+      add_each_word(block.too_small[g], factor, totals, [&](Ints sum, int w, int t) __attribute__((always_inline)) {
+        const Ints x = word_at(from, w, t) ^ block.signs[g * WORDS + w];
+        return X::add_pairs(sum, X::multiply_pairs(words[w], x), ones);
+      });
+    else if constexpr (HAS_SIGN<F>)
+      add_each_word(Ints{}, factor, totals, [&](Ints sum, int w, int t) __attribute__((always_inline)) {
+        return X::add_pairs(sum, X::multiply_signed_pairs(words[w], word_at(from, w, t)), ones);
+      });
     else
       add_sums_of_pairs(words, from, factor, totals);
   }
 
   // Words are added one by one, in 32 bits: without VNNI products of a pair that have a sign fit into 16, and no sum of
-  // them
-  static ALWAYS_INLINE void add_each_word(const Ints *words, const char *from, Ints factor, Ints (&totals)[T]) {
-    [[maybe_unused]] const Ints ones = Ints{} + 0x10001;
+  // them. The first is added to `start`.
+  template <class Add>
+  static ALWAYS_INLINE void add_each_word(Ints start, Ints factor, Ints (&totals)[T], const Add &add) {
     Ints products[T];
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) products[t] = F::FACTORS ? Ints{} : totals[t];
+    for (int t = 0; t < T; t++) products[t] = F::FACTORS ? start : totals[t] + start;
 #pragma GCC unroll 8
     for (int w = 0; w < WORDS; w++)
 #pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
-        if constexpr (VNNI)
-          products[t] = X::add_bytes(products[t], words[w], from + (w * T + t) * 4);
-        else
-          products[t] = X::add_pairs(products[t], X::multiply_signed_pairs(words[w], word_at(from, w, t)), ones);
-      }
+      for (int t = 0; t < T; t++) products[t] = add(products[t], w, t);
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) totals[t] = F::FACTORS ? totals[t] + products[t] * factor : products[t];
   }
@@ -188,7 +215,7 @@ struct RowLanes {
     }
     block.each([&](int g, const Ints *words) __attribute__((always_inline)) {
       fetch(g);
-      add_group(words, x + g * F::GROUP * T, block.factor(g), totals);
+      add_group(block, g, words, x + g * F::GROUP * T, totals);
     });
     const Floats scale = block.scale();
 #pragma GCC unroll 8

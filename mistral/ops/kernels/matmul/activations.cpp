@@ -64,14 +64,17 @@ Layout layout_for(Type weight, [[maybe_unused]] int64_t tokens, bool precise) {
 
 Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) {
   if (is_in_blocks(layout)) return empty_blocks(buffer, layout, tokens, in);
-  // 64 bytes more than whole blocks, so that the rows do not compete for the same sets of a cache
-  const int64_t stride = (in + 127) / 128 * 128 + 32;
-  if (is_tiled(layout)) return {layout, tokens, in, stride, buffer.get(tiled_bytes(layout, tokens, in) / 4)};
-  const int64_t rows = tokens + FEW_TOKENS;  // microkernels read whole groups of tokens
-  const int64_t size = layout == PAIR_ROWS ? 2 : 4;
+  if (is_tiled(layout)) return {layout, tokens, in, in, buffer.get(tiled_bytes(layout, tokens, in) / 4)};
+  const int64_t rows = tokens == 1 ? 1 : tokens + FEW_TOKENS;  // microkernels read whole groups of tokens
+  const int64_t size = layout == PAIR_ROWS ? 2 : 4, filled = (in + 127) / 128 * 128;
+  // Rows that are apart by whole pages compete for the same sets of a cache. So they are a line further apart; and half a
+  // page as well where all of them stay in the first-level cache while weights stream through it.
+  constexpr int64_t PAGE = 4096, FEW = PAGE / 2 + 64;
+  const int64_t bytes = filled * size, few = (bytes - FEW + PAGE - 1) / PAGE * PAGE + FEW;
+  const int64_t stride = (tokens <= 4 * FEW_TOKENS ? few : bytes + 64) / size;
   char *data = reinterpret_cast<char *>(buffer.get(rows * stride * size / 4));
-  for (int64_t t = 0; t < tokens; t++) std::fill(data + (t * stride + in) * size, data + (t + 1) * stride * size, 0);
-  std::fill(data + tokens * stride * size, data + rows * stride * size, 0);
+  for (int64_t t = 0; t < tokens; t++) std::fill_n(data + (t * stride + in) * size, (filled - in) * size, 0);
+  for (int64_t t = tokens; t < rows; t++) std::fill_n(data + t * stride * size, filled * size, 0);
   return {layout, tokens, in, stride, data};
 }
 

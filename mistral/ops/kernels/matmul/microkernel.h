@@ -39,8 +39,8 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
 #endif
 }
 
-// For a single token: elements along a row that are prefetched ahead, into the second-level cache, since the first has no
-// room for that of eight rows; found by trial, for all types of weights
+// For rows that are read as streams: elements that are prefetched ahead, into the second-level cache, since the first has
+// no room for that of eight rows; found by trial, for all types of weights
 constexpr int64_t PREFETCH_AHEAD = 1024;
 // For few tokens: passes that are faster than a panel; rows that stay in the second-level cache from pass to pass
 constexpr int64_t DIRECT_PASSES = 4, CACHED_ROWS = 16;
@@ -96,36 +96,41 @@ inline void accumulate(const typename M::Element *x, int64_t x_stride, const Wei
 #pragma GCC unroll 8
       for (int c = 0; c < C; c++) M::load_run(row[c], block.begin + run, weights[c]);
 #pragma GCC unroll 4
-      for (int v = 0; v < M::RUN; v++)
+      for (int v = 0; v < M::RUN; v++) {
+        if constexpr (R > 1 && LANES == 16)  // a weight that crosses a cache line is slow to load for each token anew
+#pragma GCC unroll 8
+          for (int c = 0; c < C; c++) weights[c][v] = computed(weights[c][v]);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
           const auto token = M::load(x + r * x_stride + run + v * M::STEP);
 #pragma GCC unroll 8
           for (int c = 0; c < C; c++) sums[r * C + c] = M::add(sums[r * C + c], weights[c][v], token);
         }
+      }
     }
   }
   for (; k < block.depth; k += M::STEP)
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
+      row[c].template prefetch<LOCALITY>(block.begin + k + ahead, M::STEP);
       const auto weight = M::load_padded(row[c], block.begin + k);
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) sums[r * C + c] = M::add(sums[r * C + c], weight, M::load(x + r * x_stride + k));
     }
 }
 
-// x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, C at a time
+// x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, C at a time: neighbours, or as
+// `streams`, which go on from row to row, far apart in memory, as hardware prefetchers follow them well.
 template <class M, class WeightRow, int R>
-void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, KBlock block,
-                const Output &output, int64_t tokens) {
+[[gnu::noinline]] void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, KBlock block,
+                bool streams, int64_t ahead, const Output &output, int64_t tokens) {
   // As many sums as keep the processor's adders busy, and as there are registers for
-  constexpr int C = R <= 2 ? 4 : 2;
-  // The next columns of the same rows, after the last ones the first of as many rows further on
-  const bool is_last = block.begin + block.depth == w.in;
-  const int64_t ahead = is_last ? CACHED_ROWS * WeightRow(w, first).pitch() - block.begin : M::K_BLOCK;
-  for (int64_t n = 0; n < rows; n += C) {
+  constexpr int C = LANES == 16 && R <= 4 ? 4 : 2;
+  const int64_t groups = (rows + C - 1) / C, apart = streams ? groups : 1, step = streams ? 1 : C;
+  for (int64_t group = 0; group < groups; group++) {
+    const int64_t n = group * step;
     WeightRow row[C];
-    for (int64_t c = 0; c < C; c++) row[c] = WeightRow(w, first + std::min(n + c, rows - 1));
+    for (int64_t c = 0; c < C; c++) row[c] = WeightRow(w, first + std::min(n + c * apart, rows - 1));
     typename M::Sum sums[R * C];
 #pragma GCC unroll 16
     for (int i = 0; i < R * C; i++) sums[i] = typename M::Sum{};
@@ -136,8 +141,35 @@ void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_
     for (int i = 0; i < 16; i++) lanes[i % 4 * 4 + i / 4] = i < R * C ? M::finish(sums[i % (R * C)]) : Floats{};
     sum_sixteen(lanes, totals);
     for (int r = 0; r < tokens; r++)
-      for (int c = 0; c < C && n + c < rows; c++) output.store(r, n + c, totals[r * C + c]);
+      for (int c = 0; c < C && n + c * apart < rows; c++) output.store(r, n + c * apart, totals[r * C + c]);
   }
+}
+
+// All tokens in passes of few_tokens, each with CACHED_ROWS rows that stay in the second-level cache from pass to pass.
+// Rows of one block are read as streams through all rows.
+template <class M, class WeightRow>
+void few_tokens_in_passes(const Activations &a, Matrix w, int64_t first, int64_t rows, const float *factors, float *y,
+                          int64_t stride) {
+  const auto *x = static_cast<const typename M::Element *>(a.data);
+  const bool streams = w.in <= M::K_BLOCK;
+  const int64_t at_once = streams ? rows : CACHED_ROWS, next_rows = CACHED_ROWS * w.in;
+  for (int64_t n = 0; n < rows; n += at_once)
+    for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
+      const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
+      // The next block of these rows, which is as long, or the first of the next rows; or the same block of the next rows
+      const int64_t ahead = streams                  ? PREFETCH_AHEAD
+                            : w.in % M::K_BLOCK      ? next_rows
+                            : k + M::K_BLOCK == w.in ? next_rows - k
+                                                     : M::K_BLOCK;
+      for (int64_t t = 0; t < a.tokens; t += M::TOGETHER) {
+        const Output output = {y + t * stride + n, stride, factors + n, k > 0};
+        const int64_t left = a.tokens - t, count = std::min(at_once, rows - n);
+        const auto pass =
+            left <= M::SMALL_BATCH ? few_tokens<M, WeightRow, M::SMALL_BATCH> : few_tokens<M, WeightRow, M::TOGETHER>;
+        pass(x + t * a.stride + k, a.stride, w, first + n, count, block, streams, ahead, output,
+             std::min<int64_t>(left, M::TOGETHER));
+      }
+    }
 }
 
 // x (1, in) with weight rows as they lie. The C rows that are read side by side are `apart` rows from one another, so
@@ -255,22 +287,11 @@ void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t r
   // These are multiplied as floats only where `precise` or the processor asks for it: one loop is enough there.
   constexpr bool rare = std::is_same_v<M, FloatMath> && WeightRow::RARELY_FLOAT;
   const auto *x = static_cast<const typename M::Element *>(a.data);
-  const auto block_at = [&](int64_t k) { return KBlock{k, std::min(M::K_BLOCK, w.in - k)}; };
   if constexpr (!rare)
-    if (a.tokens <= DIRECT_PASSES * M::TOGETHER) {
-      for (int64_t n = 0; n < rows; n += CACHED_ROWS)
-        for (int64_t k = 0; k < w.in; k += M::K_BLOCK)
-          for (int64_t t = 0; t < a.tokens; t += M::TOGETHER) {
-            const Output output = {y + t * stride + n, stride, factors + n, k > 0};
-            const int64_t left = a.tokens - t, count = std::min(CACHED_ROWS, rows - n);
-            const auto pass = left <= M::SMALL_BATCH ? few_tokens<M, WeightRow, M::SMALL_BATCH>
-                                                     : few_tokens<M, WeightRow, M::TOGETHER>;
-            pass(x + t * a.stride + k, a.stride, w, first + n, count, block_at(k), output,
-                 std::min<int64_t>(left, M::TOGETHER));
-          }
-      return;
-    }
-  for (int64_t k = 0; k < w.in; k += M::K_BLOCK)
-    many_tokens<M, WeightRow>(x + k, a.stride, w, first, rows, block_at(k), {y, stride, factors, k > 0}, a.tokens);
+    if (a.tokens <= DIRECT_PASSES * M::TOGETHER)
+      return few_tokens_in_passes<M, WeightRow>(a, w, first, rows, factors, y, stride);
+  for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
+    const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
+    many_tokens<M, WeightRow>(x + k, a.stride, w, first, rows, block, {y, stride, factors, k > 0}, a.tokens);
+  }
 }
-

@@ -29,6 +29,11 @@ struct OddEven {
   }
 };
 
+inline OddEven computed(OddEven x) {
+  x.odd = computed(x.odd), x.even = computed(x.even);
+  return x;
+}
+
 template <int LOCALITY>
 inline void prefetch_bytes(const void *p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(p) + i, 0, LOCALITY);
