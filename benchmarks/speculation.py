@@ -3,7 +3,8 @@
     python benchmarks/speculation.py [--parts tasks,rows,self,fixed,llama] [--rounds 3] [--tokens 160] [--threads 2]
 
 tasks: SmolLM2-135M-Instruct as BF16 and as Q4_K_M quotes from a text, writes texts, a record and a list with a
-change, and writes prose. So small a model does not always do what it is asked for: `editing` in 4 bits is a text of its own.
+change, and writes prose. So small a model does not always do as it is told: `editing` in 4 bits is a text
+of its own.
 rows: 16 answers in prose at once. self: `--draft self`, on the tasks and on random weights of Mistral 7B's dimensions,
 there with an acceptance of 0.9. fixed: random weights of these dimensions, with a drafter that is right with a chance
 of 0.8 at each place. llama: llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
@@ -50,8 +51,8 @@ and its lamp was first lit with whale oil. In the winter of 1891 a storm broke t
 Martha Hale, held the flame alive for three nights with a coat around the lamp. The ship Northern Star was saved by that
 light with 42 people on board. Since 1923 the lamp has been electric, and since 1988 nobody has lived on Grey Rock."""
 OTHER = """The bakery on Mill Street belongs to Anna Berg. She opened it in 2003 with two ovens and one helper. Every
-morning at four Anna lights the ovens, and at six the first bread is sold. In 2015 a second shop was opened in Harbour Lane, and
-since then her brother Peter bakes the cakes there. Both shops are closed on Mondays."""
+morning at four Anna lights the ovens, and at six the first bread is sold. In 2015 a second shop was opened in
+Harbour Lane, and since then her brother Peter bakes the cakes there. Both shops are closed on Mondays."""
 RECORD = """{"name": "Grey Rock", "kind": "lighthouse", "built": 1874, "height": 31, "keepers": ["Tom Hale",
 "Samuel Hale", "Martha Hale"], "electric": true, "lamp": {"oil": "whale", "range": 18}, "open": false}""".replace(
     "\n", " "

@@ -13,6 +13,7 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80)  # tokens
 TRY = 8  # steps from one that was tried to the next
 PERIOD = 50  # steps after which a size that seems as good as the best is tried
 DEARER = 10.0  # times as much later, if it seems to lose all
+WELL_KNOWN = 4  # comparisons: after more of them it is later, after fewer sooner
 DOUBTED = 0.15  # of that time, where the last trial was not as expected
 LOST_AT_MOST = 0.03  # by a step without drafts, as far as that is tried: all others are judged by it
 LEAST = 0.04  # of a step's time, for each token more, which a size that was not tried lately may take
@@ -88,8 +89,9 @@ class DraftDepth:
             return chosen
         for count, speed in speeds.items():
             loss, known = max(0.0, 1 - speed / speeds[chosen]), costs.compared(rows + count)
-            loss = min(loss, LOST_AT_MOST) if not count else loss
-            period = PERIOD * (1 + DEARER * loss) * min(1.0, 0.15 + known / 4)
+            if not count:
+                loss, known = min(loss, LOST_AT_MOST), min(known, WELL_KNOWN)
+            period = PERIOD * (1 + DEARER * loss) * (0.15 + known / WELL_KNOWN)
             period *= DOUBTED if rows + count in costs.doubted else 1.0
             may_be = not count or promise.best_speed(count, costs) > WORTH * speeds[chosen]
             if count != chosen and may_be and costs.steps - costs.last.get(rows + count, 0) > period:

@@ -116,7 +116,7 @@ def test_what_seems_too_dear_is_tried_again_and_what_cannot_pay_is_not() -> None
         for seconds in (9.0, 9.0):  # held up
             costs.add(1, 1.0)
             costs.add(2, seconds)
-        for _ in range(12 * PERIOD):
+        for _ in range(24 * PERIOD):
             (count,) = depth.choose([[chance]], 1, costs)
             costs.add(1 + count, 1.0 + 0.1 * count)
             found.append(count)
