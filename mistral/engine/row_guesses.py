@@ -86,6 +86,12 @@ class RowGuesses:
             if gain > free and not computes:
                 self._free, self._free_chances, free = source, chances, gain
 
+    def rest(self) -> None:
+        """Nothing is asked for the next step, and nothing offered."""
+        self.used, self.chances = None, []
+        for source in self.sources:
+            source.offer = []
+
     def fall_back(self) -> None:
         """The one that was chosen cannot guess yet."""
         self.used, self.chances = self._free, self._free_chances

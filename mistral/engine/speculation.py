@@ -25,6 +25,8 @@ from mistral.engine.work import Outcome, Work
 
 NewDrafter = Callable[[ActiveRow], Drafter | None]  # None: it has nothing to say of that row
 PRICES = 9  # measurements of what a computed draft takes, of which the median counts
+RESTED = 32  # steps without any draft, after which drafters are asked less often
+ASKED = 4  # in every so many of them
 FIRST_PRICE = 0.3  # of a step's time, for each token, while nothing is known
 
 
@@ -49,6 +51,7 @@ class Speculation:
         self._rows: dict[int, RowGuesses] = {}
         self._prices = deque[float](maxlen=PRICES)
         self._met = set[int]()  # numbers of tokens that a step has had
+        self._rested = 0  # steps without any draft, one after the other
         self._ended: float | None = None  # when the step before ended, if it was measured
         self._spent = 0.0  # seconds that drafts of the next step have taken
         self._reading = 0.0  # seconds that models have read for, since `read_seconds` was asked
@@ -81,14 +84,20 @@ class Speculation:
         `seconds`: the time that models which guess may take to read what they have not; None: any.
         """
         guesses = [self._rows.get(row.index) or self._begin(row) for row in rows]
+        self._spent, self.behind = 0.0, False
+        if self._rested >= RESTED and self._rested % ASKED:
+            self._rested += 1
+            for guess in guesses:
+                guess.rest()
+            return [[] for _ in rows]
         price = 0.0 if self._always else self._price(len(rows))
         for row, guess in zip(rows, guesses, strict=True):
             guess.choose(row.answer, row.draft_room, vocab_size, price)
         counts = self._counts(guesses, price)
-        self._spent = 0.0
         self.behind = self._read(rows, guesses, counts, seconds)
         if self.behind:
             counts = self._counts(guesses, price)
+        self._rested = 0 if self._always or any(counts) else self._rested + 1
         found = zip(rows, guesses, counts, strict=True)
         return [self._drafted(row, guess, count, vocab_size) for row, guess, count in found]
 

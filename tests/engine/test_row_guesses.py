@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from mistral.engine.acceptance import Acceptance
+from mistral.engine.active_row import ActiveRow
 from mistral.engine.draft_depth import DraftDepth
 from mistral.engine.drafter import Drafter
 from mistral.engine.row_guesses import RowGuesses, promised
+from mistral.engine.speculation import ASKED, RESTED, Speculation
 from mistral.engine.step_costs import StepCosts
 
 
@@ -113,3 +117,17 @@ def test_the_time_that_drafts_are_made_in_counts() -> None:
     assert 0 < chosen([likely], 1, 0.3)[0] < 8
     assert chosen([likely], 1, 0.9) == [0]
     assert chosen([likely[:4], likely[:4]], 2, 0.9, 0.0)[0] < 4
+
+
+def test_where_drafts_rest_for_long_drafters_are_asked_less_often() -> None:
+    """And as ever once a draft is worth it again."""
+    drafter, made = Says([1, 2, 3]), Speculation([lambda row: drafter])
+    row = cast(ActiveRow, SimpleNamespace(index=0, answer=[5], draft_room=3))
+    for _ in range(RESTED + 10 * ASKED):  # nothing is known of what steps take
+        assert made.drafts([row], 40) == [[]]
+    assert len(drafter.asked) == RESTED + 10
+    made.measured(1, 1.0)
+    made.measured(1, 1.0)
+    for _ in range(ASKED):
+        made.drafts([row], 40)
+    assert [len(made.drafts([row], 40)[0]) for _ in range(5)] == [3] * 5
