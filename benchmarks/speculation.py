@@ -2,7 +2,9 @@
 
     python benchmarks/speculation.py [--parts tasks,rows,self,fixed,llama] [--rounds 3] [--tokens 160] [--threads 2]
 
-tasks: SmolLM2-135M-Instruct as BF16 and as Q4_K_M quotes from a text, writes a text with a change, and writes prose.
+tasks: SmolLM2-135M-Instruct as BF16 and as Q4_K_M quotes from a text, writes texts, a record and a list with a
+change, and writes prose. So small a model does not always do as it is told: `editing` in 4 bits is a text
+of its own.
 rows: 16 answers in prose at once. self: `--draft self`, on the tasks and on random weights of Mistral 7B's dimensions,
 there with an acceptance of 0.9. fixed: random weights of these dimensions, with a drafter that is right with a chance
 of 0.8 at each place. llama: llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
@@ -19,7 +21,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +50,40 @@ TEXT = """The lighthouse on Grey Rock was built in 1874 by the brothers Tom and 
 and its lamp was first lit with whale oil. In the winter of 1891 a storm broke the gallery windows, and the keeper,
 Martha Hale, held the flame alive for three nights with a coat around the lamp. The ship Northern Star was saved by that
 light with 42 people on board. Since 1923 the lamp has been electric, and since 1988 nobody has lived on Grey Rock."""
-TASKS = {
-    "quoting": f"{TEXT}\n\nRepeat the text above, word for word.",
-    "editing": f"{TEXT}\n\nWrite the text above once more, with the name Martha in the place of Tom.",
-    "prose": "Write a story about a fisherman who finds a letter in a bottle.",
-}
+OTHER = """The bakery on Mill Street belongs to Anna Berg. She opened it in 2003 with two ovens and one helper. Every
+morning at four Anna lights the ovens, and at six the first bread is sold. In 2015 a second shop was opened in
+Harbour Lane, and since then her brother Peter bakes the cakes there. Both shops are closed on Mondays."""
+RECORD = """{"name": "Grey Rock", "kind": "lighthouse", "built": 1874, "height": 31, "keepers": ["Tom Hale",
+"Samuel Hale", "Martha Hale"], "electric": true, "lamp": {"oil": "whale", "range": 18}, "open": false}""".replace(
+    "\n", " "
+)
+LIST = """1. Buy bread and milk
+2. Call Tom about the boat
+3. Pay the bill for water
+4. Clean the kitchen windows
+5. Write a letter to Martha
+6. Mend the garden gate
+7. Bring the books back to the library
+8. Feed the cat"""
+TASKS = {  # what is said, by the user first and by the model in turns
+    "quoting": [f"{TEXT}\n\nRepeat the text above, word for word."],
+    "editing": [f"{TEXT}\n\nWrite the text above once more, with the name Martha in the place of Tom."],
+    "editing like a text": [
+        f"Write this text again with the name Anna changed to Clara.\n\n{OTHER}", OTHER.replace("Anna", "Clara"),
+        f"Write this text again with the name Martha changed to Emma.\n\n{TEXT}",
+    ],
+    "editing a record": [
+        'Change the age to 8 and write all of it.\n\n{"name": "Bo", "kind": "dog", "age": 7, "brown": true}',
+        '{"name": "Bo", "kind": "dog", "age": 8, "brown": true}',
+        f"Change the height to 35 and write all of it.\n\n{RECORD}",
+    ],
+    "editing a list": [
+        "Write this list again with tea in the place of coffee.\n\n1. Buy coffee\n2. Wash the car\n3. Call Ann",
+        "1. Buy tea\n2. Wash the car\n3. Call Ann",
+        f"Write this list again with Peter in the place of Tom.\n\n{LIST}",
+    ],
+    "prose": ["Write a story about a fisherman who finds a letter in a bottle."],
+}  # fmt: skip
 TYPES = ("BF16", "Q4_K_M")
 ROWS = 16
 Answer = tuple[list[int], float]
@@ -70,10 +101,11 @@ class Figures:
 
     def record(self, **named: object) -> dict[str, object]:
         """As JSON has it; the ratio is the median of the rounds'."""
-        ratio = statistics.median(one / other for one, other in zip(self.plain, self.drafted, strict=True))
+        ratios = [one / other for one, other in zip(self.plain, self.drafted, strict=True)]
         return {
             **named, "tokens": self.tokens, "plain_tokens_per_second": self._rate(self.plain),
-            "drafted_tokens_per_second": self._rate(self.drafted), "ratio": round(ratio, 3),
+            "drafted_tokens_per_second": self._rate(self.drafted), "ratio": round(statistics.median(ratios), 3),
+            "spread": [round(min(ratios), 2), round(max(ratios), 2)],
             "acceptance": round(self.acceptance, 3), "tokens_per_step": round(self.tokens_per_step, 2),
         }  # fmt: skip
 
@@ -167,9 +199,15 @@ class Small:
 
     def request(self, task: str, tokens: int, seed: int = 0) -> Request:
         """A task, answered greedily; `seed` makes several of it differ."""
-        text = TASKS[task] + (f" Call him number {seed}." if seed else "")
-        ids = self.tokenizer.encode_chat([Message("user", text)])
-        return Request(ids, tokens, eos_id=self.tokenizer.end_ids, min_tokens=tokens // 2, logprobs=False)
+        ids = self.tokenizer.encode_chat(said(task, f" Call him number {seed}." if seed else ""))
+        return Request(ids, tokens, eos_id=self.tokenizer.end_ids, logprobs=False)
+
+
+def said(task: str, more: str = "") -> list[Message]:
+    """The conversation of a task; `more` is added at its end."""
+    *before, last = TASKS[task]
+    texts = [*before, last + more]
+    return [Message("assistant" if place % 2 else "user", text) for place, text in enumerate(texts)]
 
 
 def tasks(options: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -241,26 +279,28 @@ def llama(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             )
             for lookup in (False, True)
         ]  # fmt: skip
-        for task, text in TASKS.items():
-            ids = tokenizer.encode_chat([Message("user", text)])
+        for task in TASKS:
+            ids, ends = tokenizer.encode_chat(said(task)), set(tokenizer.end_ids)
             seconds: list[list[float]] = [[], []]
             answers: list[list[int]] = [[], []]
             for number in range(options.rounds + 1):
                 for way in (0, 1):
-                    answers[way], taken = llama_answer(both[way], ids, options.tokens)
+                    answers[way], taken = llama_answer(both[way], ids, options.tokens, ends)
                     seconds[way] += [taken] if number else []
             same = answers[0] == answers[1]
-            found = Figures(options.tokens - 1, seconds[0], seconds[1], 0.0, 0.0)
+            found = Figures(len(answers[0]) - 1, seconds[0], seconds[1], 0.0, 0.0)
             untold = {"acceptance": None, "tokens_per_step": None}
             yield found.record(part="llama.cpp", model=kind, task=task, same_text=same) | untold
 
 
-def llama_answer(model: Any, prompt: Sequence[int], tokens: int) -> Answer:
-    """The ids of a greedy answer of llama.cpp, and seconds from its first token on; ends do not count."""
+def llama_answer(model: Any, prompt: Sequence[int], tokens: int, ends: Container[int]) -> Answer:
+    """The ids of a greedy answer of llama.cpp, and seconds from its first token on."""
     model.reset()
     found, begun = list[int](), 0.0
     for token in model.generate(list(prompt), temp=0.0, top_k=1, repeat_penalty=1.0):
         begun = begun or time.perf_counter()
+        if token in ends:
+            break
         found.append(token)
         if len(found) == tokens:
             break

@@ -1,155 +1,100 @@
-"""How many drafts a step should have, by what steps take and how often drafts were right. Pure."""
+"""How many drafts a step should have, by what steps take and how likely drafts are right. Pure."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-KEPT = 5  # measurements of steps with so many tokens, of which the median counts
-REMEMBERED = 500  # steps, for which a measurement counts
-FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is known
+from mistral.engine.step_costs import StepCosts
+
 MARGIN = 1.03  # drafts must promise so much, lest noise decide
 MOST = 64  # drafts of a step
-LIKELIEST = 0.98  # a draft is never taken to be surer
-TRIED = 2.0  # drafts that what is expected at first counts for
-FADING = 0.01  # of what is known, with each step that nothing was offered for
-MEMORY = 0.93  # of what came before, with each draft that was tried
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80)  # tokens of a step; time goes up stairs between
+TRY = 8  # steps from one that was tried to the next
+PERIOD = 50  # steps after which a size that seems as good as the best is tried
+DEARER = 10.0  # times as much later, if it seems to lose all
+WELL_KNOWN = 4  # comparisons: after more of them it is later, after fewer sooner
+DOUBTED = 0.15  # of that time, where the last trial was not as expected
+LOST_AT_MOST = 0.03  # by a step without drafts, as far as that is tried: all others are judged by it
+LEAST = 0.04  # of a step's time, for each token more, which a size that was not tried lately may take
+WORTH = 1.1  # times as fast must a size be then, that is tried
 
 
-class Acceptance:
-    """How often the drafts of one drafter have been right lately in one row."""
+@dataclass(frozen=True)
+class Promise:
+    """What steps with some drafts more each promise, by the number of drafts: none first."""
 
-    def __init__(self, expected: float = 0.6) -> None:
-        """`expected`: the share that is thought to be right before any was tried."""
-        self._first = expected * TRIED, TRIED
-        self._right, self._tried = self._first
+    rows: int
+    tokens: Sequence[float]
+    makings: Sequence[float]
+    """What making the drafts takes, in the unit of the costs."""
 
-    def fade(self) -> None:
-        """Nothing was tried: what was known matters less, and it may be tried again after a while."""
-        self._right += (self._first[0] - self._right) * FADING
-        self._tried += (self._first[1] - self._tried) * FADING
+    def speed(self, count: int, costs: StepCosts) -> float:
+        """Tokens in the unit of the costs."""
+        return self.tokens[count] / (costs.share(self.rows + count) + self.makings[count])
 
-    def add(self, right: int, wrong: bool) -> None:
-        """So many were right, one after the other, and perhaps the next was wrong."""
-        for each in (*[True] * right, *[False] * wrong):
-            self._right = self._right * MEMORY + each
-            self._tried = self._tried * MEMORY + 1
-
-    @property
-    def rate(self) -> float:
-        """The share that is expected to be right of those whose draft before was."""
-        return min(LIKELIEST, self._right / self._tried)
+    def best_speed(self, count: int, costs: StepCosts) -> float:
+        """What the speed may be if so many tokens take no more than fewer do."""
+        least = max(costs.share(self.rows) * (1 + LEAST * count), costs.least(self.rows + count))
+        return self.tokens[count] / (least + self.makings[count])
 
 
-class StepCosts:
-    """What steps of so many tokens take, rows and drafts together, as they were measured.
+class DraftDepth:
+    """Chooses how many of its drafts each row has, so that most tokens come in a second.
 
-    What was measured long ago is forgotten, lest a moment in which the machine was busy ends drafts for ever. Steps
-    that were only tried say how the time goes with the number of tokens, and those of answers how long it is.
+    What seems worse is tried now and then, the more rarely the worse it seems: an estimate may be wrong, or old.
     """
 
     def __init__(self) -> None:
-        self._measured: dict[int, deque[float]] = {}
-        self._medians: dict[int, float] = {}
-        self._last: dict[int, int] = {}  # the step in which each was measured last
-        self._steps = 0
-        self._known, self._seconds = list[int](), list[float]()  # numbers of tokens in order, and what they take
-        self._sizes, self._tried = list[int](), list[float]()  # as these, of steps that were tried
-        self._ratios = list[float]()  # of what each of the known takes to what the trial says
+        self._tried = 0  # the step of the last trial
 
-    def start(self, tried: Mapping[int, float]) -> None:
-        """Steps that were tried took so long, by their tokens; two sizes or more say something."""
-        if len(tried) > 1 and min(tried.values()) > 0:
-            self._sizes = sorted(tried)
-            self._tried = _rising([tried[size] for size in self._sizes])
-            self._compare()
+    def choose(
+        self, chances: Sequence[Sequence[float]], rows: int, costs: StepCosts, prices: Sequence[float] = ()
+    ) -> list[int]:
+        """How many of its drafts each row should have.
 
-    def add(self, tokens: int, seconds: float) -> None:
-        """A step took so long."""
-        self._steps += 1
-        self._measured.setdefault(tokens, deque(maxlen=KEPT)).append(seconds)
-        self._medians[tokens], self._last[tokens] = median(self._measured[tokens]), self._steps
-        for old in [each for each, step in self._last.items() if self._steps - step > REMEMBERED]:
-            del self._measured[old], self._last[old], self._medians[old]
-        self._known = sorted(self._medians)
-        self._seconds = _rising([self._medians[each] for each in self._known])
-        self._compare()
-
-    def _compare(self) -> None:
-        if self._tried:
-            pairs = zip(self._known, self._seconds, strict=True)
-            self._ratios = [seconds / self._as_tried(tokens) for tokens, seconds in pairs]
-
-    def seconds(self, tokens: int) -> float:
-        """What a step will take: between measurements on a line, beyond them along it; 0 while nothing is known.
-
-        Where steps were tried, it is what they say, times what measurements of about so many tokens had of that.
+        `chances`: for each draft of a row, how likely it and those before it are right; `rows` are under way in all.
+        All rest where none promises more than it takes. `prices`: what making one draft of each row takes, as a share
+        of a step without drafts; nothing where they are left out.
         """
-        if not self._tried:
-            return _on_line(self._known, self._seconds, tokens)
-        ratio = 1.0
-        if self._known:
-            within = min(max(tokens, self._known[0]), self._known[-1])
-            ratio = _on_line(self._known, self._ratios, within)
-        return ratio * self._as_tried(tokens)
-
-    def _as_tried(self, tokens: int) -> float:
-        """What the trial says, which may have ended before a stair."""
-        return _on_line(self._sizes, self._tried, tokens, FIRST_GUESS)
-
-
-def _rising(seconds: Sequence[float]) -> list[float]:
-    """Times of steps in the order of their tokens: what took longer than more tokens was held up by something else."""
-    return list(accumulate(reversed(seconds), min))[::-1]
-
-
-def _on_line(known: Sequence[int], seconds: Sequence[float], tokens: int, least: float = 0.0) -> float:
-    """The time of so many tokens: on a line between two that are known; 0 where none is known.
-
-    Beyond them it goes on along a line, and with each token rises by a share `least` of the first time at least.
-    """
-    if not known:
-        return 0.0
-    above = bisect_left(known, tokens)
-    if above == 0:
-        return seconds[0]
-    if above == len(known):
-        slope = FIRST_GUESS * seconds[0]
-        if above > 1:
-            slope = max(least * seconds[0], (seconds[-1] - seconds[0]) / (known[-1] - known[0]))
-        return seconds[-1] + slope * (tokens - known[-1])
-    share = (tokens - known[above - 1]) / (known[above] - known[above - 1])
-    return seconds[above - 1] * (1 - share) + seconds[above] * share
-
-
-def depths(
-    rates: Sequence[float], drafts: Sequence[int], rows: int, costs: StepCosts, prices: Sequence[float] = ()
-) -> list[int]:
-    """How many of its drafts each row should have, so that most tokens come in a second.
-
-    `rates` and `drafts`: how often those of a row are right, and how many it has; `rows` are under way in all. The nth
-    draft of a row is of use with the rate to the power of n. All rest where none promises more than it takes. `prices`:
-    seconds that making one draft of each row takes; nothing where they are left out.
-    """
-    each = min(MOST, max(1, MOST // max(1, rows)))
-    promised = sorted(
-        ((rate**place, row) for row, rate in enumerate(rates) for place in range(1, min(drafts[row], each) + 1)),
-        key=lambda found: -found[0],
-    )[:MOST]
-    base = costs.seconds(rows)
-    found, tokens = [0] * len(rates), float(rows)
-    if not base:
+        each, base = min(MOST, max(1, MOST // max(1, rows))), costs.share(rows)
+        found = [0] * len(chances)
+        if not base:
+            return found
+        promised = sorted(
+            ((chance, row) for row, some in enumerate(chances) for chance in some[:each]), key=lambda one: -one[0]
+        )[:MOST]
+        if not promised:
+            return found
+        tokens, makings = [float(rows)], [0.0]
+        for gain, row in promised:
+            tokens.append(tokens[-1] + gain)
+            makings.append(makings[-1] + (prices[row] * base if prices else 0.0))
+        for _, row in promised[: self._count(Promise(rows, tokens, makings), costs)]:
+            found[row] += 1
         return found
-    best, chosen, making = MARGIN * rows / base, 0, 0.0
-    for count, (gain, row) in enumerate(promised, 1):
-        tokens += gain
-        making += prices[row] if prices else 0.0
-        speed = tokens / (costs.seconds(rows + count) + making)
-        if speed > best:
-            best, chosen = speed, count
-    for _, row in promised[:chosen]:
-        found[row] += 1
-    return found
+
+    def _count(self, promise: Promise, costs: StepCosts) -> int:
+        """The number of drafts that is best, or that is to be tried."""
+        rows, most = promise.rows, len(promise.tokens) - 1
+        counts = [size - rows for size in SIZES if 0 < size - rows < most]
+        counts = [count for count in (*counts, most) if rows + count <= costs.reach(rows)] or [1]
+        speeds = {count: promise.speed(count, costs) for count in (0, *counts)}
+        chosen = max(speeds, key=lambda count: speeds[count])
+        if speeds[chosen] <= MARGIN * speeds[0]:
+            chosen = 0
+        if chosen and costs.latest == rows + chosen and not costs.is_sure(rows + chosen):
+            return 0  # in turns with one without drafts
+        if costs.steps < self._tried + TRY:
+            return chosen
+        for count, speed in speeds.items():
+            loss, known = max(0.0, 1 - speed / speeds[chosen]), costs.compared(rows + count)
+            if not count:
+                loss, known = min(loss, LOST_AT_MOST), min(known, WELL_KNOWN)
+            period = PERIOD * (1 + DEARER * loss) * (0.15 + known / WELL_KNOWN)
+            period *= DOUBTED if rows + count in costs.doubted else 1.0
+            may_be = not count or promise.best_speed(count, costs) > WORTH * speeds[chosen]
+            if count != chosen and may_be and costs.steps - costs.last.get(rows + count, 0) > period:
+                self._tried = costs.steps
+                return count
+        return chosen

@@ -14,8 +14,10 @@ class Drafter(ABC):
 
     computes = False
     """Whether each token of a draft takes the time of a model: then no more are asked for than are worth it."""
-    expected = 0.6
-    """The share of guesses that is thought to be right before any was tried."""
+    expected: Sequence[float] = (0.6,)
+    """The share of guesses that is thought to be right before any was tried: one, or as `Acceptance` has them."""
+    agreed = 0
+    """Tokens that agreed with where the last draft comes from; how likely it is right may depend on that."""
 
     def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
         """Read what is needed to go on after this answer, for about so many seconds (None: any) -> whether it is read.

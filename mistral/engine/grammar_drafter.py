@@ -11,7 +11,7 @@ from mistral.grammar.grammar import Grammar
 class GrammarDrafter(Drafter):
     """See `Drafter`. A text that is forced can be written by different tokens, so these are guesses, too."""
 
-    expected = 0.95
+    expected = (0.95,)
 
     def __init__(self, grammar: Grammar) -> None:
         self._state, self._seen = grammar.begin(), 0

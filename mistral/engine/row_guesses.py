@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from mistral.engine.draft_depth import Acceptance
+from mistral.engine.acceptance import Acceptance
 from mistral.engine.drafter import Drafter, sound
 
 
@@ -16,12 +16,14 @@ class Source:
         self.drafter, self.acceptance = drafter, Acceptance(drafter.expected)
         self.failed = self.warm = False  # warm: it has drafted before
         self.offer = list[int]()
+        self.agreed = 0
 
     def ask(self, answer: Sequence[int], most: int, vocab_size: int) -> list[int]:
         """At most `most` tokens, of which those count that the model has; none where the drafter fails."""
         self.offer = []
         try:
             self.offer = sound(self.drafter.draft(answer, most), most, vocab_size)
+            self.agreed = self.drafter.agreed
         except Exception:  # whatever it is: the row goes on without
             self.fail()
         self.warm = True
@@ -49,11 +51,11 @@ class Source:
         """A step had these drafts, so many were right, and tokens were chosen: what was offered was as good as that."""
         offer, self.offer = self.offer, []
         if drafts and list(drafts) == offer[: len(drafts)]:
-            self.acceptance.add(right, wrong=right < len(drafts))
+            self.acceptance.add(right, right < len(drafts), self.agreed)
         elif offer and chosen:  # had it been used
             pairs = list(zip(offer, chosen, strict=False))
             same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
-            self.acceptance.add(same, wrong=same < len(pairs))
+            self.acceptance.add(same, same < len(pairs), self.agreed)
         elif self.drafter.computes:
             self.acceptance.fade()
 
@@ -64,27 +66,35 @@ class RowGuesses:
     def __init__(self, drafters: Iterable[Drafter]) -> None:
         self.sources = [Source(drafter) for drafter in drafters]
         self.used: Source | None = None
-        self.length = 0  # of the draft that there is, or that there may be where it takes a model's time
+        self.chances = list[float]()  # of the draft that there is, or that there may be where it takes a model's time
         self._free: Source | None = None  # the one that promises most of those that cost nothing
+        self._free_chances = list[float]()
 
     def choose(self, answer: Sequence[int], most: int, vocab_size: int, price: float) -> None:
         """Ask the drafters that cost nothing, and choose one of all; `price`: that of a computed draft, in steps."""
-        self.used, self.length, best = None, 0, 0.0
-        self._free, free = None, 0.0
+        self.used, self.chances, best = None, [], 0.0
+        self._free, self._free_chances, free = None, [], 0.0
         for source in self.sources:
             if source.failed or most < 1:
                 continue
             computes = source.drafter.computes
             count = most if computes else len(source.ask(answer, most, vocab_size))
-            gain = promised(source.acceptance.rate, count, price if computes else 0.0)
+            chances = source.acceptance.chances(count, 0 if computes else source.agreed)
+            gain = promised(chances, price if computes else 0.0)
             if gain > best:
-                self.used, self.length, best = source, count, gain
+                self.used, self.chances, best = source, chances, gain
             if gain > free and not computes:
-                self._free, free = source, gain
+                self._free, self._free_chances, free = source, chances, gain
+
+    def rest(self) -> None:
+        """Nothing is asked for the next step, and nothing offered."""
+        self.used, self.chances = None, []
+        for source in self.sources:
+            source.offer = []
 
     def fall_back(self) -> None:
         """The one that was chosen cannot guess yet."""
-        self.used, self.length = self._free, len(self._free.offer) if self._free else 0
+        self.used, self.chances = self._free, self._free_chances
 
     def landed(self, drafts: Sequence[int], right: int, chosen: Sequence[int]) -> None:
         """See `Source.landed`."""
@@ -102,12 +112,10 @@ class RowGuesses:
             source.close()
 
 
-def promised(rate: float, count: int, price: float) -> float:
-    """Tokens that a draft of `count` is expected to bring, less what it costs, at its best length."""
+def promised(chances: Sequence[float], price: float) -> float:
+    """Tokens that a draft is expected to bring, less what it costs, at its best length; `chances`: of each of them."""
     gain = best = 0.0
-    chance = 1.0
-    for _ in range(count):
-        chance *= rate
+    for chance in chances:
         gain += chance - price
         if chance <= price:
             break

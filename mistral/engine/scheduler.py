@@ -120,8 +120,6 @@ class Scheduler:
 
         Every request ends in exactly one Generated with a finish_reason.
         """
-        if self._speculation and not self._flights:
-            self._speculation.try_steps(self.engine)
         begun = self._time()
         new, cancelled = self._queue.news()
         self._rows.come(new)

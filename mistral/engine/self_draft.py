@@ -35,7 +35,7 @@ class SelfDrafter(Drafter):
     """See `Drafter`."""
 
     computes = True
-    expected = 0.8
+    expected = (0.8,)
 
     def __init__(self, source: SelfDraft, row: ActiveRow) -> None:
         self._source, self._row = source, row

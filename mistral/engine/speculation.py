@@ -14,20 +14,20 @@ from contextlib import suppress
 from statistics import median
 
 from mistral.engine.active_row import ActiveRow
-from mistral.engine.draft_depth import StepCosts, depths
+from mistral.engine.draft_depth import DraftDepth
 from mistral.engine.drafter import Drafter
 from mistral.engine.grammar_drafter import GrammarDrafter
-from mistral.engine.row_engine import RowEngine
 from mistral.engine.row_guesses import RowGuesses
 from mistral.engine.speculation_mode import check_mode
-from mistral.engine.step_trial import StepTrial
+from mistral.engine.step_costs import StepCosts
 from mistral.engine.suffix_drafter import PastAnswers, SuffixDrafter
 from mistral.engine.work import Outcome, Work
 
 NewDrafter = Callable[[ActiveRow], Drafter | None]  # None: it has nothing to say of that row
 PRICES = 9  # measurements of what a computed draft takes, of which the median counts
+RESTED = 32  # steps without any draft, after which drafters are asked less often
+ASKED = 4  # in every so many of them
 FIRST_PRICE = 0.3  # of a step's time, for each token, while nothing is known
-RENEWED = 200  # steps for each that was tried, in which drafts rested, and then there is another trial
 
 
 class Speculation:
@@ -47,12 +47,12 @@ class Speculation:
         Where it is left out these are `own`. `always`: whatever drafts cost. `clock`: seconds.
         """
         self._new, self._always, self._clock = self.own if new is None else list(new), always, clock
-        self._past, self._costs = PastAnswers(), StepCosts()
-        self._trial = StepTrial(clock)
-        self._wanted, self._rested = False, 0  # whether there is something to draft; steps in which that was not used
+        self._past, self._costs, self._depth = PastAnswers(), StepCosts(), DraftDepth()
         self._rows: dict[int, RowGuesses] = {}
         self._prices = deque[float](maxlen=PRICES)
         self._met = set[int]()  # numbers of tokens that a step has had
+        self._rested = 0  # steps without any draft, one after the other
+        self._ended: float | None = None  # when the step before ended, if it was measured
         self._spent = 0.0  # seconds that drafts of the next step have taken
         self._reading = 0.0  # seconds that models have read for, since `read_seconds` was asked
 
@@ -78,47 +78,35 @@ class Speculation:
     def _suffixes(self, row: ActiveRow) -> Drafter:
         return SuffixDrafter(row.request.prompt, self._past.of(row.handle.space), row.request.prediction)
 
-    def try_steps(self, engine: RowEngine) -> None:
-        """Learn what steps take, once there is something to draft. Called while nothing of the engine is under way.
-
-        Where drafts rest for long there is another trial, lest one that was held up ends them for ever.
-        """
-        if not self._wanted:
-            return
-        if self._trial.done and self._rested > RENEWED * max(1, self._trial.tried):
-            self._trial = StepTrial(self._clock)
-        if not self._trial.done:
-            self._rested = 0
-            self._trial.go_on(engine)
-            self._costs.start(self._trial.seconds)
-
     def drafts(self, rows: Sequence[ActiveRow], vocab_size: int, seconds: float | None = None) -> list[list[int]]:
         """Drafts of the rows that a step moves on, each with a place for it; none where they would cost more.
 
         `seconds`: the time that models which guess may take to read what they have not; None: any.
         """
         guesses = [self._rows.get(row.index) or self._begin(row) for row in rows]
-        base, price = self._costs.seconds(len(rows)), 0.0 if self._always else self._price()
+        self._spent, self.behind = 0.0, False
+        if self._rested >= RESTED and self._rested % ASKED:
+            self._rested += 1
+            for guess in guesses:
+                guess.rest()
+            return [[] for _ in rows]
+        price = 0.0 if self._always else self._price(len(rows))
         for row, guess in zip(rows, guesses, strict=True):
-            guess.choose(row.answer, row.draft_room, vocab_size, price / base if base else 0.0)
-        self._wanted = not self._always and any(guess.length for guess in guesses)
+            guess.choose(row.answer, row.draft_room, vocab_size, price)
         counts = self._counts(guesses, price)
-        self._spent = 0.0
         self.behind = self._read(rows, guesses, counts, seconds)
         if self.behind:
             counts = self._counts(guesses, price)
-        self._rested += self._wanted and not any(counts)
+        self._rested = 0 if self._always or any(counts) else self._rested + 1
         found = zip(rows, guesses, counts, strict=True)
         return [self._drafted(row, guess, count, vocab_size) for row, guess, count in found]
 
     def _counts(self, guesses: Sequence[RowGuesses], price: float) -> list[int]:
         """How many drafts each row should have."""
-        lengths = [guess.length for guess in guesses]
         if self._always:
-            return lengths
-        rates = [guess.used.acceptance.rate if guess.used else 0.0 for guess in guesses]
+            return [len(guess.chances) for guess in guesses]
         prices = [price if guess.used and guess.used.drafter.computes else 0.0 for guess in guesses]
-        return depths(rates, lengths, len(guesses), self._costs, prices)
+        return self._depth.choose([guess.chances for guess in guesses], len(guesses), self._costs, prices)
 
     def _read(
         self, rows: Sequence[ActiveRow], guesses: Sequence[RowGuesses], counts: Sequence[int], seconds: float | None
@@ -152,9 +140,10 @@ class Speculation:
                 self._prices.append(seconds / len(source.offer))
         return source.offer[:count]
 
-    def _price(self) -> float:
-        """Seconds that a token of a computed draft takes."""
-        return median(self._prices) if self._prices else FIRST_PRICE * self._costs.seconds(1)
+    def _price(self, rows: int) -> float:
+        """What a token of a computed draft takes, as a share of a step of so many rows."""
+        seconds = self._costs.seconds(rows) if self._prices else 0.0
+        return median(self._prices) / seconds if seconds else FIRST_PRICE
 
     def _begin(self, row: ActiveRow) -> RowGuesses:
         drafters = list[Drafter]()
@@ -178,8 +167,11 @@ class Speculation:
 
     def measured(self, tokens: int, seconds: float) -> None:
         """A step that reads no prompt took so long for the tokens of its rows and their drafts, with making these."""
+        now = self._clock()
+        follows, self._ended = self._ended is not None and now - seconds - self._ended < seconds, None
         if tokens in self._met:
-            self._costs.add(tokens, max(0.0, seconds - self._spent))
+            self._costs.add(tokens, max(0.0, seconds - self._spent), follows)
+            self._ended = now
         self._met.add(tokens)  # the first step of so many tokens makes room for them, which takes a while of its own
 
     def read_seconds(self) -> float:

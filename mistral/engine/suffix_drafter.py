@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from mistral.engine.drafter import Drafter
-from mistral.engine.suffix_index import BREAK, ORDERS, SuffixIndex
+from mistral.engine.suffix_index import BREAK, LEAST, LONGEST, SuffixIndex
+from mistral.engine.text_follower import TextFollower
 
 OWN = 1 << 15  # tokens of a prompt and its answer that are looked through
 PAST = 1 << 14  # tokens of past answers, of one space
 SPACES = 16  # whose past answers are held, those that were used last
+SURE = 8  # tokens that agree, after which nothing better is looked for
 
 
 class PastAnswers:
@@ -29,37 +31,44 @@ class PastAnswers:
 
     def add(self, space: str, answer: Sequence[int]) -> None:
         """Take note of an answer that has ended."""
-        if len(answer) > ORDERS[-1]:
+        if len(answer) > LEAST:
             self.of(space).extend([BREAK, *answer])
 
 
 class SuffixDrafter(Drafter):
     """See `Drafter`. `prediction`: what the answer is likely to be, or to have parts of."""
 
+    expected = (0.3, 0.2, 0.25, 0.4, 0.6, 0.75, 0.85, 0.9)
+
     def __init__(self, prompt: Sequence[int], past: SuffixIndex, prediction: Sequence[int] = ()) -> None:
         self._texts: list[int] | None = [*prediction, *([BREAK] if prediction else ()), *prompt]
-        self._prompt, self._prediction, self._past = prompt, prediction, past
+        self._prompt, self._past = prompt, past
         self._own, self._seen = SuffixIndex(OWN), 0
-        self._as_predicted = bool(prediction)
+        self._follower = TextFollower()
+        self._predicted = len(prediction)
 
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
-        """What followed the longest run of last tokens; while the answer is as it was predicted, the rest of that."""
+        """What followed the longest run of last tokens; of a prediction its beginning, at first."""
         if self._texts is not None:
             self._own.extend(self._texts[-OWN:])
+            if self._predicted and len(self._texts) <= OWN:
+                self._follower.go(self._own, 0, SURE)
             self._texts = None
-        new = answer[self._seen :]
-        if self._as_predicted:
-            self._as_predicted = list(new) == list(self._prediction[self._seen : len(answer)])
-        self._own.extend(new)
+        for token in answer[self._seen :]:
+            self._follower.see(token)
+            self._own.extend((token,))
         self._seen = len(answer)
-        if self._as_predicted and len(answer) < len(self._prediction):
-            return self._prediction[len(answer) : len(answer) + most]
-        tail = answer[-ORDERS[0] :]
-        if len(tail) < ORDERS[0]:
-            tail = [*self._prompt[len(tail) - ORDERS[0] :], *tail]
-        same, found = self._own.find(tail, most)
-        if same < ORDERS[0]:
-            others, elsewhere = self._past.find(tail, most)
-            if others > same:
-                return elsewhere
-        return found
+        if self._follower.agreed < SURE:
+            self._look(answer)
+        self.agreed = self._follower.agreed
+        return self._follower.draft(most)
+
+    def _look(self, answer: Sequence[int]) -> None:
+        """Follow another text, where more of the last tokens agree with it."""
+        tail = answer[-LONGEST:]
+        if len(tail) < LONGEST:
+            tail = [*self._prompt[len(tail) - LONGEST :], *tail]
+        for index in (self._own, self._past):
+            same, place = index.find(tail)
+            if same > self._follower.agreed:
+                self._follower.go(index, place, same)

@@ -4,52 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-ORDERS = (8, 3)  # tokens that must be the same, the longer ones first
+LEAST = 2  # tokens that must be the same
+LONGEST = 32  # tokens that are compared
+TRIES = 8  # places that are compared, the last ones first
 BREAK = -1  # stands between texts; no token
 
 
 class SuffixIndex:
-    """Tokens, and for each run of `ORDERS` of them where it came last. Adding a token takes about a microsecond.
+    """Tokens, and for each pair of them the places where it came. Adding a token takes less than a microsecond.
 
     At most `limit` tokens are held; the older half goes where there would be more.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.ids = limit, list[int]()
-        self._ends: dict[int, int] = {}  # by the hash of a run: the place after it, where something follows
+        self.forgotten = 0
+        """How often the older half went, and places became others."""
+        self._last: dict[tuple[int, int], int] = {}  # by pair: the place after it, where something follows
+        self._before = list[int]()  # by place: the one before it that follows the same pair; 0: none
 
     def extend(self, ids: Iterable[int]) -> None:
         """Add tokens at the end."""
+        held, before, last = self.ids, self._before, self._last
         for token in ids:
-            end = len(self.ids)
-            for order in ORDERS:
-                if end >= order:
-                    self._ends[hash(tuple(self.ids[end - order :]))] = end
-            self.ids.append(token)
-            if len(self.ids) > self.limit:
+            end, place = len(held), 0
+            if end >= LEAST:
+                pair = (held[-2], held[-1])
+                place, last[pair] = last.get(pair, 0), end
+            before.append(place)
+            held.append(token)
+            if end == self.limit:
                 self._forget()
+                held, before, last = self.ids, self._before, self._last
 
     def _forget(self) -> None:
-        kept, self.ids, self._ends = self.ids[-self.limit // 2 :], [], {}
+        kept, self.ids, self._before, self._last = self.ids[-self.limit // 2 :], [], [], {}
+        self.forgotten += 1
         self.extend(kept)
 
-    def find(self, tail: Sequence[int], most: int) -> tuple[int, list[int]]:
-        """What followed the last tokens of `tail` where they came last -> how many of these are the same, and that.
+    def find(self, tail: Sequence[int]) -> tuple[int, int]:
+        """Where what follows the longest end of `tail` begins, that came last -> how many tokens agree, and the place.
 
-        Where it ends with the index itself, it goes on as what repeats itself does.
+        0 and 0 where not even `LEAST` tokens came before, or nothing followed them.
         """
-        for order in ORDERS:
-            run = tuple(tail[-order:])
-            end = self._ends.get(hash(run), 0) if len(run) == order else 0
-            if end and tuple(self.ids[end - order : end]) == run:
-                return order, self._after(end, most)
-        return 0, []
+        if len(tail) < LEAST:
+            return 0, 0
+        held, most = self.ids, min(len(tail), LONGEST)
+        place, best, found, tries = self._last.get((tail[-2], tail[-1]), 0), 0, 0, TRIES
+        while place and tries and best < most:
+            if best < LEAST or (best < place and held[place - 1 - best] == tail[-1 - best]):
+                same = LEAST
+                while same < most and same < place and held[place - 1 - same] == tail[-1 - same]:
+                    same += 1
+                if same > best:
+                    best, found = same, place
+            place, tries = self._before[place], tries - 1
+        return best, found
 
-    def _after(self, end: int, most: int) -> list[int]:
-        found = self.ids[end : end + most]
+    def after(self, place: int, most: int) -> list[int]:
+        """What follows at a place: up to the end of the text; and where that is the index's, as repetition goes on."""
+        found = self.ids[place : place + most]
         if BREAK in found:
             return found[: found.index(BREAK)]
-        period = len(self.ids) - end
-        while len(found) < most:
+        period = len(self.ids) - place
+        while len(found) < most and period:
             found.append(found[len(found) - period])
         return found

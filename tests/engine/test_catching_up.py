@@ -154,7 +154,7 @@ def test_a_row_that_was_long_without_drafts_catches_up_first(model: Transformer)
 class Slow(Drafter):
     """Has never read all."""
 
-    computes, expected = True, 0.9
+    computes, expected = True, (0.9,)
 
     def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
         return False
@@ -173,13 +173,13 @@ class Free(Drafter):
 def test_others_guess_until_then(model: Transformer) -> None:
     guesses = RowGuesses([Free(), Slow()])
     guesses.choose([], 8, 40, 0.0)
-    assert guesses.used and guesses.used.drafter.computes and guesses.length == 8
+    assert guesses.used and guesses.used.drafter.computes and len(guesses.chances) == 8
     guesses.fall_back()
-    assert guesses.used and not guesses.used.drafter.computes and guesses.length == 2
+    assert guesses.used and not guesses.used.drafter.computes and len(guesses.chances) == 2
     lone = RowGuesses([Slow()])
     lone.choose([], 8, 40, 0.0)
     lone.fall_back()
-    assert lone.used is None and lone.length == 0
+    assert lone.used is None and not lone.chances
     request = Request(LONG[:30], 20, HOW["greedy"], top=1)
     made = Speculation([lambda row: Slow(), lambda row: Free()], always=True)
     found = list(generate_stream(Engine(model), [request], speculation=made))

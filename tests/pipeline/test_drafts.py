@@ -25,7 +25,6 @@ def test_a_model_guesses_for_two_ranks(tmp_path: Path) -> None:
             assert found[state]["same"] == [True, True], f"{name}, {state}: several answers, and one in a slot"
             assert found[state]["rows"] == 0
         assert found["broken"]["right"] == [0, 0]
-        assert 8 in found["tried"], "what steps take is tried on all ranks"
         if name == "self":
             several, alone = found["sound"]["right"]
             assert several > 10 and alone > 3

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from mistral.engine.prefix_slot import PrefixSlot
 from mistral.engine.sampling import SamplingSettings
 from mistral.engine.scheduler import Scheduler, generate_stream
 from mistral.engine.speculation import NewDrafter, Speculation
-from mistral.engine.step_trial import SIZES
 from mistral.pipeline.launch import launched
 
 TOKENS = 16
@@ -116,20 +115,6 @@ def answer_ids(engine: Engine, prompt: list[int], tokens: int) -> list[int]:
     return [event.id for event in events if isinstance(event, Generated) and event.id is not None]
 
 
-def tried(engine: Engine, use: Callable[[], object]) -> list[int]:
-    """Sizes of the steps that were tried while something was answered."""
-    submit, sizes = engine.submit, set[int]()
-
-    def submitted(work: Any) -> int:
-        sizes.update(len(piece.tokens) for piece in work if piece.drafts and not piece.sample)
-        return submit(work)
-
-    engine.submit = submitted  # type: ignore[method-assign]
-    use()
-    engine.submit = submit  # type: ignore[method-assign]
-    return sorted(sizes & set(SIZES))
-
-
 def main(ranks: int, folder: Path) -> None:
     """Every kind of model that guesses, on all ranks; then it fails; and one that cannot guess."""
     launch = launched()
@@ -141,7 +126,6 @@ def main(ranks: int, folder: Path) -> None:
             if not session:
                 continue
             found: dict[str, Any] = {"sound": compare(session)}
-            found["tried"] = tried(session.engine, lambda it=session: answers(it, it.speculation))  # type: ignore[misc]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(DraftModel, "read", lambda *given: 1 / 0)
                 patch.setattr(ModelDrafter, "draft", lambda *given: 1 / 0)
