@@ -65,12 +65,12 @@ def test_every_value_is_multiplied_exactly(either: Ops, tokens: int, inner: int)
     assert np.array_equal(found, w.dense()[:, places].T)
 
 
-@pytest.mark.parametrize("tokens", ROWS)
 @pytest.mark.parametrize(("inner", "outer"), [(1, 1), (31, 5), (160, 130), (1100, 31)])
-def test_products_are_those_of_the_dense_weights(native: Ops, tokens: int, inner: int, outer: int) -> None:
-    x, w = random(tokens, inner), weight(outer, inner)
-    found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
-    assert_close(found, rounded(x).astype(np.float64) @ w.dense().astype(np.float64).T, 1e-5)
+def test_products_are_those_of_the_dense_weights(native: Ops, inner: int, outer: int) -> None:
+    for tokens in ROWS:
+        x, w = random(tokens, inner), weight(outer, inner)
+        found = native.linear(native.tensor(x), native.weight(w)).asnumpy()
+        assert_close(found, rounded(x).astype(np.float64) @ w.dense().astype(np.float64).T, 1e-5)
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 33])

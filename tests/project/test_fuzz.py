@@ -67,8 +67,8 @@ def test_inputs_are_changed_and_the_same_seed_gives_the_same() -> None:
     assert len(set(inputs(1))) > 150
 
 
-def test_nothing_escapes_in_twenty_seconds(tmp_path: Path) -> None:
+def test_nothing_escapes_in_ten_seconds(tmp_path: Path) -> None:
     seed = int(os.environ.get("FUZZ_SEED", time.time()))
-    count, escapes = fuzz.run_workers([], 20, seed, 1, tmp_path)
+    count, escapes = fuzz.run_workers([], 10, seed, 1, tmp_path)
     assert not escapes, f"FUZZ_SEED={seed}"
-    assert count > 300
+    assert count > 150

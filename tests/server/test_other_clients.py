@@ -1,17 +1,16 @@
-"""The clients of Mistral, Anthropic and LangChain, unmodified, against servers on loopback."""
+"""The clients of Mistral, Anthropic and LangChain, unmodified, against servers on loopback.
+
+They take seconds to import, so that each is imported by the tests of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import anthropic
 import pytest
-from anthropic.types import MessageParam, ToolParam
-from langchain_openai import ChatOpenAI
-from mistralai.client import Mistral
 from pydantic import BaseModel, SecretStr
 
 from mistral import Tokenizer, Transformer, generate
@@ -19,6 +18,11 @@ from tests.support.command_line import ARGS, write_model
 from tests.support.local_server import LocalServer, local_server
 from tests.support.thinking_script import NOON, THOUGHT
 from tests.support.tool_cases import DATA, FILES
+
+if TYPE_CHECKING:
+    import anthropic
+    from anthropic.types import MessageParam, ToolParam
+    from mistralai.client import Mistral
 
 QUESTION = "Tom got a green bell. What colour was the bell?"
 ANSWER = "The bell was green."
@@ -39,6 +43,8 @@ class Colour(BaseModel):
 
 @pytest.fixture(scope="module")
 def mistral(server: LocalServer) -> Iterator[Mistral]:
+    from mistralai.client import Mistral
+
     with Mistral(api_key="any", server_url=server.url) as client:
         yield client
 
@@ -82,6 +88,8 @@ def test_mistral_fill_in_the_middle(server: LocalServer, tmp_path: Path) -> None
     tokenizer, model = Tokenizer.from_folder(folder), Transformer.from_folder(folder, backend="portable", device="CPU")
     ids = generate([tokenizer.encode_fim(prefix, suffix)], model, 5, prompt_logprobs=False)[0][0]
     middle = tokenizer.decode([*tokenizer.encode("x"), *ids]).removeprefix("x")
+    from mistralai.client import Mistral
+
     with local_server(folder, "portable") as filler, Mistral(api_key="any", server_url=filler.url) as client:
         found = client.fim.complete(model="filler", prompt=prefix, suffix=suffix, max_tokens=5)
         assert found.choices[0].message and found.choices[0].message.content == middle
@@ -100,6 +108,8 @@ def test_mistral_fill_in_the_middle(server: LocalServer, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def claude(server: LocalServer) -> Iterator[anthropic.Anthropic]:
+    import anthropic
+
     with anthropic.Anthropic(api_key="any", base_url=server.url, max_retries=0) as client:
         yield client
 
@@ -132,6 +142,8 @@ def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
+    import anthropic
+
     with pytest.raises(anthropic.NotFoundError, match="'tiny' is"):
         claude.messages.create(model="other", messages=ASKED, max_tokens=1)
     number: Any = [{"role": "user", "content": 5}]
@@ -145,6 +157,8 @@ def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_thoughts_and_calls(thinker: LocalServer) -> None:
+    import anthropic
+
     with anthropic.Anthropic(api_key="any", base_url=thinker.url, max_retries=0) as client:
         asked: Any = [{"role": "user", "content": "Late?"}]
         found = client.messages.create(model="thinker", messages=asked, tools=[NOW_TOOL], max_tokens=50)
@@ -206,6 +220,8 @@ def test_thoughts_and_calls_are_told_apart(thinker: LocalServer) -> None:
 
 
 def test_langchain(server: LocalServer) -> None:
+    from langchain_openai import ChatOpenAI
+
     model = ChatOpenAI(base_url=f"{server.url}/v1", api_key=SecretStr("any"), model="tiny", max_retries=0)
     assert model.invoke(QUESTION).content == ANSWER
     assert "".join(str(chunk.content) for chunk in model.stream(QUESTION)) == ANSWER

@@ -17,7 +17,7 @@ from mistral.gguf.write import header
 from mistral.tokenizer.gguf.export import require_same, tokenizer_values
 from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.test_gguf_tokenizer import ORIGINALS, TEXTS, VALUES
+from tests.tokenizer.test_gguf_tokenizer import ORIGINALS, TEXTS, tekken_values
 
 DATA = Path(MistralTokenizer._data_path())
 OFFICIAL = {
@@ -71,8 +71,8 @@ def test_a_base_model_gets_no_template(tmp_path: Path) -> None:
 def table(path: Path, pre: str, **config: object) -> Path:
     """A folder with a tokenizer.json of byte-level merges that cuts words as one of ORIGINALS."""
     path.mkdir()
-    vocabulary = {token: number for number, token in enumerate(VALUES["tokens"])}
-    merges = [tuple(merge.split(" ")) for merge in VALUES["merges"]]
+    vocabulary = {token: number for number, token in enumerate(tekken_values()["tokens"])}
+    merges = [tuple(merge.split(" ")) for merge in tekken_values()["merges"]]
     library = Library(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
     library.pre_tokenizer = pre_tokenizers.Sequence(ORIGINALS[pre])
     library.decoder = decoders.ByteLevel()
@@ -87,7 +87,9 @@ def table(path: Path, pre: str, **config: object) -> Path:
 @pytest.mark.parametrize("pre", ORIGINALS)
 def test_a_tokenizer_json_of_byte_level_merges(pre: str, tmp_path: Path) -> None:
     folder = table(tmp_path / "model", pre)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, VALUES["tokens"].__len__() + 1]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [2, len(tekken_values()["tokens"]) + 1]})
+    )
     original = Tokenizer.from_folder(folder)
     found = exported(original, tmp_path / "out", original.vocab_size + 61)
     assert found.version == f"GGUF, {pre}" and found.vocab_size == original.vocab_size + 61

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def byte_letters() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
+@cache
 def tekken() -> tiktoken.Encoding:
     """The first 20,000 tokens of Mistral's own file, with its expression."""
     raw = MistralTokenizer.from_file(str(DATA / "tekken_240911.json")).instruct_tokenizer.tokenizer
@@ -126,14 +128,21 @@ def merged(
     }  # fmt: skip
 
 
-ENCODING = tekken()
-VALUES = merged(ENCODING, "tekken")
+@cache
+def tekken_values() -> dict[str, Any]:
+    """What a GGUF file says of the tokenizer `tekken`."""
+    return merged(tekken(), "tekken")
+
+
+def shipped_values() -> dict[str, Any]:
+    """What a GGUF file says of the tokenizer of the checkpoint that ships."""
+    return tokenizer_values(shipped_checkpoint() / "tokenizer.model.v3")
 
 
 def test_tekken_gives_the_ids_of_mistrals_own(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", VALUES))
+    tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", tekken_values()))
     for text in TEXTS:
-        assert tokenizer.encode(text) == [1, *(number + 3 for number in ENCODING.encode(text, disallowed_special=()))]
+        assert tokenizer.encode(text) == [1, *(number + 3 for number in tekken().encode(text, disallowed_special=()))]
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert (tokenizer.version, tokenizer.vocab_size) == ("GGUF, tekken", 20003)
 
@@ -154,9 +163,9 @@ ORIGINALS: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("pre", ORIGINALS)
 def test_words_are_cut_as_in_the_tokenizer_json_of_these_models(pre: str, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", VALUES | {"pre": pre}))
-    vocabulary = {token: number for number, token in enumerate(VALUES["tokens"])}
-    merges = [tuple(merge.split(" ")) for merge in VALUES["merges"]]
+    tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", tekken_values() | {"pre": pre}))
+    vocabulary = {token: number for number, token in enumerate(tekken_values()["tokens"])}
+    merges = [tuple(merge.split(" ")) for merge in tekken_values()["merges"]]
     library = Library(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
     library.pre_tokenizer = pre_tokenizers.Sequence(ORIGINALS[pre])
     for text in TEXTS:
@@ -165,7 +174,7 @@ def test_words_are_cut_as_in_the_tokenizer_json_of_these_models(pre: str, tmp_pa
 
 @pytest.mark.parametrize("pre", ["default", None])
 def test_default_cuts_off_punctuation_and_three_digits_at_a_time(pre: str | None, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", VALUES | {"pre": pre}))
+    tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", tekken_values() | {"pre": pre}))
 
     def words(*parts: str) -> list[int]:
         return [number for part in parts for number in tokenizer.encode(part)]
@@ -184,7 +193,7 @@ def test_default_cuts_off_punctuation_and_three_digits_at_a_time(pre: str | None
 def chat(path: Path, **changes: Any) -> Tokenizer:
     """A tokenizer with ChatML's control tokens and a template."""
     specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>")
-    values = merged(ENCODING, "smollm", specials)
+    values = merged(tekken(), "smollm", specials)
     values["token_type"][3] = 4
     return Tokenizer.from_folder(written(path, values | {"tokenizer.chat_template": CHATML} | changes))
 
@@ -208,7 +217,7 @@ def test_conversations_are_written_in_the_files_own_template(tmp_path: Path) -> 
 
 def test_more_ends_and_unused_tokens(tmp_path: Path) -> None:
     specials = ("<s>", "</s>", "<|eot|>", "[PAD0]", "[PAD1]")
-    values = merged(ENCODING, "gpt-2", specials) | {"bos_token_id": 0, "eos_token_id": 1, "eot_token_id": 2}
+    values = merged(tekken(), "gpt-2", specials) | {"bos_token_id": 0, "eos_token_id": 1, "eot_token_id": 2}
     values["token_type"][3:5] = [5, 5]
     tokenizer = Tokenizer.from_folder(written(tmp_path / "m.gguf", values))
     assert tokenizer.end_ids == (1, 2)
@@ -223,7 +232,7 @@ def test_a_tokenizer_of_mistrals_beside_the_file_is_taken_where_it_is_of_this_mo
     tokenizer = Tokenizer.from_folder(path)
     assert tokenizer.file.name == "tokenizer.model.v3"
     assert tokenizer.notes == ("tokenizer: tokenizer.model.v3 taken, not the one in m.gguf (it is Mistral's own file)",)
-    other = written(tmp_path / "n.gguf", VALUES)
+    other = written(tmp_path / "n.gguf", tekken_values())
     tokenizer = replace(Tokenizer.from_folder(other), rows=20003)
     assert tokenizer.file == other
     assert tokenizer.notes == (
@@ -239,32 +248,38 @@ def test_a_tokenizer_is_described_without_being_loaded(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-SCORED = tokenizer_values(shipped_checkpoint() / "tokenizer.model.v3")
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "none": ({}, "has no tokenizer; put the model's own tokenizer file beside it"),
-    "kind": ({"model": "bert"}, "tokenizer.ggml.model 'bert' is not supported (gpt2 and llama are); put the model's"),
-    "pre": (VALUES | {"pre": "qwen2"}, "tokenizer.ggml.pre 'qwen2' is not supported (default, gpt-2, smollm, "),
-    "no tokens": ({"model": "llama"}, "has no tokenizer"),
-    "types": (VALUES | {"token_type": [1, 1]}, "'tokenizer.ggml.token_type' has 2 entries for 20003 tokens"),
-    "no merges": (VALUES | {"merges": None}, "has no tokenizer.ggml.merges"),
-    "no eos": (VALUES | {"eos_token_id": None}, "has no tokenizer.ggml.eos_token_id"),
-    "eos": (VALUES | {"eos_token_id": 99999}, "'tokenizer.ggml.eos_token_id' is 99999, and there are 20003 tokens"),
-    "bytes": (VALUES | {"tokens": [*VALUES["tokens"][:3], *["z"] * 20000]}, "has no tokenizer.ggml.merges"),
-    "no scores": (SCORED | {"scores": None}, "'tokenizer.ggml.scores' has no entries for 1024 tokens"),
-    "scores": (SCORED | {"scores": [0.0]}, "'tokenizer.ggml.scores' has 1 entries for 1024 tokens"),
-    "NaN": (SCORED | {"scores": [float("nan")] * 1024}, "'tokenizer.ggml.scores' has scores that are NaN or infinite"),
-    "a type": (SCORED | {"token_type": [9] * 1024}, "'tokenizer.ggml.token_type' has the type 9"),
-    "twice": (SCORED | {"tokens": ["a"] * 1024}, "not readable as a tokenizer"),
-    "template": (
-        VALUES | {"tokenizer.chat_template": "x" * (1 << 21)}, "'tokenizer.chat_template' is larger than 1 MiB",
+SOURCES: dict[str, Callable[[], dict[str, Any]]] = {"": dict, "tekken": tekken_values, "shipped": shipped_values}
+# What the file is made from, what of it is changed, and the message
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "none": ("", {}, "has no tokenizer; put the model's own tokenizer file beside it"),
+    "kind": (
+        "", {"model": "bert"}, "tokenizer.ggml.model 'bert' is not supported (gpt2 and llama are); put the model's",
     ),
-    "not a list": (VALUES | {"tokens": "x"}, "'tokenizer.ggml.tokens' is no list of texts"),
+    "pre": ("tekken", {"pre": "qwen2"}, "tokenizer.ggml.pre 'qwen2' is not supported (default, gpt-2, smollm, "),
+    "no tokens": ("", {"model": "llama"}, "has no tokenizer"),
+    "types": ("tekken", {"token_type": [1, 1]}, "'tokenizer.ggml.token_type' has 2 entries for 20003 tokens"),
+    "no merges": ("tekken", {"merges": None}, "has no tokenizer.ggml.merges"),
+    "no eos": ("tekken", {"eos_token_id": None}, "has no tokenizer.ggml.eos_token_id"),
+    "eos": ("tekken", {"eos_token_id": 99999}, "'tokenizer.ggml.eos_token_id' is 99999, and there are 20003 tokens"),
+    "bytes": ("tekken", {"tokens": ["<unk>", "<s>", "</s>", *["z"] * 20000]}, "has no tokenizer.ggml.merges"),
+    "no scores": ("shipped", {"scores": None}, "'tokenizer.ggml.scores' has no entries for 1024 tokens"),
+    "scores": ("shipped", {"scores": [0.0]}, "'tokenizer.ggml.scores' has 1 entries for 1024 tokens"),
+    "NaN": (
+        "shipped", {"scores": [float("nan")] * 1024}, "'tokenizer.ggml.scores' has scores that are NaN or infinite",
+    ),
+    "a type": ("shipped", {"token_type": [9] * 1024}, "'tokenizer.ggml.token_type' has the type 9"),
+    "twice": ("shipped", {"tokens": ["a"] * 1024}, "not readable as a tokenizer"),
+    "template": (
+        "tekken", {"tokenizer.chat_template": "x" * (1 << 21)}, "'tokenizer.chat_template' is larger than 1 MiB",
+    ),
+    "not a list": ("tekken", {"tokens": "x"}, "'tokenizer.ggml.tokens' is no list of texts"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_tokenizer_that_cannot_be_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    values, message = REFUSED[name]
+    source, changes, message = REFUSED[name]
+    values = SOURCES[source]() | changes
     path = written(tmp_path / "m.gguf", {key: value for key, value in values.items() if value is not None})
     with pytest.raises(InputError) as error:
         Tokenizer.from_folder(path)
