@@ -20,15 +20,17 @@ class Inbox:
         """In a running loop."""
         self._loop, self._events = asyncio.get_running_loop(), list[tuple[int, Event]]()
         self._waiting: asyncio.Future[None] | None = None
+        self.patience = 0  # events that may gather before whoever waits is told, unless one of them ends an answer
 
     def put(self, place: int, event: Event) -> None:
         """Put one more event."""
         self._events.append((place, event))
-        self._wake()
+        if len(self._events) > self.patience or hurries(event):
+            self._wake()
 
     async def take(self, seconds: float) -> list[tuple[int, Event]]:
         """All that has come, as soon as there is something; nothing where that takes longer than so many seconds."""
-        if not self._events:
+        if len(self._events) <= self.patience and not any(hurries(event) for _, event in self._events):
             self._waiting = self._loop.create_future()
             alarm = self._loop.call_later(seconds, self._wake)
             try:
@@ -61,8 +63,8 @@ class Mailbox:
         self._waiting.append((inbox, place, event))
         if self._hurried:
             return
-        self._hurried = not isinstance(event, Generated) or event.finish_reason is not None
-        if self._hurried or not self._woken:
+        self._hurried = hurries(event)
+        if self._hurried or (not self._woken and len(self._waiting) > inbox.patience):
             self._woken = True
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._hand_out if self._hurried else self._wake)
@@ -80,8 +82,15 @@ class Mailbox:
         while self._waiting:
             inbox, place, event = self._waiting.popleft()
             inbox.put(place, event)
-        self._loop.call_soon(self._told, begun)  # after those who were waiting for them
+        self._loop.call_soon(
+            self._loop.call_soon, self._told, begun
+        )  # after those who wait for them, and what they send
 
     def _told(self, begun: float) -> None:
         now = self._loop.time()
         self._next = now + min(MOST, LEAST + SHARE * (now - begun))
+
+
+def hurries(event: Event) -> bool:
+    """Whether an event is the first of an answer or its last."""
+    return not isinstance(event, Generated) or event.finish_reason is not None

@@ -216,7 +216,7 @@ def test_what_comes_too_slowly_ends(server: LocalServer, monkeypatch: pytest.Mon
 
 
 def test_a_client_who_does_not_read_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mistral.server.sse, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(mistral.server.protocol, "SEND_SECONDS", 0.3)
     url = urlsplit(server.url)
     asked = {"prompt": [300] * 2000, "echo": True, "logprobs": 20, "n": 3, "max_tokens": 50, "stream": True}
     body = json.dumps(asked).encode()
