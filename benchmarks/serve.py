@@ -3,10 +3,11 @@
     python benchmarks/serve.py [CKPT] [--parts load,throughput,overhead,gap,cancel,peer] [--llama_server COMMAND]
 
 `load`: many clients at once: nothing lost, nothing answered twice, equal requests answered alike, and how memory grows
-after the first 500 requests. `throughput`: 16 clients against `generate` at batch 16, with answers that are streamed and whole ones. `overhead`: milliseconds a token
-for one client, beside the engine's own. `gap`: the longest wait in a stream while a long prompt is read, against the
-time of a step. `cancel`: how soon the rows of clients who have gone are free. `peer`: beside llama-server, given as a
-command, with the same GGUF file: tokens a second and the time to the first token for 1, 4 and 16 clients.
+after the first 500 requests. `throughput`: 16 clients against `generate` at batch 16, with answers that are streamed
+and whole ones. `overhead`: milliseconds a token for one client, beside the engine's own. `gap`: the longest wait in a
+stream while a long prompt is read, against the time of a step. `cancel`: how soon the rows of clients who have gone are
+free. `peer`: beside llama-server, given as a command, with the same GGUF file: tokens a second and the time to the
+first token for 1, 4 and 16 clients.
 
 Both sides are loaded at the same time and take turns, so that what else the machine does falls on both; medians count.
 """
