@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import socket
+import sys
+from http import HTTPStatus
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mistral.server.settings import HEADER_SECONDS, SEND_SECONDS
+from mistral.server.api_error import ApiError
+from mistral.server.settings import HEADER_SECONDS, MAX_HEADERS, SEND_SECONDS
+from mistral.text import json_line
 
 
 class TimedProtocol(H11Protocol):
@@ -55,6 +59,20 @@ class TimedProtocol(H11Protocol):
         if self._sending:
             self._sending.cancel()
         self._sending = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or has more headers than are read, in the same form as other errors; then hang up."""
+        found = sys.exception()
+        status = HTTPStatus(found.error_status_hint if isinstance(found, h11.RemoteProtocolError) else 400)
+        what = "this is no sound HTTP request"
+        if status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            what = f"the headers are larger than {MAX_HEADERS >> 10} kB"
+        body = json_line(ApiError(status, what).envelope("")).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        head = h11.Response(status_code=status, headers=headers, reason=status.phrase)
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _watch(self) -> None:
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
