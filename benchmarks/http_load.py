@@ -176,6 +176,22 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
+async def at_once(url: str, bodies: Sequence[Mapping[str, Any]]) -> tuple[list[Answer], float]:
+    """The answers to requests of as many clients that come at the same time, and the seconds until all are there.
+
+    Connections are there before that, and have been used: clients keep them.
+    """
+    connections = [Connection(url) for _ in bodies]
+    for connection in connections:
+        await connection.post({"content": ""}, "/tokenize")
+    begun = time.perf_counter()
+    answers = await asyncio.gather(*(each.post(body) for each, body in zip(connections, bodies, strict=True)))
+    seconds = time.perf_counter() - begun
+    for connection in connections:
+        connection.close()
+    return answers, seconds
+
+
 async def side_by_side(url: str, bodies: Sequence[Mapping[str, Any]], clients: int) -> list[Answer]:
     """The answers to all requests, in their order; each of the clients sends its next one when it has an answer."""
     found: list[Answer] = [Answer() for _ in bodies]

@@ -3,10 +3,11 @@
     python benchmarks/serve.py [CKPT] [--parts load,throughput,overhead,gap,cancel,peer] [--llama_server COMMAND]
 
 `load`: many clients at once: nothing lost, nothing answered twice, equal requests answered alike, and how memory grows
-after the first 500 requests. `throughput`: 16 clients against `generate` at batch 16. `overhead`: milliseconds a token
-for one client, beside the engine's own. `gap`: the longest wait in a stream while a long prompt is read, against the
-time of a step. `cancel`: how soon the rows of clients who have gone are free. `peer`: beside llama-server, given as a
-command, with the same GGUF file: tokens a second and the time to the first token for 1, 4 and 16 clients.
+after the first 500 requests. `throughput`: 16 clients against `generate` at batch 16, with answers that are streamed
+and whole ones. `overhead`: milliseconds a token for one client, beside the engine's own. `gap`: the longest wait in a
+stream while a long prompt is read, against the time of a step. `cancel`: how soon the rows of clients who have gone are
+free. `peer`: beside llama-server, given as a command, with the same GGUF file: tokens a second and the time to the
+first token for 1, 4 and 16 clients.
 
 Both sides are loaded at the same time and take turns, so that what else the machine does falls on both; medians count.
 """
@@ -27,6 +28,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +37,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.http_load import Answer, Connection, side_by_side
+from benchmarks.http_load import Answer, Connection, at_once, side_by_side
 from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
@@ -146,31 +148,39 @@ class Bench:
         }  # fmt: skip
 
     def throughput(self) -> Line:
-        """Tokens a second of 16 clients, and of `generate`'s engine with 16 rows."""
-        served, own = list[float](), list[float]()
-        engine = self.engine
+        """Tokens a second of 16 clients, by streams and by whole answers, and of `generate`'s engine with 16 rows."""
+        streamed, whole, own = list[float](), list[float](), list[float]()
         for turn in range(self.options.rounds + 1):
-            prompts = self.prompts(CLIENTS, first=100 * turn)
-            answers, seconds = self.timed(self.url, prompts)
-            begun = time.perf_counter()
-            requests = [Request(ids, self.options.answer, logprobs=False, ignore_eos=True) for ids in prompts]
-            count = sum(isinstance(event, Generated) for event in generate_stream(engine, requests))
+            prompts = self.prompts(CLIENTS, first=200 * turn)
+            rates = [self._generate_rate(prompts)]
+            for stream in (True, False):  # not the same prompts again, whose beginnings would be known
+                asked = prompts if stream else self.prompts(CLIENTS, first=200 * turn + 100)
+                answers, seconds = self.timed(self.url, asked, stream)
+                rates.append(sum(answer.tokens for answer in answers) / seconds)
             if turn:  # the first is not counted
-                own.append(count / (time.perf_counter() - begun))
-                served.append(sum(answer.tokens for answer in answers) / seconds)
+                for found, rate in zip((own, streamed, whole), rates, strict=True):
+                    found.append(rate)
         return {
-            "clients": CLIENTS, "served_tokens_per_second": round(median(served), 1),
-            "generate_tokens_per_second": round(median(own), 1), "ratio": round(median(served) / median(own), 3),
+            "clients": CLIENTS, "answer_tokens": self.options.answer,
+            "generate_tokens_per_second": round(median(own), 1),
+            "streamed_tokens_per_second": round(median(streamed), 1),
+            "whole_tokens_per_second": round(median(whole), 1),
+            "ratio_streamed": round(median(map(truediv, streamed, own)), 3),
+            "ratio_whole": round(median(map(truediv, whole, own)), 3),
         }  # fmt: skip
 
-    def timed(self, url: str, prompts: list[list[int]]) -> tuple[list[Answer], float]:
-        """The answers to prompts that come at the same time, as streams, and the seconds of them all."""
-        usage = {"stream_options": {"include_usage": True}, "stream": True}
+    def _generate_rate(self, prompts: list[list[int]]) -> float:
+        """Tokens a second of `generate`'s engine."""
+        engine, begun = self.engine, time.perf_counter()
+        requests = [Request(ids, self.options.answer, logprobs=False, ignore_eos=True) for ids in prompts]
+        count = sum(isinstance(event, Generated) for event in generate_stream(engine, requests))
+        return count / (time.perf_counter() - begun)
+
+    def timed(self, url: str, prompts: list[list[int]], stream: bool = True) -> tuple[list[Answer], float]:
+        """The answers to prompts that come at the same time, as streams or whole, and the seconds of them all."""
+        usage = {"stream_options": {"include_usage": True}, "stream": True} if stream else {}
         body = {"max_tokens": self.options.answer, "temperature": 0, "ignore_eos": True, **usage}
-        bodies = [{"prompt": ids, **body} for ids in prompts]
-        begun = time.perf_counter()
-        answers = asyncio.run(side_by_side(url, bodies, len(bodies)))
-        return answers, time.perf_counter() - begun
+        return asyncio.run(at_once(url, [{"prompt": ids, **body} for ids in prompts]))
 
     def overhead(self) -> Line:
         """Milliseconds a token after the first, of one client and of the engine."""

@@ -12,6 +12,7 @@ from mistral.errors import InputError, one_line
 MAX_FILE = 1 << 25  # bytes of a JSON file
 LFS_POINTER = b"version https://git-lfs"  # how the small file begins that Git leaves in place of a large one
 MAX_DEPTH = 64  # lists and objects within each other
+_AS_IS = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029)}  # by json_line
 
 
@@ -113,7 +114,10 @@ def json_line(value: Any, encoding: str = "utf-8") -> str:
 
     Control characters are escaped in any case, those above ASCII too: some terminals obey them.
     """
-    text = json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
+    text = _AS_IS.encode(value)
+    if text.isascii() and "\x7f" not in text:  # most are, and then nothing is left to be escaped
+        return text
+    text = text.translate(_ESCAPED)
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):

@@ -99,18 +99,21 @@ class StatusLine:
     def _tell(self) -> None:
         if not self._told:
             self._told = True
-            self.out.write(f"{self.text.removesuffix(' ...')}\n")
-            self.out.flush()
+            with suppress(OSError):
+                self.out.write(f"{self.text.removesuffix(' ...')}\n")
+                self.out.flush()
 
 
 class Stream(io.TextIOWrapper):
     """A standard stream above the status line. On a terminal, a line that begins with "error:" and such is coloured."""
 
-    def __init__(self, stream: io.TextIOWrapper, line: StatusLine, coloured: bool) -> None:
+    def __init__(self, stream: io.TextIOWrapper, line: StatusLine, coloured: bool, is_error: bool = False) -> None:
+        """`is_error`: it is for messages, and the work goes on where they cannot be written, as on a full disk."""
         super().__init__(
             stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=True
         )
         self.line, self._coloured, self._begins, self._reset = line, coloured, True, ""
+        self._is_error = is_error
 
     def write(self, text: str) -> int:
         """Write text, without the status line."""
@@ -122,7 +125,22 @@ class Stream(io.TextIOWrapper):
             text, self._reset = KINDS[found[1]] + text, RESET
         if self._reset and "\n" in text:
             text, self._reset = text.replace("\n", f"{RESET}\n", 1), ""
-        return super().write(text)
+        with self._written():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is left."""
+        with self._written():
+            super().flush()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._is_error or isinstance(error, BrokenPipeError):
+                raise
 
 
 @contextmanager
@@ -134,7 +152,7 @@ def status_line() -> Iterator[None]:
         return
     line = StatusLine(err)
     line.watch()
-    sys.stderr = Stream(err, line, has_colour(err))
+    sys.stderr = Stream(err, line, has_colour(err), is_error=True)
     if line.capable and out.isatty():
         sys.stdout = Stream(out, line, coloured=False)
     try:
@@ -146,6 +164,10 @@ def status_line() -> Iterator[None]:
                 with suppress(OSError):  # what is still to be written cannot be
                     stream.detach()
                 setattr(sys, name, before)
+        try:
+            err.flush()
+        except OSError:  # it would fail once more at exit, and give the code of that
+            os.dup2(os.open(os.devnull, os.O_WRONLY), err.fileno())
 
 
 def status(text: str) -> None:

@@ -210,7 +210,7 @@ class Scheduler:
         chosen = micro_batches.choose_chunk(tokens, ranks)
         chunk_size = self.chunk_size or chosen
         room = max(chunk_size, STEP_TOKENS if ranks == 1 else chosen)
-        if self._budget:
+        if self._budget and answering < len(rows):
             fitting = self._budget.tokens(answering, room, self._prompts_share)
             room = fitting if answering else max(chunk_size, fitting)
         return chunk_size, room

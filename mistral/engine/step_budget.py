@@ -30,10 +30,12 @@ class StepBudget:
 
     def add(self, rows: int, tokens: int, seconds: float) -> None:
         """A step took so long for one token of each of `rows`, and `tokens` of prompts."""
+        if not tokens:
+            self._answers += [(rows, seconds)] * bool(rows)
+            return
         answers = self.answer_seconds(rows)
-        if tokens:
-            self._prompts.append((tokens, max(0.0, seconds - answers) / tokens))
-        if rows and (not tokens or seconds < answers):  # less than was thought, and that with a prompt beside
+        self._prompts.append((tokens, max(0.0, seconds - answers) / tokens))
+        if rows and seconds < answers:  # less than was thought, and that with a prompt beside
             self._answers.append((rows, seconds))
 
     def answer_seconds(self, rows: int) -> float:

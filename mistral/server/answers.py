@@ -21,6 +21,7 @@ from mistral.tokenizer.thoughts import ThinkState
 from mistral.tokenizer.tokenizer import Tokenizer
 from mistral.tokenizer.tool_calls import ReplyStream
 
+PATIENCE = 256  # tokens of an answer that nobody watches, after which it is looked at: then no look takes long
 CALLS = "tool_calls"  # why an answer ends that asks for calls
 
 
@@ -204,7 +205,8 @@ class Answers:
     async def whole(self) -> None:
         """Wait for the end of all answers. Raises ApiError where one of them fails."""
         async for _ in self.pieces():
-            pass
+            if all(answer.ids for answer in self.answers):  # when the first tokens came has been noted
+                self.inbox.patience = PATIENCE
 
     async def pieces(self) -> AsyncGenerator[Sequence[Piece]]:
         """What has come since the last time; nothing where that took long. Raises ApiError for a failure."""

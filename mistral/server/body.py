@@ -56,4 +56,4 @@ def _parsed(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8 at byte {error.start}") from None
     except ValueError as error:
-        raise ApiError(400, f"the body is {one_line(error)}") from None
+        raise ApiError(400, f"the body cannot be read as JSON ({one_line(error)})") from None

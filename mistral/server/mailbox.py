@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from contextlib import suppress
 
@@ -20,15 +19,17 @@ class Inbox:
         """In a running loop."""
         self._loop, self._events = asyncio.get_running_loop(), list[tuple[int, Event]]()
         self._waiting: asyncio.Future[None] | None = None
+        self.patience = 0  # events that may gather before whoever waits is told, unless one of them ends an answer
 
     def put(self, place: int, event: Event) -> None:
         """Put one more event."""
         self._events.append((place, event))
-        self._wake()
+        if len(self._events) > self.patience or hurries(event):
+            self._wake()
 
     async def take(self, seconds: float) -> list[tuple[int, Event]]:
         """All that has come, as soon as there is something; nothing where that takes longer than so many seconds."""
-        if not self._events:
+        if len(self._events) <= self.patience and not any(hurries(event) for _, event in self._events):
             self._waiting = self._loop.create_future()
             alarm = self._loop.call_later(seconds, self._wake)
             try:
@@ -50,38 +51,64 @@ class Mailbox:
     def __init__(self) -> None:
         """In a running loop."""
         self._loop, self._waiting = asyncio.get_running_loop(), deque[tuple[Inbox, int, Event]]()
-        self._woken = self._hurried = False
-        self._next = -math.inf  # the time of the loop at which they may be handed out again
+        self._woken = False  # whether the loop will look
+        self._hurried = False  # whether it has been told to do so at once
+        self._due = False  # whether something is to be handed out that somebody waits for
+        self._timer: asyncio.TimerHandle | None = None  # when it looks again by itself
 
     def put(self, inbox: Inbox, place: int, event: Event) -> None:
         """Put an event into an inbox of the loop; nothing once the loop is closed.
 
-        The first event of an answer and its last are handed out at once, and all others with them.
+        The first event of an answer and its last are handed out at once, and all others with them. Others wait until
+        the loop looks by itself: to wake it is a system call, in which another thread may take the interpreter.
         """
         self._waiting.append((inbox, place, event))
         if self._hurried:
             return
-        self._hurried = not isinstance(event, Generated) or event.finish_reason is not None
-        if self._hurried or not self._woken:
+        self._hurried = hurries(event)
+        self._due |= self._hurried or len(self._waiting) > inbox.patience  # before it is asked whether anyone will look
+        if self._hurried or (self._due and not self._woken):
             self._woken = True
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._hand_out if self._hurried else self._wake)
 
     def _wake(self) -> None:
-        """Events have come: hand them out, or a little later where telling of the last ones has taken time."""
-        if self._next > self._loop.time():
-            self._loop.call_at(self._next, self._hand_out)
-        else:
+        """Events have come while nobody was looking."""
+        if not self._hurried:
+            self._hand_out()
+
+    def _look(self) -> None:
+        """Hand out what is due since the last time; where nothing is, whoever puts something is to say so."""
+        self._timer = None
+        if not self._due:
+            self._woken = False  # and only then look again: it may have been put between the two
+        if self._due:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        self._woken = self._hurried = False  # first: whoever puts from now on wakes the loop again
+        if self._timer:
+            self._timer.cancel()
+        self._woken, self._hurried, self._due = (
+            True,
+            False,
+            False,
+        )  # first: who hurries from now on wakes the loop again
         begun = self._loop.time()
         while self._waiting:
             inbox, place, event = self._waiting.popleft()
             inbox.put(place, event)
-        self._loop.call_soon(self._told, begun)  # after those who were waiting for them
+        self._loop.call_soon(
+            self._loop.call_soon, self._told, begun
+        )  # after those who wait for them, and what they send
 
     def _told(self, begun: float) -> None:
+        """Look again a little later, the later the longer it took to tell of these."""
         now = self._loop.time()
-        self._next = now + min(MOST, LEAST + SHARE * (now - begun))
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(now + min(MOST, LEAST + SHARE * (now - begun)), self._look)
+
+
+def hurries(event: Event) -> bool:
+    """Whether an event is the first of an answer or its last."""
+    return not isinstance(event, Generated) or event.finish_reason is not None

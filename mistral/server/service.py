@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from mistral.engine.engine import Engine
@@ -134,9 +135,7 @@ class Service:
         mailbox = self._mailbox = self._mailbox or Mailbox()
         submission = _Submission(self._thread, key)
 
-        def put(place: int, event: Event) -> None:
-            mailbox.put(answers.inbox, place, event)
-
+        put = partial(mailbox.put, answers.inbox)
         self._count(asked.rows)
         try:
             await self.in_thread(lambda: submission.submit(self._requests(asked, answers), put), size=asked.size)
@@ -221,14 +220,10 @@ class _Submission:
         """Ask for answers; `put` gets each event with its answer's place. Raises InputError, with none left."""
         try:
             for place, request in enumerate(requests):
-
-                def receive(event: Event, place: int = place) -> None:
-                    put(place, event)
-
                 with self._lock:
                     if self._cancelled:
                         return
-                    self._handles.append(self._thread.submit(request, receive, key=self._key))
+                    self._handles.append(self._thread.submit(request, partial(put, place), key=self._key))
         except InputError:
             self.cancel()
             raise

@@ -8,10 +8,9 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from mistral.server.api_error import ApiError
-from mistral.server.settings import SEND_SECONDS
 from mistral.text import json_line
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """A response of events. What makes them is closed when the client goes, or does not take what it is sent."""
+    """A response of events. What makes them is closed when the client goes: by itself, or as `protocol.py` has it."""
 
     media_type = "text/event-stream"
 
@@ -75,26 +74,17 @@ class EventStream(Response):
         """Send all frames."""
         try:
             await while_connected(receive, self._send(send))
-        except (ClientGoneError, TimeoutError):  # a response that does not end closes the connection
+        except ClientGoneError:
             scope["state"]["gone"] = True
         finally:
             await self.frames.aclose()
             await self.held.aclose()
 
     async def _send(self, send: Send) -> None:
-        """Raises TimeoutError for a client who does not take what it is sent."""
-        clock = asyncio.get_running_loop().time
-        async with asyncio.timeout(None) as limit:
-
-            async def in_time(message: Message) -> None:
-                limit.reschedule(clock() + SEND_SECONDS)
-                await send(message)
-                limit.reschedule(None)
-
-            await in_time({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            try:
-                async for part in self.frames:
-                    await in_time({"type": "http.response.body", "body": part, "more_body": True})
-            except ApiError as error:
-                await in_time({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
-            await in_time({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for part in self.frames:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except ApiError as error:
+            await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

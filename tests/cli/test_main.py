@@ -269,6 +269,12 @@ def test_a_full_disk_is_one_line() -> None:
     assert outcome.error == "the output: No space left on device"
 
 
+def test_messages_that_cannot_be_written_end_nothing(model: Path) -> None:
+    outcome = run_program("demo", model, "--max_tokens=1", "--json", shell="{} 2> /dev/full")
+    assert outcome.code == 0 and "prompt" in outcome.out
+    assert run_program("demo", "--max_tokens=none", shell="{} 2> /dev/full").code == 2
+
+
 def test_ctrl_c_while_the_program_is_imported_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "fire.py").write_text("raise KeyboardInterrupt")
     outcome = run_program("demo", PYTHONPATH=str(tmp_path))

@@ -176,9 +176,15 @@ def test_headers_have_a_limit(server: LocalServer) -> None:
         try:
             found = raw(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n" + headers + b"\r\n")
         except ConnectionError:  # it has hung up already
-            found = b"HTTP/1.1 400"
-        assert found.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431"))
+            found = b"HTTP/1.1 431 larger than 64 kB"
+        assert found.startswith(b"HTTP/1.1 431 ") and b"larger than 64 kB" in found
     assert server.http.get("/health").status_code == 200
+
+
+def test_what_is_no_http_is_told_so(server: LocalServer) -> None:
+    head, _, body = raw(server, b"POST " + PATH.encode() + b" HTTP/1.1\r\nhost\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request") and b"connection: close" in head.lower()
+    assert json.loads(body)["error"]["message"] == "this is no sound HTTP request"
 
 
 def test_messages_tools_and_answers_have_limits(server: LocalServer) -> None:
@@ -216,7 +222,7 @@ def test_what_comes_too_slowly_ends(server: LocalServer, monkeypatch: pytest.Mon
 
 
 def test_a_client_who_does_not_read_is_given_up(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mistral.server.sse, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(mistral.server.protocol, "SEND_SECONDS", 0.3)
     url = urlsplit(server.url)
     asked = {"prompt": [300] * 2000, "echo": True, "logprobs": 20, "n": 3, "max_tokens": 50, "stream": True}
     body = json.dumps(asked).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -10,6 +11,7 @@ from mistral.engine.requests import Event, Generated, Prefilled
 from mistral.server import mailbox
 from mistral.server.answers import Piece
 from mistral.server.mailbox import Inbox, Mailbox
+from mistral.server.protocol import GatheredWrites
 from mistral.tokenizer.call_stream import CallPart
 
 FIRST: Event = Prefilled(0, 3, 3, ())
@@ -37,6 +39,56 @@ def test_events_are_gathered_but_for_the_first_and_the_last(monkeypatch: pytest.
     everything = [(7, event) for event in (FIRST, token(1), token(2), token(3), token(4, "length"))]
     assert first and [*first, *last] == everything and len(first) <= 2
     assert between == [[], []]
+
+
+def test_an_answer_that_nobody_watches_is_told_of_once_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or once there is so much of it that looking at more would take long."""
+    monkeypatch.setattr(mailbox, "LEAST", 0.0)
+
+    async def taken() -> list[int]:
+        box, inbox, found = Mailbox(), Inbox(), list[int]()
+        inbox.patience = 3
+        for events in ([token(1), token(2)], [token(3, "length")], [token(number) for number in range(4)], [token(5)]):
+            for event in events:
+                await asyncio.to_thread(box.put, inbox, 7, event)
+            found.append(len(await inbox.take(0.05)))
+        return found
+
+    assert asyncio.run(taken()) == [0, 3, 4, 0]
+
+
+def test_what_comes_later_is_told_without_being_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever puts events while the loop looks by itself does not wake it, and whoever puts them later does."""
+    monkeypatch.setattr(mailbox, "LEAST", 0.01)
+
+    async def taken() -> list[int]:
+        box, inbox, found = Mailbox(), Inbox(), list[int]()
+        for pause in (0.0, 0.0, 0.1, 0.1):
+            await asyncio.sleep(pause)
+            await asyncio.to_thread(box.put, inbox, 7, token(1))
+            found.append(len(await inbox.take(3600)))
+        return found
+
+    assert asyncio.run(asyncio.wait_for(taken(), 60)) == [1, 1, 1, 1]
+
+
+def test_what_a_socket_does_not_take_is_sent_later() -> None:
+    async def received() -> bytes:
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+        writes = GatheredWrites(transport, loop)
+        for number in range(200):
+            writes.write(bytes([number]) * 1000)
+            await asyncio.sleep(0)
+        writes.close()
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        found = await reader.read()
+        writer.close()
+        return found
+
+    assert asyncio.run(received()) == b"".join(bytes([number]) * 1000 for number in range(200))
 
 
 def test_nothing_comes_in_time() -> None:

@@ -67,11 +67,11 @@ Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) 
   if (is_tiled(layout)) return {layout, tokens, in, in, buffer.get(tiled_bytes(layout, tokens, in) / 4)};
   const int64_t rows = tokens == 1 ? 1 : tokens + FEW_TOKENS;  // microkernels read whole groups of tokens
   const int64_t size = layout == PAIR_ROWS ? 2 : 4, filled = (in + 127) / 128 * 128;
-  // Rows that are apart by whole pages compete for the same sets of a cache. So they are a line further apart; and half a
-  // page as well where all of them stay in the first-level cache while weights stream through it.
-  constexpr int64_t PAGE = 4096, FEW = PAGE / 2 + 64;
-  const int64_t bytes = filled * size, few = (bytes - FEW + PAGE - 1) / PAGE * PAGE + FEW;
-  const int64_t stride = (tokens <= 4 * FEW_TOKENS ? few : bytes + 64) / size;
+  // Rows that are apart by whole pages compete for the same sets of a cache. So they are a line or two further apart; few
+  // rows of bfloat16 half a page as well: all of them stay in the first-level cache while weights stream through it.
+  constexpr int64_t PAGE = 4096, HALF = PAGE / 2 + 64;
+  const bool few = layout == PAIR_ROWS && tokens <= 4 * FEW_TOKENS;
+  const int64_t stride = few ? ((filled * size - HALF + PAGE - 1) / PAGE * PAGE + HALF) / size : filled + 32;
   char *data = reinterpret_cast<char *>(buffer.get(rows * stride * size / 4));
   for (int64_t t = 0; t < tokens; t++) std::fill_n(data + (t * stride + in) * size, (filled - in) * size, 0);
   for (int64_t t = tokens; t < rows; t++) std::fill_n(data + t * stride * size, filled * size, 0);

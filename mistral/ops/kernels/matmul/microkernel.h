@@ -120,13 +120,14 @@ inline void accumulate(const typename M::Element *x, int64_t x_stride, const Wei
 }
 
 // x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, C at a time: neighbours, or as
-// `streams`, which go on from row to row, far apart in memory, as hardware prefetchers follow them well.
-template <class M, class WeightRow, int R>
-[[gnu::noinline]] void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows, KBlock block,
-                bool streams, int64_t ahead, const Output &output, int64_t tokens) {
+// STREAMS, which go on from row to row, far apart in memory, as hardware prefetchers follow them well. A function of its
+// own, or GCC would not keep all sums in the registers of AVX2.
+template <class M, class WeightRow, int R, bool STREAMS>
+[[gnu::noinline]] void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows,
+                                  KBlock block, int64_t ahead, const Output &output, int64_t tokens) {
   // As many sums as keep the processor's adders busy, and as there are registers for
   constexpr int C = LANES == 16 && R <= 4 ? 4 : 2;
-  const int64_t groups = (rows + C - 1) / C, apart = streams ? groups : 1, step = streams ? 1 : C;
+  const int64_t groups = (rows + C - 1) / C, apart = STREAMS ? groups : 1, step = STREAMS ? 1 : C;
   for (int64_t group = 0; group < groups; group++) {
     const int64_t n = group * step;
     WeightRow row[C];
@@ -147,26 +148,25 @@ template <class M, class WeightRow, int R>
 
 // All tokens in passes of few_tokens, each with CACHED_ROWS rows that stay in the second-level cache from pass to pass.
 // Rows of one block are read as streams through all rows.
-template <class M, class WeightRow>
+template <class M, class WeightRow, bool STREAMS>
 void few_tokens_in_passes(const Activations &a, Matrix w, int64_t first, int64_t rows, const float *factors, float *y,
                           int64_t stride) {
   const auto *x = static_cast<const typename M::Element *>(a.data);
-  const bool streams = w.in <= M::K_BLOCK;
-  const int64_t at_once = streams ? rows : CACHED_ROWS, next_rows = CACHED_ROWS * w.in;
+  const int64_t at_once = STREAMS ? rows : CACHED_ROWS, next_rows = CACHED_ROWS * w.in;
   for (int64_t n = 0; n < rows; n += at_once)
     for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
       const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
       // The next block of these rows, which is as long, or the first of the next rows; or the same block of the next rows
-      const int64_t ahead = streams                  ? PREFETCH_AHEAD
+      const int64_t ahead = STREAMS                  ? PREFETCH_AHEAD
                             : w.in % M::K_BLOCK      ? next_rows
                             : k + M::K_BLOCK == w.in ? next_rows - k
                                                      : M::K_BLOCK;
       for (int64_t t = 0; t < a.tokens; t += M::TOGETHER) {
         const Output output = {y + t * stride + n, stride, factors + n, k > 0};
         const int64_t left = a.tokens - t, count = std::min(at_once, rows - n);
-        const auto pass =
-            left <= M::SMALL_BATCH ? few_tokens<M, WeightRow, M::SMALL_BATCH> : few_tokens<M, WeightRow, M::TOGETHER>;
-        pass(x + t * a.stride + k, a.stride, w, first + n, count, block, streams, ahead, output,
+        const auto pass = left <= M::SMALL_BATCH ? few_tokens<M, WeightRow, M::SMALL_BATCH, STREAMS>
+                                                 : few_tokens<M, WeightRow, M::TOGETHER, STREAMS>;
+        pass(x + t * a.stride + k, a.stride, w, first + n, count, block, ahead, output,
              std::min<int64_t>(left, M::TOGETHER));
       }
     }
@@ -289,7 +289,8 @@ void multiply_rows_with(const Activations &a, Matrix w, int64_t first, int64_t r
   const auto *x = static_cast<const typename M::Element *>(a.data);
   if constexpr (!rare)
     if (a.tokens <= DIRECT_PASSES * M::TOGETHER)
-      return few_tokens_in_passes<M, WeightRow>(a, w, first, rows, factors, y, stride);
+      return w.in <= M::K_BLOCK ? few_tokens_in_passes<M, WeightRow, true>(a, w, first, rows, factors, y, stride)
+                                : few_tokens_in_passes<M, WeightRow, false>(a, w, first, rows, factors, y, stride);
   for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
     const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
     many_tokens<M, WeightRow>(x + k, a.stride, w, first, rows, block, {y, stride, factors, k > 0}, a.tokens);
