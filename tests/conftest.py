@@ -7,9 +7,11 @@ import os
 # Two processes of tests run side by side, and their models are small: one thread each, also in programs that they
 # start. What threads change is tested in processes that ask for several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# MindSpore compiles its products anew for each shape, and small models meet thousands of shapes, once each: code for
-# AVX2 is compiled twice as fast as that for AVX-512. Elsewhere than on x86-64 this changes nothing.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# MindSpore's threads spin between two operators, and would take the other worker's core. On the worker's own core they
+# yield to what computes there, and cost nothing.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER", "")[2:]).isdecimal() and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 os.environ["MISTRAL_CONFIG"] = ""  # no settings of whoever runs the tests
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the programs that tests start are compiled by the first of them
 

@@ -88,18 +88,14 @@ class Mailbox:
     def _hand_out(self) -> None:
         if self._timer:
             self._timer.cancel()
-        self._woken, self._hurried, self._due = (
-            True,
-            False,
-            False,
-        )  # first: who hurries from now on wakes the loop again
+        # first: who hurries from now on wakes the loop again
+        self._woken, self._hurried, self._due = True, False, False
         begun = self._loop.time()
         while self._waiting:
             inbox, place, event = self._waiting.popleft()
             inbox.put(place, event)
-        self._loop.call_soon(
-            self._loop.call_soon, self._told, begun
-        )  # after those who wait for them, and what they send
+        # after those who wait for them, and what they send
+        self._loop.call_soon(self._loop.call_soon, self._told, begun)
 
     def _told(self, begun: float) -> None:
         """Look again a little later, the later the longer it took to tell of these."""

@@ -102,7 +102,7 @@ def sent(sock: socket.socket, data: bytes) -> int:
     As `socket.send`, but that this gives the interpreter away for as long as the system takes, and a thread that
     computes takes it for a millisecond: a loop that writes to many clients would wait for it as often.
     """
-    return max(0, int(_send(sock.fileno(), data, len(data), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)))
+    return max(0, int(_send(sock.fileno(), data, len(data), socket.MSG_DONTWAIT)))
 
 
 class GatheredWrites(asyncio.Transport):
