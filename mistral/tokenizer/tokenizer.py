@@ -7,9 +7,9 @@ once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from mistral.errors import InputError, one_line, setting
@@ -297,7 +297,7 @@ class Tokenizer:
         continues the prompt and keeps that space: `decode(after)` and the stream make `decode(after + ids)`. Leave it
         out where a new text begins, as a chat's answer does.
         """
-        return StreamDecoder(self.codec, self._piece_again, begins=self.begins_text(after))
+        return StreamDecoder(self.codec, self._remembered, begins=self.begins_text(after))
 
     def begins_text(self, after: Sequence[int]) -> bool:
         """Whether what follows these ids is the beginning of a text, as `stream` has it."""
@@ -320,17 +320,10 @@ class Tokenizer:
         return self.codec.piece(token_id) if self.stands_for(token_id) else None
 
     @cached_property
-    def _pieces(self) -> dict[int, Piece]:
-        """What `piece` has found so far."""
-        return {}
-
-    def _piece_again(self, token_id: int) -> Piece:
-        """What `piece` says of an id, remembered: answers have the same ids again and again."""
-        if type(token_id) is not int:
-            return self.piece(token_id)
-        if token_id not in self._pieces:
-            self._pieces[token_id] = self.piece(token_id)
-        return self._pieces[token_id]
+    def _remembered(self) -> Callable[[int], Piece]:
+        """`piece`, remembered for integers: answers have the same ids again and again."""
+        found = cache(self.piece)
+        return lambda token_id: found(token_id) if type(token_id) is int else self.piece(token_id)
 
     def _embeddable(self, ids: list[int]) -> list[int]:
         """The ids. Raises InputError, naming the token, where the model has no row for one of them."""

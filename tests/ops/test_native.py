@@ -35,7 +35,7 @@ Array = npt.NDArray[np.float32]
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 # By name: compiler flags. "AMX in C++" replaces the tile instructions, so it runs on processors without them.
 # Those beside the first are compiled with -O1, in half of the time: their loops are written in vectors anyway.
-MACHINES = {"native": NATIVE, "baseline": ("-O1",)}
+MACHINES: dict[str, tuple[str, ...]] = {"native": NATIVE, "baseline": ("-O1",)}
 flags = Path("/proc/cpuinfo").read_text().split() if platform.machine() == "x86_64" else []
 if flags:
     MACHINES["AVX2"] = ("-march=x86-64-v3", "-O1")

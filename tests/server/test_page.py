@@ -99,7 +99,9 @@ def answers(page: Page) -> Any:
 
 def endless(route: Route) -> None:
     """The request, for an answer that does not end by itself."""
-    route.continue_(post_data=json.dumps(json.loads(route.request.post_data or "") | {"ignore_eos": True}))
+    route.continue_(
+        post_data=json.dumps(json.loads(route.request.post_data or "") | {"ignore_eos": True, "max_tokens": 100_000})
+    )
 
 
 def sent(page: Page, action: Any) -> Any:
