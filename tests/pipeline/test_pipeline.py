@@ -54,6 +54,8 @@ def alone(folder: Path) -> dict[str, dict[int, Found]]:
     [
         (1, "portable", "few"),
         (2, "portable", "few"),
+        (3, "portable", "few"),
+        (4, "portable", "few"),
         (2, "native", "all"),
         (3, "native", "some"),
         (4, "native", "few"),
