@@ -23,6 +23,10 @@ try:
 except KeyboardInterrupt:  # the program has not begun, which is no reason for a trace
     print(f"{ERASE * AT_TERMINAL}interrupted", file=sys.stderr)
     sys.exit(130)
+except ImportError as error:
+    print(f"{ERASE * AT_TERMINAL}error: a Python package is missing or damaged ({error}); run pip install -r"
+          " requirements.txt", file=sys.stderr)  # fmt: skip
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

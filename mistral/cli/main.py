@@ -26,7 +26,7 @@ from mistral.cli.serve import Serve
 from mistral.cli.settings import found_settings, taken_apart
 from mistral.cli.status_line import START, loaded, status, status_line
 from mistral.cli.synonyms import command_hint
-from mistral.errors import InputError, visible
+from mistral.errors import InputError, one_line, visible
 from mistral.pipeline.launch import launched, work_alone
 from mistral.version import __version__
 
@@ -141,6 +141,8 @@ def guarded(arguments: list[str], program: str) -> int:
         message = error.with_flags()
     except MemoryError:
         message = "out of memory; use a smaller model, or lower --max_tokens"
+    except ImportError as error:
+        message = f"a Python package is missing or damaged ({one_line(error)}); run pip install -r requirements.txt"
     except KeyboardInterrupt as error:
         loaded()
         print(str(error) or "interrupted", file=sys.stderr)

@@ -135,7 +135,7 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
             missing = missing_ids(path, size, known, start)
         template = template_source(version, official, find_template(path.parent))
         ends = read_end_ids(path.parent, None, lambda _: None)
-    except (InputError, MemoryError):
+    except (InputError, ImportError, MemoryError):
         raise
     except Exception as error:  # sentencepiece raises what it likes on a damaged file
         raise InputError(f"{path}: not readable as a tokenizer ({one_line(error)}); download it again") from None

@@ -133,7 +133,7 @@ class Tokenizer:
             tokenizer = cls._of(path, vocabulary, None if chat_template is None else as_path(chat_template))
             if tokenizer.decode(vocabulary.codec.encode(PROBE)) != PROBE:
                 raise InputError(f"{path}: text does not survive encoding; the file is damaged, download it again")
-        except (InputError, MemoryError, KeyboardInterrupt, SystemExit):
+        except (InputError, ImportError, MemoryError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the libraries raise what they like on a damaged file
             raise InputError(f"{path}: not readable as a tokenizer ({one_line(error)}); download it again") from None

@@ -226,6 +226,12 @@ def test_a_device_that_is_not_there_is_named(run: CommandLine, model: Path) -> N
     [
         (InputError("a\nb\x1b[2J\u2028"), 2, r"error: a\nb\x1b[2J\u2028"),
         (MemoryError(), 2, "error: out of memory; use a smaller model, or lower --max_tokens"),
+        (
+            ModuleNotFoundError("No module named 'jinja2'"),
+            2,
+            "error: a Python package is missing or damaged (No module named 'jinja2'); run pip install -r"
+            " requirements.txt",
+        ),
         (OSError(5, "Input/output error", "weights"), 2, "error: weights: Input/output error"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -239,6 +245,14 @@ def test_what_goes_wrong_is_one_line(
     monkeypatch.setattr(Demo, "run", fail)
     outcome = run("demo")
     assert (outcome.code, outcome.out, outcome.err) == (code, "", f"{line}\n")
+
+
+def test_without_its_packages_the_program_says_how_to_get_them() -> None:
+    done = subprocess.run([sys.executable, "-S", "-m", "main", "demo"], capture_output=True, text=True, cwd=ROOT,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: a Python package is missing or damaged (No module named '")
+    assert done.stderr.endswith("); run pip install -r requirements.txt\n") and done.stderr.count("\n") == 1
 
 
 def test_a_fault_of_the_program_is_not_hidden(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,8 @@ struct KeptBlockOfRows {
       const Ints negative = X::negative_bytes(group[i]);
       signs[g * WORDS + i] = negative;
       words[g * WORDS + i] = X::subtract_bytes(group[i] ^ negative, negative);
-      sum = X::add_pairs(sum, X::multiply_pairs(words[g * WORDS + i] & negative, Ints{} + 0x01010101), Ints{} + 0x10001);
+      const Ints pairs_of_bytes = X::multiply_pairs(words[g * WORDS + i] & negative, Ints{} + 0x01010101);
+      sum = X::add_pairs(sum, pairs_of_bytes, Ints{} + 0x10001);
     }
     too_small[g] = sum;
   }

@@ -67,8 +67,8 @@ Activations ActivationScratch::empty(Layout layout, int64_t tokens, int64_t in) 
   if (is_tiled(layout)) return {layout, tokens, in, in, buffer.get(tiled_bytes(layout, tokens, in) / 4)};
   const int64_t rows = tokens == 1 ? 1 : tokens + FEW_TOKENS;  // microkernels read whole groups of tokens
   const int64_t size = layout == PAIR_ROWS ? 2 : 4, filled = (in + 127) / 128 * 128;
-  // Rows that are apart by whole pages compete for the same sets of a cache. So they are a line or two further apart; few
-  // rows of bfloat16 half a page as well: all of them stay in the first-level cache while weights stream through it.
+  // Rows that are apart by whole pages compete for the same sets of a cache. So they are a line or two further apart;
+  // few rows of bfloat16 half a page as well: all stay in the first-level cache while weights stream through it.
   constexpr int64_t PAGE = 4096, HALF = PAGE / 2 + 64;
   const bool few = layout == PAIR_ROWS && tokens <= 4 * FEW_TOKENS;
   const int64_t stride = few ? ((filled * size - HALF + PAGE - 1) / PAGE * PAGE + HALF) / size : filled + 32;

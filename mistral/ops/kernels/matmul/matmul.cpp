@@ -28,8 +28,8 @@ int64_t row_bytes(const Matrix &w) {
 
 // The number of rows in a range, a multiple of `multiple`: few enough that every thread has some. For a single token so
 // many that waiting for the first cache lines costs little, and that the threads end at about the same time: of a small
-// matrix only two ranges for each thread. With tiles as many as leave room for their sums with all tokens in the second-level cache, since the tokens are read from the
-// third level once for each range.
+// matrix only two ranges for each thread. With tiles as many as leave room for their sums with all tokens in the
+// second-level cache, since the tokens are read from the third level once for each range.
 int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t multiple) {
   constexpr int64_t ENOUGH = 512 << 10;  // bytes
   const int64_t enough = std::clamp<int64_t>(ENOUGH / row_bytes(w) / 32 * 32, 32, MAX_ROWS);

@@ -39,8 +39,8 @@ inline void sum_sixteen(const Floats *sums, float *totals) {
 #endif
 }
 
-// For rows that are read as streams: elements that are prefetched ahead, into the second-level cache, since the first has
-// no room for that of eight rows; found by trial, for all types of weights
+// For rows that are read as streams: elements that are prefetched ahead, into the second-level cache, since the first
+// has no room for that of eight rows; found by trial, for all types of weights
 constexpr int64_t PREFETCH_AHEAD = 1024;
 // For few tokens: passes that are faster than a panel; rows that stay in the second-level cache from pass to pass
 constexpr int64_t DIRECT_PASSES = 4, CACHED_ROWS = 16;
@@ -120,8 +120,8 @@ inline void accumulate(const typename M::Element *x, int64_t x_stride, const Wei
 }
 
 // x (R, in), of which rows from `tokens` on are zeros, with weight rows as they lie, C at a time: neighbours, or as
-// STREAMS, which go on from row to row, far apart in memory, as hardware prefetchers follow them well. A function of its
-// own, or GCC would not keep all sums in the registers of AVX2.
+// STREAMS, which go on from row to row, far apart in memory, as hardware prefetchers follow them well. A function of
+// its own, or GCC would not keep all sums in the registers of AVX2.
 template <class M, class WeightRow, int R, bool STREAMS>
 [[gnu::noinline]] void few_tokens(const typename M::Element *x, int64_t x_stride, Matrix w, int64_t first, int64_t rows,
                                   KBlock block, int64_t ahead, const Output &output, int64_t tokens) {
@@ -156,7 +156,7 @@ void few_tokens_in_passes(const Activations &a, Matrix w, int64_t first, int64_t
   for (int64_t n = 0; n < rows; n += at_once)
     for (int64_t k = 0; k < w.in; k += M::K_BLOCK) {
       const KBlock block = {k, std::min(M::K_BLOCK, w.in - k)};
-      // The next block of these rows, which is as long, or the first of the next rows; or the same block of the next rows
+      // The next block of these rows, which is as long, or the first of the next rows; or this block of the next rows
       const int64_t ahead = STREAMS                  ? PREFETCH_AHEAD
                             : w.in % M::K_BLOCK      ? next_rows
                             : k + M::K_BLOCK == w.in ? next_rows - k
