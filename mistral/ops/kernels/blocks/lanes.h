@@ -103,6 +103,14 @@ struct Lanes {
 #endif
   }
 
+  // Of float16 side by side: eight are `low`, and of 16 the others `high`
+  static Floats half_floats(__m128i low, [[maybe_unused]] __m128i high) {
+    if constexpr (L == 8) return (Floats)_mm256_cvtph_ps(low);
+#ifdef __AVX512F__
+    if constexpr (L == 16) return (Floats)_mm512_cvtph_ps(_mm256_set_m128i(high, low));
+#endif
+  }
+
   static Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
 
   // a * b + c, rounded once

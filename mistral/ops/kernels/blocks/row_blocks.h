@@ -2,9 +2,9 @@
 // every row. 16 bytes of each row are loaded and transposed in registers; what formats.h says of a block is then done
 // for all rows at once. UnpackedRows<F, L> for each format F:
 //
-//   factor(g), minimum(g)   s and m of group g, as words
-//   halves()                d in the lower half of a word; dmin in the upper half where the format has one
-//   each(use)               calls use(g, words) for each group of F::GROUP numbers
+//   factor(g), minimum(g)     s and m of group g, as words
+//   scale(), minimum_scale()  d, and dmin where the format has one
+//   each(use)                 calls use(g, words) for each group of F::GROUP numbers
 //
 // Numbers have a sign where HAS_SIGN<F>; the others have none and are too large by EXCESS<F>.
 #pragma once
@@ -16,6 +16,7 @@ template <int L>
 struct RowBlocks {
   using X = Lanes<L>;
   using Ints = typename X::Ints;
+  using Floats = typename X::Floats;
   const uint8_t *block;  // of the first row
   int64_t step;          // bytes from row to row
 
@@ -32,10 +33,17 @@ struct RowBlocks {
     words[2] = X::low_pairs(b, d), words[3] = X::high_pairs(b, d);
   }
 
-  ALWAYS_INLINE Ints load_word(int64_t at) const {
-    Ints words[4];
-    load(at, words);
-    return words[0];
+  // The float16 at `at`: 2 bytes a row are put together with less work than 16
+  ALWAYS_INLINE Floats half_floats(int64_t at) const {
+    typedef int16_t Eight __attribute__((vector_size(16)));
+    Eight halves[L / 8] = {};
+#pragma GCC unroll 16
+    for (int r = 0; r < L; r++) {
+      int16_t half;
+      memcpy(&half, row(r) + at, 2);
+      halves[r / 8][r % 8] = half;
+    }
+    return X::half_floats((__m128i)halves[0], (__m128i)halves[L / 8 - 1]);
   }
 
   // Row r, from `ahead` bytes further on, into a cache of this level
@@ -78,11 +86,10 @@ struct SmallRows {  // blocks of 32 weights without factors
   using X = Lanes<L>;
   using Ints = typename X::Ints;
   const RowBlocks<L> rows;
-  Ints first[4];  // words of the block
-  ALWAYS_INLINE explicit SmallRows(const RowBlocks<L> &rows) : rows(rows) { rows.load(0, first); }
+  ALWAYS_INLINE explicit SmallRows(const RowBlocks<L> &rows) : rows(rows) {}
   ALWAYS_INLINE Ints factor(int) const { return Ints{}; }
   ALWAYS_INLINE Ints minimum(int) const { return Ints{}; }
-  ALWAYS_INLINE Ints halves() const { return first[0]; }
+  ALWAYS_INLINE typename X::Floats scale() const { return rows.half_floats(0); }
   ALWAYS_INLINE void nibbles(int64_t at, Ints (&words)[8]) const {
     Ints packed[4];
     rows.load(at, packed);
@@ -96,6 +103,15 @@ struct SmallRows {  // blocks of 32 weights without factors
 };
 
 template <int L>
+struct SmallRowsWithHeader : SmallRows<L> {  // of more than a scale
+  using X = Lanes<L>;
+  typename X::Ints first[4];  // words of the block
+  ALWAYS_INLINE explicit SmallRowsWithHeader(const RowBlocks<L> &rows) : SmallRows<L>(rows) { rows.load(0, first); }
+  ALWAYS_INLINE typename X::Floats scale() const { return X::half_floats(first[0]); }
+  ALWAYS_INLINE typename X::Floats minimum_scale() const { return X::half_floats(first[0] >> 16); }
+};
+
+template <int L>
 struct UnpackedRows<Q8_0, L> : SmallRows<L> {
   using SmallRows<L>::SmallRows;
   template <class Use>
@@ -106,30 +122,31 @@ struct UnpackedRows<Q8_0, L> : SmallRows<L> {
   }
 };
 
-template <int L, int64_t AT>
-struct NibbleRows : SmallRows<L> {  // 16 bytes of nibbles at AT
+template <int L>
+struct UnpackedRows<Q4_0, L> : SmallRows<L> {
   using SmallRows<L>::SmallRows;
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
-    this->nibbles(AT, words);
+    this->nibbles(2, words);
     use(0, words);
   }
 };
 
 template <int L>
-struct UnpackedRows<Q4_0, L> : NibbleRows<L, 2> {
-  using NibbleRows<L, 2>::NibbleRows;
+struct UnpackedRows<Q4_1, L> : SmallRowsWithHeader<L> {
+  using SmallRowsWithHeader<L>::SmallRowsWithHeader;
+  template <class Use>
+  ALWAYS_INLINE void each(Use use) const {
+    typename SmallRows<L>::Ints words[8];
+    this->nibbles(4, words);
+    use(0, words);
+  }
 };
 
 template <int L>
-struct UnpackedRows<Q4_1, L> : NibbleRows<L, 4> {
-  using NibbleRows<L, 4>::NibbleRows;
-};
-
-template <int L>
-struct UnpackedRows<Q5_0, L> : SmallRows<L> {
-  using SmallRows<L>::SmallRows;
+struct UnpackedRows<Q5_0, L> : SmallRowsWithHeader<L> {
+  using SmallRowsWithHeader<L>::SmallRowsWithHeader;
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
@@ -140,8 +157,8 @@ struct UnpackedRows<Q5_0, L> : SmallRows<L> {
 };
 
 template <int L>
-struct UnpackedRows<Q5_1, L> : SmallRows<L> {
-  using SmallRows<L>::SmallRows;
+struct UnpackedRows<Q5_1, L> : SmallRowsWithHeader<L> {
+  using SmallRowsWithHeader<L>::SmallRowsWithHeader;
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
@@ -174,7 +191,7 @@ struct UnpackedRows<IQ4_XS, L> {
     return ((first[1] >> 4 * g & 15) | (first[0] >> (16 + 2 * g) & 3) << 4) - 32;
   }
   ALWAYS_INLINE Ints minimum(int) const { return Ints{}; }
-  ALWAYS_INLINE Ints halves() const { return first[0]; }
+  ALWAYS_INLINE typename Lanes<L>::Floats scale() const { return Lanes<L>::half_floats(first[0]); }
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
 #pragma GCC unroll 8
@@ -206,7 +223,8 @@ struct SixBitRows {  // factors and minima of six bits, see six_bit_factors()
   }
   ALWAYS_INLINE Ints factor(int g) const { return factors[g / 4] >> 8 * (g % 4) & 255; }
   ALWAYS_INLINE Ints minimum(int g) const { return minima[g / 4] >> 8 * (g % 4) & 255; }
-  ALWAYS_INLINE Ints halves() const { return header; }
+  ALWAYS_INLINE typename Lanes<L>::Floats scale() const { return Lanes<L>::half_floats(header); }
+  ALWAYS_INLINE typename Lanes<L>::Floats minimum_scale() const { return Lanes<L>::half_floats(header >> 16); }
 };
 
 template <int L>
@@ -263,11 +281,7 @@ struct UnpackedRows<Q6_K, L> {
   ALWAYS_INLINE explicit UnpackedRows(const RowBlocks<L> &rows) : rows(rows) { rows.load(192, factors); }
   ALWAYS_INLINE Ints factor(int g) const { return factors[g / 4] << (24 - 8 * (g % 4)) >> 24; }
   ALWAYS_INLINE Ints minimum(int) const { return Ints{}; }
-  ALWAYS_INLINE Ints halves() const {  // the block ends with d
-    Ints last[4];
-    rows.load(Q6_K::BYTES - 16, last);
-    return last[3] >> 16;
-  }
+  ALWAYS_INLINE typename Lanes<L>::Floats scale() const { return rows.half_floats(Q6_K::BYTES - 2); }
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
 #pragma GCC unroll 4
@@ -288,6 +302,5 @@ struct UnpackedRows<Q6_K, L> {
       }
     }
   }
-
 };
 #endif

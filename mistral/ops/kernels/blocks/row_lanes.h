@@ -31,12 +31,11 @@ struct BlockOfRows {
   static constexpr bool MAGNITUDES = false;
 
   const UnpackedRows<F, L> rows;
-  const Ints halves;
-  ALWAYS_INLINE explicit BlockOfRows(const RowBlocks<L> &from) : rows(from), halves(rows.halves()) {}
+  ALWAYS_INLINE explicit BlockOfRows(const RowBlocks<L> &from) : rows(from) {}
 
-  ALWAYS_INLINE Floats scale() const { return X::half_floats(halves); }
+  ALWAYS_INLINE Floats scale() const { return rows.scale(); }
   // A minimum of 32 weights is added, of 256 subtracted
-  ALWAYS_INLINE Floats minimum() const { return X::half_floats(halves >> 16) * (F::FACTORS ? -1.f : 1.f); }
+  ALWAYS_INLINE Floats minimum() const { return rows.minimum_scale() * (F::FACTORS ? -1.f : 1.f); }
   ALWAYS_INLINE Ints minimum_pairs(int i) const { return pairs(rows.minimum(2 * i), rows.minimum(2 * i + 1)); }
   ALWAYS_INLINE Ints factor_pairs(int i) const { return pairs(rows.factor(2 * i), rows.factor(2 * i + 1)); }
   // Of group g, as `add_group` takes it: twice in a word where sums of 16 bits are multiplied with it
