@@ -26,14 +26,15 @@ int64_t row_bytes(const Matrix &w) {
   return w.in * (w.type == FLOAT32 ? 4 : w.type == FLOAT8 ? 1 : 2);
 }
 
-// The number of rows in a range, a multiple of `multiple`: few enough that every thread has some. For a single token so
-// many that waiting for the first cache lines costs little, and that the threads end at about the same time: of a small
-// matrix only two ranges for each thread. With tiles as many as leave room for their sums with all tokens in the
-// second-level cache, since the tokens are read from the third level once for each range.
+// The number of rows in a range, a multiple of `multiple`: few enough that every thread has some. Where rows are
+// streams, so many that waiting for the first cache lines costs little, and that the threads end at about the same
+// time: of a small matrix only two ranges for each thread. With tiles as many as leave room for their sums with all
+// tokens in the second-level cache, since the tokens are read from the third level once for each range.
 int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t multiple) {
-  constexpr int64_t ENOUGH = 512 << 10;  // bytes
+  constexpr int64_t ENOUGH = 512 << 10, FEW = 8;  // bytes, tokens
+  const bool streams = tokens == 1 || (has_lanes(layout) && tokens <= FEW);
   const int64_t enough = std::clamp<int64_t>(ENOUGH / row_bytes(w) / 32 * 32, 32, MAX_ROWS);
-  const int64_t most = tokens == 1 ? enough : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
+  const int64_t most = streams ? enough : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
   constexpr int64_t SMALL = 4 << 20;  // bytes
   const int64_t ranges = (tokens == 1 && w.out * row_bytes(w) < SMALL ? 2 : 4) * omp_get_max_threads();
   const int64_t rows = std::clamp<int64_t>(w.out / ranges / multiple * multiple, 32, most);
