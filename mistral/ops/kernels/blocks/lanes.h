@@ -174,6 +174,24 @@ struct Lanes {
 #endif
   }
 
+  // Bits 4 * i to 4 * i + 3 of each word as bit 4 of its bytes
+  ALWAYS_INLINE static Ints spread_bits(Ints bits, int i) {
+    if constexpr (L == 8) {  // the byte with these bits four times, of which each keeps one, at bit 4 or higher
+      const Ints upper = i % 2 ? bits : bits << 4, lanes = {0, 0x04040404, 0x08080808, 0x0c0c0c0c,
+                                                            0, 0x04040404, 0x08080808, 0x0c0c0c0c};
+      const __m256i bytes = _mm256_shuffle_epi8((__m256i)upper, (__m256i)(lanes + i / 2 * 0x01010101));
+      const __m256i single = _mm256_and_si256(bytes, _mm256_set1_epi32(int32_t(0x80402010)));
+      return (Ints)_mm256_min_epu8(single, _mm256_set1_epi32(0x10101010));
+    }
+#ifdef __AVX512F__
+    if constexpr (L == 16) {  // each of 16 sets of four bits is looked up: only they count as an index
+      Ints table;
+      for (int n = 0; n < 16; n++) table[n] = n * 0x02040810 & 0x10101010;
+      return (Ints)_mm512_permutexvar_epi32((__m512i)(bits >> 4 * i), (__m512i)table);
+    }
+#endif
+  }
+
   typedef int8_t Bytes __attribute__((vector_size(4 * L)));
   // Ones in each byte that is negative
   static Ints negative_bytes(Ints x) { return (Ints)((Bytes)x < 0); }

@@ -72,12 +72,6 @@ inline Ints high_nibbles(Ints words) {
   return words >> 4 & 0x0f0f0f0f;
 }
 
-// Bits `from` to `from` + 3 of each word as bit 4 of its bytes
-template <class Ints>
-inline Ints fifth_bits(Ints bits, int from) {
-  return (bits >> from & 15) * 0x02040810 & 0x10101010;
-}
-
 template <class F, int L>
 struct UnpackedRows;
 
@@ -98,7 +92,7 @@ struct SmallRows {  // blocks of 32 weights without factors
   }
   ALWAYS_INLINE void add_fifth_bits(Ints bits, Ints (&words)[8]) const {
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) words[i] |= fifth_bits(bits, 4 * i);
+    for (int i = 0; i < 8; i++) words[i] |= X::spread_bits(bits, i);
   }
 };
 
