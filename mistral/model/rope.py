@@ -6,6 +6,7 @@ turned: all of it, so that attention stays as sharp over more keys (YaRN), or qu
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -151,13 +152,17 @@ def require_factor(factor: float) -> None:
         raise InputError(f"factor must be at least 1, not {factor:g}")
 
 
+@functools.lru_cache(maxsize=16)  # every step asks for the same
 def rope_frequencies(head_dim: int, rope_theta: float, scaling: RopeScaling | None = None) -> NDArray[np.float64]:
     """Radians by which each pair of a head turns from one position to the next: (head_dim / 2,) in float64.
 
     Without a scaling, pair i turns by rope_theta ** (-2i / head_dim).
     """
     frequencies = rope_theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    return frequencies if scaling is None else scaling.applied(frequencies, rope_theta)
+    if scaling is not None:
+        frequencies = scaling.applied(frequencies, rope_theta)
+    frequencies.setflags(write=False)
+    return frequencies
 
 
 def rope_angles(
@@ -172,7 +177,7 @@ def rope_angles(
     positions: (T,) absolute positions. Returns two (T, head_dim) float32 arrays in which each value stands twice, for
     the two elements of a pair.
     """
-    frequencies = rope_frequencies(head_dim, rope_theta, scaling)
-    angles = np.repeat(np.outer(positions.astype(np.float64), frequencies), 2, axis=1)
+    angles = np.outer(positions.astype(np.float64), rope_frequencies(head_dim, rope_theta, scaling))
     sharpness = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
-    return (sharpness * np.cos(angles)).astype(np.float32), (sharpness * np.sin(angles)).astype(np.float32)
+    cos, sin = (sharpness * turned(angles) for turned in (np.cos, np.sin))
+    return cos.astype(np.float32).repeat(2, axis=1), sin.astype(np.float32).repeat(2, axis=1)
