@@ -158,7 +158,7 @@ class Fixed(Drafter):
     def __init__(self, answer: Sequence[int], chance: float, seed: int, other: Drafter | None = None) -> None:
         self.answer, self.chance, self.other = answer, chance, other
         self.random = np.random.default_rng(seed)
-        self.computes = other is not None
+        self.computes, self.expected = other is not None, other.expected if other else (chance,)
 
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
         """What follows, with mistakes."""
