@@ -4,10 +4,11 @@
 
 tasks: SmolLM2-135M-Instruct as BF16 and as Q4_K_M quotes from a text, writes texts, a record and a list with a
 change, and writes prose. So small a model does not always do as it is told: `editing` in 4 bits is a text
-of its own.
+of its own; only the title is put where it should be in both types.
 rows: 16 answers in prose at once. self: `--draft self`, on the tasks and on random weights of Mistral 7B's dimensions,
 there with an acceptance of 0.9. fixed: random weights of these dimensions, with a drafter that is right with a chance
-of 0.8 at each place. llama: llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
+of 0.8 at each place. These two print beside it the best number of drafts, by what steps take right after. llama:
+llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
 
 `python -m tools.fetch_smollm2` fetches the model; the other types of it are made once, in --folder. Both ways must give
 the same ids. What past answers taught is not used: each answer has a space of its own. A rate counts the tokens after
@@ -30,6 +31,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.speculation_tasks import TASKS
+from benchmarks.step_costs import SIZES, best_depth, between, step_shares
 from mistral.checkpoint.checkpoint import open_checkpoint
 from mistral.cli.bench.random_checkpoint import random_checkpoint
 from mistral.cli.main import main as command_line
@@ -46,44 +49,6 @@ from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
 from tools.fetch_smollm2 import smollm2
 
-TEXT = """The lighthouse on Grey Rock was built in 1874 by the brothers Tom and Samuel Hale. Its tower is 31 metres high
-and its lamp was first lit with whale oil. In the winter of 1891 a storm broke the gallery windows, and the keeper,
-Martha Hale, held the flame alive for three nights with a coat around the lamp. The ship Northern Star was saved by that
-light with 42 people on board. Since 1923 the lamp has been electric, and since 1988 nobody has lived on Grey Rock."""
-OTHER = """The bakery on Mill Street belongs to Anna Berg. She opened it in 2003 with two ovens and one helper. Every
-morning at four Anna lights the ovens, and at six the first bread is sold. In 2015 a second shop was opened in
-Harbour Lane, and since then her brother Peter bakes the cakes there. Both shops are closed on Mondays."""
-RECORD = """{"name": "Grey Rock", "kind": "lighthouse", "built": 1874, "height": 31, "keepers": ["Tom Hale",
-"Samuel Hale", "Martha Hale"], "electric": true, "lamp": {"oil": "whale", "range": 18}, "open": false}""".replace(
-    "\n", " "
-)
-LIST = """1. Buy bread and milk
-2. Call Tom about the boat
-3. Pay the bill for water
-4. Clean the kitchen windows
-5. Write a letter to Martha
-6. Mend the garden gate
-7. Bring the books back to the library
-8. Feed the cat"""
-TASKS = {  # what is said, by the user first and by the model in turns
-    "quoting": [f"{TEXT}\n\nRepeat the text above, word for word."],
-    "editing": [f"{TEXT}\n\nWrite the text above once more, with the name Martha in the place of Tom."],
-    "editing like a text": [
-        f"Write this text again with the name Anna changed to Clara.\n\n{OTHER}", OTHER.replace("Anna", "Clara"),
-        f"Write this text again with the name Martha changed to Emma.\n\n{TEXT}",
-    ],
-    "editing a record": [
-        'Change the age to 8 and write all of it.\n\n{"name": "Bo", "kind": "dog", "age": 7, "brown": true}',
-        '{"name": "Bo", "kind": "dog", "age": 8, "brown": true}',
-        f"Change the height to 35 and write all of it.\n\n{RECORD}",
-    ],
-    "editing a list": [
-        "Write this list again with tea in the place of coffee.\n\n1. Buy coffee\n2. Wash the car\n3. Call Ann",
-        "1. Buy tea\n2. Wash the car\n3. Call Ann",
-        f"Write this list again with Peter in the place of Tom.\n\n{LIST}",
-    ],
-    "prose": ["Write a story about a fisherman who finds a letter in a bottle."],
-}  # fmt: skip
 TYPES = ("BF16", "Q4_K_M")
 ROWS = 16
 Answer = tuple[list[int], float]
@@ -98,6 +63,7 @@ class Figures:
     drafted: list[float]
     acceptance: float
     tokens_per_step: float
+    drafts_per_step: float = 0.0
 
     def record(self, **named: object) -> dict[str, object]:
         """As JSON has it; the ratio is the median of the rounds'."""
@@ -107,6 +73,7 @@ class Figures:
             "drafted_tokens_per_second": self._rate(self.drafted), "ratio": round(statistics.median(ratios), 3),
             "spread": [round(min(ratios), 2), round(max(ratios), 2)],
             "acceptance": round(self.acceptance, 3), "tokens_per_step": round(self.tokens_per_step, 2),
+            "drafts_per_step": round(self.drafts_per_step, 2),
         }  # fmt: skip
 
     def _rate(self, seconds: Sequence[float]) -> float:
@@ -149,7 +116,16 @@ def compare(
             seconds[way] += [taken] if number else []
         assert found[0] == found[1], "drafts changed an answer"
     timings = drafted.scheduler.timings
-    return Figures(tokens, seconds[plain], seconds[drafted], timings.acceptance, timings.tokens_per_step)
+    drafts = timings.drafted_tokens / max(1, timings.row_steps)
+    return Figures(tokens, seconds[plain], seconds[drafted], timings.acceptance, timings.tokens_per_step, drafts)
+
+
+def best(engine: Engine, right: float, copy: SelfDraft | None = None) -> dict[str, object]:
+    """By what steps take right now: the best number of drafts that are right with a chance, and what it gains."""
+    shares = step_shares(engine, SIZES, 5, copy)[1]
+    drafts, gain = best_depth(between(shares), shares.get(0, 0.0), right)
+    taken = {str(tokens): round(share, 2) for tokens, share in shares.items() if tokens}
+    return {"best_drafts": drafts, "best_ratio": round(gain, 2), "steps": taken, "copy": round(shares.get(0, 0.0), 2)}
 
 
 class Fixed(Drafter):
@@ -158,7 +134,7 @@ class Fixed(Drafter):
     def __init__(self, answer: Sequence[int], chance: float, seed: int, other: Drafter | None = None) -> None:
         self.answer, self.chance, self.other = answer, chance, other
         self.random = np.random.default_rng(seed)
-        self.computes = other is not None
+        self.computes, self.expected = other is not None, other.expected if other else (chance,)
 
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
         """What follows, with mistakes."""
@@ -241,7 +217,8 @@ def fixed_acceptance(options: argparse.Namespace) -> Iterator[dict[str, object]]
     for bits in (16, 4):
         engine, request, answer = dimensions(options, bits)
         found = compare(engine, [request], options.rounds, fixed(answer, 0.8))
-        yield found.record(part="fixed", model=f"{options.shape}, {options.layers} layers, {bits} bits", task="0.8")
+        named = {"part": "fixed", "model": f"{options.shape}, {options.layers} layers, {bits} bits", "task": "0.8"}
+        yield found.record(**named) | best(engine, 0.8)
 
 
 def own_copy(options: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -258,7 +235,8 @@ def own_copy(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     path = random_checkpoint(options.folder, options.shape, options.layers)
     rough = SelfDraft(load_model(path, backend="native", bits=4, threads=options.threads), engine)
     found = compare(engine, [request], options.rounds, fixed(answer, 0.9, rough.drafter))
-    yield found.record(part="self", model=f"{options.shape}, {options.layers} layers, 16 bits", task="0.9")
+    named = {"part": "self", "model": f"{options.shape}, {options.layers} layers, 16 bits", "task": "0.9"}
+    yield found.record(**named) | best(engine, 0.9, rough)
 
 
 def llama(options: argparse.Namespace) -> Iterator[dict[str, object]]:

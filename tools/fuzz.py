@@ -3,6 +3,7 @@
     python -m tools.fuzz                         # a minute on all cores
     python -m tools.fuzz --seconds 3600          # an hour
     python -m tools.fuzz --target params --replay FILE
+    python -m tools.fuzz --target drafts         # answers with guesses against those without; only where it is named
 
 What escapes: an exception other than InputError, an input that takes longer than ten seconds, a process that dies (a
 signal, or out of its memory). The input is written to a file of the folder --out, and the exit code is 1.
@@ -69,6 +70,16 @@ def run_one(target: Target, data: bytes) -> str | None:
     return None
 
 
+def chosen_targets(folder: Path, names: Sequence[str]) -> list[Target]:
+    """The targets of these names; where there are none, all but those that load models."""
+    found = [target for target in all_targets(folder) if not names or target.name in names]
+    if "drafts" in names:
+        from tools.fuzzing.drafts import draft_target
+
+        found.append(draft_target())
+    return found
+
+
 def work(names: Sequence[str], seconds: float, seed: int, out: Path) -> dict[str, object]:
     """Fuzz for a time -> counts by target, and the escapes; the input at hand lies in `out` until it is done."""
 
@@ -79,7 +90,7 @@ def work(names: Sequence[str], seconds: float, seed: int, out: Path) -> dict[str
     chance, counts, escapes = random.Random(seed), Counter[str](), list[Escape]()
     current, seen = out / f"current-{seed}", set[str]()
     with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder:
-        targets = [target for target in all_targets(Path(folder)) if not names or target.name in names]
+        targets = chosen_targets(Path(folder), names)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -134,8 +145,7 @@ def run_workers(names: Sequence[str], seconds: float, seed: int, jobs: int, out:
 def replay(name: str, file: Path) -> str | None:
     """What escapes when one file is given to one target."""
     with tempfile.TemporaryDirectory() as folder:
-        target = next(target for target in all_targets(Path(folder)) if target.name == name)
-        return run_one(target, file.read_bytes())
+        return run_one(chosen_targets(Path(folder), [name])[0], file.read_bytes())
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ class DraftDepth:
         for count, speed in speeds.items():
             loss, known = max(0.0, 1 - speed / speeds[chosen]), costs.compared(rows + count)
             if not count:
-                loss, known = min(loss, LOST_AT_MOST), min(known, WELL_KNOWN)
+                loss, known = min(loss, LOST_AT_MOST), min(WELL_KNOWN, costs.compared(rows + chosen))
             period = PERIOD * (1 + DEARER * loss) * (0.15 + known / WELL_KNOWN)
             period *= DOUBTED if rows + count in costs.doubted else 1.0
             may_be = not count or promise.best_speed(count, costs) > WORTH * speeds[chosen]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from mistral.engine.acceptance import Acceptance
+from mistral.engine.acceptance import Acceptance, SharedAcceptance
 from mistral.engine.drafter import Drafter, sound
 
 
 class Source:
     """A drafter of a row; it is asked no more once it has failed. What it offers stands until the step has landed."""
 
-    def __init__(self, drafter: Drafter) -> None:
-        self.drafter, self.acceptance = drafter, Acceptance(drafter.expected)
+    def __init__(self, drafter: Drafter, all_rows: Acceptance | None = None) -> None:
+        """`all_rows`: what has come of the drafts of all rows, where the drafter is a model."""
+        self.drafter = drafter
+        self.acceptance = SharedAcceptance(all_rows) if all_rows else Acceptance(drafter.expected)
         self.failed = self.warm = False  # warm: it has drafted before
         self.offer = list[int]()
         self.agreed = 0
@@ -63,8 +65,8 @@ class Source:
 class RowGuesses:
     """The drafters of one row; for each step the one is used that promises most."""
 
-    def __init__(self, drafters: Iterable[Drafter]) -> None:
-        self.sources = [Source(drafter) for drafter in drafters]
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self.sources = list(sources)
         self.used: Source | None = None
         self.chances = list[float]()  # of the draft that there is, or that there may be where it takes a model's time
         self._free: Source | None = None  # the one that promises most of those that cost nothing

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from statistics import median
 
+from mistral.engine.acceptance import Acceptance, SharedAcceptance
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.draft_depth import DraftDepth
 from mistral.engine.drafter import Drafter
 from mistral.engine.grammar_drafter import GrammarDrafter
-from mistral.engine.row_guesses import RowGuesses
+from mistral.engine.row_guesses import RowGuesses, Source
 from mistral.engine.speculation_mode import check_mode
 from mistral.engine.step_costs import StepCosts
 from mistral.engine.suffix_drafter import PastAnswers, SuffixDrafter
@@ -49,6 +50,7 @@ class Speculation:
         self._new, self._always, self._clock = self.own if new is None else list(new), always, clock
         self._past, self._costs, self._depth = PastAnswers(), StepCosts(), DraftDepth()
         self._rows: dict[int, RowGuesses] = {}
+        self._models: dict[int, Acceptance] = {}  # of all rows, by the place of what makes the drafter
         self._prices = deque[float](maxlen=PRICES)
         self._met = set[int]()  # numbers of tokens that a step has had
         self._rested = 0  # steps without any draft, one after the other
@@ -146,12 +148,16 @@ class Speculation:
         return median(self._prices) / seconds if seconds else FIRST_PRICE
 
     def _begin(self, row: ActiveRow) -> RowGuesses:
-        drafters = list[Drafter]()
-        for new in self._new:
+        sources = list[Source]()
+        for number, new in enumerate(self._new):
             with suppress(Exception):  # whatever it is: the row goes on without
-                made = new(row)
-                drafters += [made] if made else []
-        self._rows[row.index] = guesses = RowGuesses(drafters)
+                drafter = new(row)
+                if drafter and drafter.computes:
+                    shared = self._models.setdefault(number, SharedAcceptance.of_all(drafter.expected))
+                    sources.append(Source(drafter, shared))
+                elif drafter:
+                    sources.append(Source(drafter))
+        self._rows[row.index] = guesses = RowGuesses(sources)
         return guesses
 
     def landed(self, row: ActiveRow, work: Work, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from statistics import median, median_low
 
 KEPT = 7  # comparisons of a size, of which the median counts
 FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is known
-SURE = 2  # comparisons that are enough if the last was as expected
+SURE = 3  # comparisons that are enough if the last was as expected
 UNEXPECTED = 1.25  # times as long as expected, or so many times less
 LATEST = 7  # steps, which say how fast the machine is now
 

@@ -13,7 +13,7 @@ from mistral.engine.draft_model import DraftModel, ModelDrafter
 from mistral.engine.drafter import Drafter
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
-from mistral.engine.row_guesses import RowGuesses
+from mistral.engine.row_guesses import RowGuesses, Source
 from mistral.engine.scheduler import Scheduler, generate_stream
 from mistral.engine.speculation import Speculation
 from mistral.engine.step_budget import FIRST, LEAST
@@ -171,12 +171,12 @@ class Free(Drafter):
 
 
 def test_others_guess_until_then(model: Transformer) -> None:
-    guesses = RowGuesses([Free(), Slow()])
+    guesses = RowGuesses([Source(Free()), Source(Slow())])
     guesses.choose([], 8, 40, 0.0)
     assert guesses.used and guesses.used.drafter.computes and len(guesses.chances) == 8
     guesses.fall_back()
     assert guesses.used and not guesses.used.drafter.computes and len(guesses.chances) == 2
-    lone = RowGuesses([Slow()])
+    lone = RowGuesses([Source(Slow())])
     lone.choose([], 8, 40, 0.0)
     lone.fall_back()
     assert lone.used is None and not lone.chances

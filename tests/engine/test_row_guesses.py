@@ -8,11 +8,11 @@ from typing import cast
 
 import pytest
 
-from mistral.engine.acceptance import Acceptance
+from mistral.engine.acceptance import Acceptance, SharedAcceptance
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.draft_depth import DraftDepth
 from mistral.engine.drafter import Drafter
-from mistral.engine.row_guesses import RowGuesses, promised
+from mistral.engine.row_guesses import RowGuesses, Source, promised
 from mistral.engine.speculation import ASKED, RESTED, Speculation
 from mistral.engine.step_costs import StepCosts
 
@@ -43,7 +43,7 @@ def test_a_draft_promises_what_is_expected_less_its_price() -> None:
 
 def test_the_drafter_that_promises_most_is_used_and_models_are_not_asked_yet() -> None:
     short, long, computed = Says([1]), Says([1, 2, 3]), Says([1, 2], computes=True)
-    guesses = RowGuesses([short, long, computed])
+    guesses = RowGuesses(map(Source, [short, long, computed]))
     guesses.choose([], 8, 40, price=0.9)  # of a step's time
     assert guesses.used and guesses.used.drafter is long and len(guesses.chances) == 3
     assert (short.asked, long.asked, computed.asked) == ([8], [8], [])
@@ -55,7 +55,7 @@ def test_the_drafter_that_promises_most_is_used_and_models_are_not_asked_yet() -
 
 def test_what_was_offered_is_judged_by_what_was_chosen_whether_it_was_used_or_not() -> None:
     used, other, silent = Says([1, 2, 3, 4]), Says([1, 9, 9]), Says([7], computes=True, expected=0.5)
-    guesses = RowGuesses([used, other, silent])
+    guesses = RowGuesses(map(Source, [used, other, silent]))
     guesses.choose([], 8, 40, price=2.0)
     before = [source.acceptance.chances(1)[0] for source in guesses.sources]
     guesses.landed([1, 2, 3], 2, [1, 2, 8])
@@ -68,7 +68,7 @@ def test_what_was_offered_is_judged_by_what_was_chosen_whether_it_was_used_or_no
 
 def test_a_drafter_that_fails_is_asked_no_more_and_closed() -> None:
     broken, sound = Says([]), Says([1, 2])
-    guesses = RowGuesses([broken, sound])
+    guesses = RowGuesses(map(Source, [broken, sound]))
     for _ in range(2):
         guesses.choose([], 4, 40, 0.0)
         assert guesses.used and guesses.used.drafter is sound
@@ -90,6 +90,21 @@ def test_acceptance_begins_with_what_is_expected_and_fades_back_to_it() -> None:
     for _ in range(500):
         found.fade()
     assert low < found.chances(1)[0] and found.chances(1) == pytest.approx([0.8], abs=0.05)
+
+
+def test_a_row_begins_with_what_all_rows_found_and_differs_as_far_as_it_was_tried() -> None:
+    everything = SharedAcceptance.of_all((0.8,))
+    one, other = SharedAcceptance(everything), SharedAcceptance(everything)
+    assert one.chances(2) == pytest.approx([0.8, 0.64])
+    for _ in range(200):
+        one.add(3, wrong=True)
+    assert SharedAcceptance(everything).chances(1) == other.chances(1) == pytest.approx([0.75], abs=0.01)
+    for _ in range(20):
+        other.add(0, wrong=True)
+    assert other.chances(1)[0] < 0.45 and one.chances(1)[0] > 0.7
+    for _ in range(999):
+        other.fade()
+    assert min(other.chances(1)[0], one.chances(1)[0]) > 0.7, "it may be tried again"
 
 
 def test_the_more_tokens_agreed_the_likelier() -> None:

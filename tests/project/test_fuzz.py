@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from mistral.engine.engine import Engine
+from mistral.engine.scheduler import generate_stream
 from mistral.errors import InputError
 from tools import fuzz
+from tools.fuzzing import drafts
 from tools.fuzzing.mutators import mutated
 from tools.fuzzing.targets import Target
 
@@ -72,3 +75,15 @@ def test_nothing_escapes_in_ten_seconds(tmp_path: Path) -> None:
     count, escapes = fuzz.run_workers([], 10, seed, 1, tmp_path)
     assert not escapes, f"FUZZ_SEED={seed}"
     assert count > 150
+
+
+def test_answers_with_guesses_are_those_without_and_others_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = drafts.DraftCases()
+    for number in range(12):
+        cases.run(b"case %d" % number)
+    other = cases.copies["dense"]
+    monkeypatch.setattr(drafts, "NAMES", ("windowed",))
+    monkeypatch.setattr(drafts, "generate_stream", lambda engine, *more: generate_stream(Engine(other), *more))
+    monkeypatch.setattr(random.Random, "choice", lambda chance, options: options[0])
+    found = fuzz.run_one(Target("drafts", [], cases.run), b"1")
+    assert found and found.startswith("AssertionError: answer 0 of") and "by windowed differs" in found
