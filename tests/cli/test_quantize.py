@@ -212,11 +212,14 @@ def test_experts_are_counted_each_by_itself(run: CommandLine, tmp_path: Path) ->
 def test_files_that_hold_no_importances(run: CommandLine, tmp_path: Path, wide: Path) -> None:
     out, model = tmp_path / "out.gguf", tmp_path / "model.gguf"
     assert run("quantize", wide, model).code == 0
-    assert "holds no importances" in run("quantize", wide, out, "--importances", model).error
+    assert "holds no importances (general.type is 'model')" in run("quantize", wide, out, "--importances", model).error
+    untyped = tmp_path / "untyped.gguf"
+    untyped.write_bytes(model.read_bytes().replace(b"general.type", b"general.kind"))
+    assert "(general.type is 'absent')" in run("quantize", wide, out, "--importances", untyped).error
     assert "no such file" in run("quantize", wide, out, "--importances", tmp_path / "none").error
     (tmp_path / "short").write_text("too short")
     assert "tokens, and 511 are needed" in run("quantize", wide, out, "--calibrate", tmp_path / "short").error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "short"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "short", "untyped.gguf"]
 
 
 # What cannot be
