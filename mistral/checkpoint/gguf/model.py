@@ -56,12 +56,12 @@ def name_in_file(model: GgufModel, parameter: Parameter, args: ModelArgs) -> str
     Raises InputError where both are there, or neither.
     """
     own, merged = gguf_name(parameter), merged_name(parameter)
-    there = [name for name in (own, merged) if name in model.tensors]
+    there = [name for name in (own, merged) if name is not None and name in model.tensors]
     if len(there) > 1:
         raise InputError(
             f"{model.path}: tensors {quoted(own)} and {quoted(there[1])} hold the same expert; download the file again"
         )
-    if there and there[0]:
+    if there:
         return there[0]
     experts = (replace(parameter, expert=number) for number in range(args.moe.num_experts if args.moe else 0))
     is_split = merged is None or any(gguf_name(each) in model.tensors for each in experts)
