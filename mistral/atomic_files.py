@@ -89,7 +89,7 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 def _require_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is there already; name another folder, or remove it")
+        raise InputError(f"{out}: is there already; name another, or remove it")
 
 
 def _taken(work: Path, out: Path) -> int:

@@ -133,6 +133,8 @@ def cached(place: str, option: str | None) -> Path:
     match = REPOSITORY.fullmatch(place)
     if match is None or ".." in place:
         what = f"no such folder; name {'the right one' if option else 'the folder of a downloaded model'}"
+        if place.endswith(GGUF) and not option:
+            what = "no such file; name a GGUF file or the folder of a downloaded model"
         if any(letter.isspace() for letter in place) and "/" not in place:
             what = "no such folder; the checkpoint's folder comes first, and text goes into an option of its own"
         raise refusal(place[:200], what, option)

@@ -74,8 +74,8 @@ def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
     present = [name for name in ("params.json", "config.json") if name in names]
     beside = f" beside {present[0]}" if present else ""
     raise InputError(
-        f"{folder}: no weights{beside} (consolidated.*.pth, consolidated*.safetensors, model*.safetensors or "
-        f"pytorch_model*.bin); {how_to_get(folder).replace('it', 'them', 1)} or name another folder"
+        f"{folder}: no weights{beside} (consolidated.*.pth, consolidated*.safetensors, model*.safetensors, "
+        f"pytorch_model*.bin or one *.gguf); {how_to_get(folder).replace('it', 'them', 1)} or name another folder"
     )
 
 

@@ -54,7 +54,9 @@ class Keys:
             return default
         number = self.number(key)
         if number != int(number) or number > limit:
-            raise InputError(f"{self.source}: {key} must be a whole number of at most {limit}, not {shown(number)}")
+            raise InputError(
+                f"{self.source}: {key} must be a whole number of at most {limit}, not {shown(self.table[key])}"
+            )
         return int(number)
 
     def boolean(self, key: str) -> bool:

@@ -85,6 +85,7 @@ def log_softmax(logits: NDArray[np.float32]) -> Float64s:
     if not np.isfinite(logits).all():
         raise InputError(
             "logits hold NaN or infinity: the checkpoint's weights are damaged or overflow; check its files"
+            " (`info` with `verify`)"
         )
     wide = logits.astype(np.float64)
     wide -= wide.max(1, keepdims=True)

@@ -16,6 +16,7 @@ TEXTS = "tuple[str, ...]"  # the type of a field that takes one text, a JSON lis
 PAIR = "tuple[str, str] | None"  # of one that takes two texts, one after the other, each of which may be @FILE
 MAX_TEXT = 1 << 24  # characters of a file
 SWITCHED = ("true", "false")  # what may follow a switch
+MISTAKEN = ("yes", "no", "on", "off")  # what is written there by mistake, and is no operand
 OFF, FILE = "off", "@"  # how a flag may mean an option, see _meant
 OWN, CHOICE, FORM, MACHINE, RANKS, OUTPUT = (
     "What it works on",
@@ -82,7 +83,8 @@ def checked_arguments(
         if form == OFF:
             value = "false"
         elif is_switch(known[name]) and not equals:
-            value = waiting.pop() if waiting and waiting[-1].lower() in SWITCHED else "true"
+            follows = bool(waiting) and waiting[-1].lower() in (*SWITCHED, *MISTAKEN)
+            value = waiting.pop() if follows else "true"
         elif not equals:
             value = _following(flag, kind == PAIR, waiting)
         values[name] = form + value if form == FILE else value

@@ -27,6 +27,7 @@ from mistral.errors import InputError
 from mistral.load import load_model
 from mistral.model.args import ModelArgs
 from mistral.pipeline.launch import launched
+from mistral.places import find_checkpoint
 from mistral.tokenizer.tokenizer import Tokenizer
 
 # Where neither checkpoint nor user limits it and a layer sees everything: no model here was made for less
@@ -71,6 +72,8 @@ class Score(Options):
             raise InputError("--min_context: is what --stride leaves of the context; leave one out")
         if self.reference is not None and self.num_pipeline_ranks > 1:
             raise InputError("--reference: two models are compared in one process; leave out --num_pipeline_ranks")
+        if self.reference is not None:
+            require_reference(self.reference)
         if self.stride is not None and self.stride < 1:
             raise InputError(f"--stride {self.stride}: must be at least 1")
         if self.min_context is not None and self.min_context < 1:
@@ -89,10 +92,18 @@ class Score(Options):
                 ids = opened.tokenizer.encode(text, bos=False)
                 scored = ScoredText(text, ids, *choose_context(self, opened.checkpoint.args))
         with running(opened) as session:
-            if session and scored and self.reference:
+            if session and scored and self.reference is not None:
                 compare_with(session, scored, self.reference)
             elif session and scored:
                 score(session, scored)
+
+
+def require_reference(reference: str) -> None:
+    """Raise InputError, naming the option, where there is no checkpoint to compare with."""
+    try:
+        find_checkpoint(reference)
+    except InputError as error:
+        raise error.within("--reference") from None
 
 
 @dataclass(frozen=True)

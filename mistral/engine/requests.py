@@ -112,7 +112,9 @@ def check_request(name: str, request: Request, args: ModelArgs, limit: int | Non
         raise InputError("must be 0 or more", option="min_tokens", value=request.min_tokens)
     beyond = max(request.settings.logit_bias, default=0)
     if beyond >= args.vocab_size:
-        raise InputError(f"logit_bias has the id {beyond}, and the model has {args.vocab_size} ids; leave it out")
+        raise InputError(
+            f"{name}: logit_bias has the id {beyond}, and the model has {args.vocab_size} ids; leave it out"
+        )
     length = len(request.prompt)
     if limit is not None and length + min(request.max_tokens, 1) > limit:
         raise InputError(f"{name} has {length} tokens and the context limit is {limit}: shorten the prompt")

@@ -248,7 +248,9 @@ def _fault(largest: float) -> str | None:
     if math.isfinite(largest):
         return None
     held = "NaN" if math.isnan(largest) else "+inf" if largest > 0 else "only -inf"
-    return f"logits hold {held}: the checkpoint's weights are damaged or overflow; check its files"
+    return (
+        f"logits hold {held}: the checkpoint's weights are damaged or overflow; check its files (`info` with `verify`)"
+    )
 
 
 def _normaliser(raw: Float32s) -> tuple[float, float]:

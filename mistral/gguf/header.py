@@ -23,6 +23,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_VALUES, MOST_TENSORS = 1 << 14, 1 << 16
 MOST_AXES = 4
+LARGEST_ALIGNMENT = 1 << 24
 LARGEST = 1 << 48  # elements of a tensor, and bytes of an offset
 ALIGNMENT = "general.alignment"
 
@@ -97,8 +98,10 @@ def alignment(metadata: Metadata) -> int:
     if value is None:
         return 32
     found = metadata.number(ALIGNMENT)
-    if value.kind != UINT32 or not isinstance(found, int) or not 8 <= found <= 1 << 24 or found & (found - 1):
-        raise metadata.unfit(ALIGNMENT, f"is {found} and must be a power of two from 8 up")
+    if value.kind != UINT32 or not isinstance(found, int):
+        raise metadata.unfit(ALIGNMENT, f"is of type {value.kind} and must be of type {UINT32} (uint32)")
+    if not 8 <= found <= LARGEST_ALIGNMENT or found & (found - 1):
+        raise metadata.unfit(ALIGNMENT, f"is {found} and must be a power of two from 8 to {LARGEST_ALIGNMENT}")
     return found
 
 

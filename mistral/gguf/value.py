@@ -37,6 +37,11 @@ class Value:
     count: int | None = None
     bounds: NDArray[np.int64] | None = None
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a single text."""
+        return self.kind == STRING and self.count is None
+
     def numbers(self) -> NDArray[Any]:
         """The numbers of an array, or the single number in one: a view of the file (a copy at an odd address)."""
         dtype, count = np.dtype(NUMBERS[self.kind]), 1 if self.count is None else self.count
@@ -73,7 +78,7 @@ class Metadata:
         value = self.values.get(key)
         if value is None:
             return None
-        if value.kind != STRING or value.count is not None:
+        if not value.is_text:
             raise self.unfit(key, "is no text")
         return self._texts(key, value)[0]
 

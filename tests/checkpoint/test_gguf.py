@@ -78,7 +78,14 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
         {"rope_scaling": LinearScaling(4.0)},
     ),
+    "a factor alone": ({"rope.scaling.factor": 4.0}, {"rope_scaling": LinearScaling(4.0)}),
     "linear of old files": ({"rope.scale_linear": 2.0}, {"rope_scaling": LinearScaling(2.0)}),
+    "linear twice": ({"rope.scale_linear": 2.0, "rope.scaling.factor": 4.0}, {"rope_scaling": LinearScaling(4.0)}),
+    "linear in parts": (
+        {"rope.scaling.type": "linear", "rope.scale_linear": 2.0},
+        {"rope_scaling": LinearScaling(2.0)},
+    ),
+    "a factor of 0": ({"rope.scaling.type": "linear", "rope.scaling.factor": 0.0}, {}),
     "none": ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, {}),
     "base left out": ({"rope.freq_base": None}, {}),
     "window": ({"attention.sliding_window": 3}, {"sliding_windows": (3, 3)}),
@@ -94,6 +101,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "heads by layer": ({"attention.head_count": [4, 4], "feed_forward_length": [256, 256]}, {}),
     "neutral": ({"logit_scale": 0.0, "attention.causal": True, "expert_count": 0, "attention.scale": 32**-0.5}, {}),
     "vocabulary": ({"vocab_size": 40}, {}),
+    "a context that is not said": ({"context_length": None}, {"max_seq_len": None}),
 }
 
 
@@ -127,6 +135,8 @@ YARN = {
         ({"rope.scaling.yarn_log_multiplier": 1.0}, 1.0),  # what the official files call apply_scale false
         ({}, 0.1 * math.log(8) + 1),
         ({"rope.scaling.yarn_log_multiplier": 0.5}, (0.1 * math.log(8) + 1) / (0.05 * math.log(8) + 1)),
+        ({"rope.scaling.yarn_attn_factor": 0.1 * math.log(8) + 1}, 0.1 * math.log(8) + 1),  # says the same again
+        ({"rope.scaling.attn_factor": 0.5}, 0.5 * (0.1 * math.log(8) + 1)),
     ],
 )
 def test_yarn_and_temperatures_of_mistral3(more: dict[str, Any], sharpness: float, tmp_path: Path) -> None:
@@ -165,6 +175,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"changes": {"block_count": 3}}, "tensor 'blk.2.attn_q.weight' is missing"),
     "shape": ({"changes": {"feed_forward_length": 512}}, "has shape (256, 256) and its values ask for (512, 256)"),
     "yarn": ({"changes": {"rope.scaling.type": "yarn"}}, "rope.scaling.original_context_length is missing"),
+    "yarn's factor": (
+        {
+            "changes": {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": 4.0,
+                "rope.scaling.original_context_length": 4,
+                "rope.scaling.yarn_attn_factor": 1.5,
+            }
+        },
+        "llama.rope.scaling.yarn_attn_factor 1.5 is not supported; 1.13863 follows from the other keys",
+    ),
     "longrope": ({"changes": {"rope.scaling.type": "longrope"}}, "rope.scaling.type 'longrope' is not supported"),
     "softcap": ({"changes": {"final_logit_softcapping": 30.0}}, "llama.final_logit_softcapping is '30.0', and this"),
     "scale": ({"changes": {"attention.scale": 0.5}}, "llama.attention.scale is not supported"),
@@ -175,10 +196,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "by layer": ({"changes": {"attention.head_count_kv": [2, 4]}}, "head_count_kv differs by layer, which is not"),
     "heads": ({"changes": {"attention.head_count_kv": 3}}, "n_heads 4 is not a multiple of n_kv_heads 3"),
     "zero": ({"changes": {"embedding_length": 0}}, "llama.embedding_length must be a positive number, not '0'"),
-    "huge": ({"changes": {"block_count": 1 << 31}}, "llama.block_count must be a whole number of at most 4096"),
+    "huge": (
+        {"changes": {"block_count": 1 << 31}},
+        "llama.block_count must be a whole number of at most 4096, not '2147483648'",
+    ),
     "absent": ({"changes": {"feed_forward_length": None}}, "llama.feed_forward_length is missing"),
     "text": ({"changes": {"block_count": "many"}}, "llama.block_count must be a positive number, not 'many'"),
     "experts": ({"changes": {"expert_count": 4, "expert_used_count": 5}}, "num_experts_per_tok 5 of 4 experts"),
+    "heads of other layers": (
+        {"changes": {"attention.head_count": [4]}},
+        "llama.attention.head_count has 1 entries for 2 layers",
+    ),
+    "windows": ({"changes": {"attention.sliding_window": [3, 3]}}, "sliding_window must be a positive number, not '[3"),
+    "scales": ({"changes": {"attention.scale": [1.0]}}, "llama.attention.scale must be a positive number, not '[1.0]'"),
+    "scalings": ({"changes": {"rope.scaling.type": [1, 2]}}, "llama.rope.scaling.type '[1, 2]' is not supported"),
+    "counts of experts": (
+        {"changes": {"expert_count": [2, 2]}},
+        "expert_count must be a positive number, not '[2, 2]'",
+    ),
+    "long list": (
+        {"changes": {"attention.scale": [1] * 99999}},
+        "llama.attention.scale must be a positive number, not",
+    ),
     "pattern": (
         {"changes": {"attention.sliding_window": 3, "attention.sliding_window_pattern": [True]}},
         "attention.sliding_window_pattern has 1 entries for 2 layers",
@@ -196,6 +235,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "are both there; one must go",
     ),
 }
+
+
+def test_an_expert_is_in_one_place(tmp_path: Path) -> None:
+    path, arrays = tmp_path / "m.gguf", random_tensors(SPARSE)
+    own = "blk.1.ffn_up.2.weight"
+
+    def refusal(merged: bool, spoil: Spoil = lambda writer: None) -> str:
+        write_gguf(path, SPARSE, arrays, merged=merged, spoil=spoil)
+        if not merged:
+            path.write_bytes(path.read_bytes().replace(own.encode(), b"blk.1.ffn_ax.2.weight"))
+        with pytest.raises(InputError) as error:
+            open_checkpoint(path)
+        return str(error.value).removeprefix(f"{path}: ")
+
+    twice = refusal(True, lambda writer: writer.add_tensor(own, arrays["layers.1.feed_forward.experts.2.w3.weight"]))
+    said = f"tensors '{own}' and 'blk.1.ffn_up_exps.weight' hold the same expert; download the file again"
+    assert twice == said
+    assert refusal(False) == f"tensor '{own}' is missing; download the file again"
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -58,6 +58,7 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_checkpoint("~/models") == open_checkpoint("~/models").folder == tmp_path / "models"
     assert find_checkpoint("~/models/config.json") == tmp_path / "models"
     assert refused("~/none") == "no such folder; name the folder of a downloaded model"
+    assert refused("~/none.gguf") == "no such file; name a GGUF file or the folder of a downloaded model"
     assert refused("~nobody-of-this-name/models") == "no user of that name; write the whole path"
 
 

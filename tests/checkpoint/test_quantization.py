@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from mistral.checkpoint.gguf.importances import Importances
 from mistral.checkpoint.quantization import MIXTURES, block_kind, kind_of
 from mistral.cli.bench.random_checkpoint import shape_args
-from mistral.model.args import ModelArgs
+from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.parameters import parameters
 
 SEVEN, MIXTRAL = shape_args("mistral-7b"), shape_args("mixtral-8x7b")
@@ -83,3 +85,16 @@ def test_what_is_loaded_with_bits_is_left_as_it_is_where_it_is_in_no_blocks() ->
             assert (kind is None) == (each.part in ("norms", "router"))
             assert each.weight != "w1" or (kind and kind.name == name)
             assert block_kind(each, MIXTRAL, 16) is None
+
+
+def test_importances_of_an_expert_are_its_own_or_its_row_of_all() -> None:
+    """Files of before experts were merged have a tensor for each."""
+    table = parameters(replace(SEVEN, moe=MoeArgs(4, 2)))
+    third, second = (table[f"layers.0.feed_forward.experts.{number}.w3.weight"] for number in (2, 1))
+    counts = np.array([1.0, 0.0, 2.0, 4.0], np.float32)
+    merged = {"blk.0.ffn_up_exps.weight": np.array([[1, 2], [3, 4], [5, 6], [7, 8]], np.float32)}
+    both = merged | {"blk.0.ffn_up.2.weight": np.array([[20, 40]], np.float32)}
+    together = Importances(merged, {"blk.0.ffn_up_exps.weight": counts})
+    apart = Importances(both, {**together.counts, "blk.0.ffn_up.2.weight": np.array([10.0], np.float32)})
+    assert [list(each.of(third)) for each in (together, apart)] == [[2.5, 3], [2, 4]]  # type: ignore[arg-type]
+    assert together.of(second) is None  # it has seen no token

@@ -72,7 +72,11 @@ def test_the_command_compares_two_checkpoints(
     summary = json.loads(run("score", model, text, "--json", "--max_context=4").out.splitlines()[-2])["summary"]
     assert divergence["perplexity"] == pytest.approx(summary["perplexity"], rel=1e-4)
     assert "same likeliest token 100.00 %" in run("score", model, text, f"--reference={model}").out
-    assert "no such folder" in run("score", model, text, "--reference=nowhere/at/all").error
+    monkeypatch.setattr("mistral.cli.score.open_files", None)  # nothing is opened before it is known to be there
+    assert run("score", model, text, "--reference=nowhere/at/all").error.startswith(
+        "--reference: nowhere/at/all: no such"
+    )
+    assert run("score", model, text, "--reference=").error.startswith("--reference: '': is no name")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     assert "leave out --num_pipeline_ranks" in run("score", text, "--reference=x", "--num_pipeline_ranks=2").error

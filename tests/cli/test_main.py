@@ -247,8 +247,9 @@ def test_what_goes_wrong_is_one_line(
     assert (outcome.code, outcome.out, outcome.err) == (code, "", f"{line}\n")
 
 
-def test_without_its_packages_the_program_says_how_to_get_them() -> None:
-    done = subprocess.run([sys.executable, "-S", "-m", "main", "demo"], capture_output=True, text=True, cwd=ROOT,
+@pytest.mark.parametrize("module", ["main", "mistral"])
+def test_without_its_packages_the_program_says_how_to_get_them(module: str) -> None:
+    done = subprocess.run([sys.executable, "-S", "-m", module, "demo"], capture_output=True, text=True, cwd=ROOT,
                           check=False)  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: a Python package is missing or damaged (No module named '")

@@ -120,6 +120,12 @@ def test_a_repeated_flag_is_refused_however_it_is_written() -> None:
     assert "JSON list" in refused("--notes=a", "--notes=b")
 
 
+@pytest.mark.parametrize("word", ["yes", "No", "on", "OFF"])
+def test_a_switch_takes_the_word_that_was_meant_for_it(word: str) -> None:
+    """It is refused as a value, as --spicy_hot=yes is; as one word too many the message would name no switch."""
+    assert checked_arguments(["soup", "--spicy_hot", word], Cook) == [f"--spicy_hot={word}", "--dish=soup"]
+
+
 def test_a_missing_value_is_refused() -> None:
     assert refused("--minutes") == "--minutes: needs a value"
     assert refused("--notes", "--spicy_hot").endswith("write --notes=--spicy_hot")

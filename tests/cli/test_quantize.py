@@ -212,11 +212,14 @@ def test_experts_are_counted_each_by_itself(run: CommandLine, tmp_path: Path) ->
 def test_files_that_hold_no_importances(run: CommandLine, tmp_path: Path, wide: Path) -> None:
     out, model = tmp_path / "out.gguf", tmp_path / "model.gguf"
     assert run("quantize", wide, model).code == 0
-    assert "holds no importances" in run("quantize", wide, out, "--importances", model).error
+    assert "holds no importances (general.type is 'model')" in run("quantize", wide, out, "--importances", model).error
+    untyped = tmp_path / "untyped.gguf"
+    untyped.write_bytes(model.read_bytes().replace(b"general.type", b"general.kind"))
+    assert "(general.type is 'absent')" in run("quantize", wide, out, "--importances", untyped).error
     assert "no such file" in run("quantize", wide, out, "--importances", tmp_path / "none").error
     (tmp_path / "short").write_text("too short")
     assert "tokens, and 511 are needed" in run("quantize", wide, out, "--calibrate", tmp_path / "short").error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "short"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "short", "untyped.gguf"]
 
 
 # What cannot be
@@ -245,6 +248,15 @@ def test_what_cannot_be_written_is_refused(run: CommandLine, tmp_path: Path, mon
     assert "is there already" in run("quantize", shipped_checkpoint(), tmp_path / "there.gguf").error
     place = tmp_path / "there.gguf" / "x.gguf"
     assert "cannot be written" in run("quantize", shipped_checkpoint(), place).error
+    (tmp_path / "d.gguf").mkdir()
+    assert "d.gguf: is a folder; name a file" in run("quantize", shipped_checkpoint(), tmp_path / "d.gguf").error
+    (tmp_path / "d.gguf").rmdir()
+    given = ("quantize", shipped_checkpoint(), tmp_path / "none.gguf", "--calibrate=none", "--save_importances")
+    for kept, message in (
+        ("there.gguf", "is there already and holds no importances; name another file"),
+        ("none.gguf", "is the name of the model to write"),
+    ):
+        assert f"--save_importances {tmp_path / kept}: {message}" in run(*given, tmp_path / kept).error
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 0, 10))
     assert "and 0.0 MB are free" in run("quantize", shipped_checkpoint(), tmp_path / "none.gguf").error
     assert [path.name for path in tmp_path.iterdir()] == ["there.gguf"]

@@ -448,7 +448,7 @@ def test_a_damaged_row_gets_an_error_and_touches_no_other() -> None:
     rows = [SamplingRow(SamplingSettings(temperature=1.0, top_p=0.8, seed=4), []) for _ in bad]
     generators = [use(row, 0.3) for row in rows]
     wants = [Wants(logprob=True, top=2)] * 4
-    fault = "logits hold {}: the checkpoint's weights are damaged or overflow; check its files"
+    fault = "logits hold {}: the checkpoint's weights are damaged or overflow; check its files (`info` with `verify`)"
     [expected] = sampled(good, [0.3], top_p=0.8)
     found = choose(bad, rows, wants)
     assert [choice.id for choice in found] == [-1, expected, -1, -1]
@@ -666,4 +666,5 @@ def test_where_every_id_that_may_be_chosen_is_impossible_the_row_has_an_error() 
     row = SamplingRow(SamplingSettings(), [], (range(1),))
     assert choose(logits, [row], [Wants()])[0].error == (
         "logits hold only -inf: the checkpoint's weights are damaged or overflow; check its files"
+        " (`info` with `verify`)"
     )

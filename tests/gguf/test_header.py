@@ -81,6 +81,14 @@ DAMAGED = {
     "overlap": (made((), (tensor(b"t", (9,)), tensor(b"u", (1,), 0, 32))), "tensor 'u' overlaps the one before it"),
     "alignment": (made((value(b"general.alignment", UINT32, struct.pack("<I", 24)),)), "must be a power of two"),
     "alignment 0": (made((value(b"general.alignment", UINT32, bytes(4)),)), "must be a power of two"),
+    "alignment 2^31": (
+        made((value(b"general.alignment", UINT32, struct.pack("<I", 1 << 31)),)),
+        "is 2147483648 and must be a power of two from 8 to 16777216",
+    ),
+    "alignment of 64 bits": (
+        made((value(b"general.alignment", 10, struct.pack("<Q", 32)),)),
+        "'general.alignment' is of type 10 and must be of type 4 (uint32)",
+    ),
     "alignment text": (made((value(b"general.alignment", STRING, text(b"32")),)), "'general.alignment' is no number"),
     "nothing": (b"", "is empty"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),

@@ -152,7 +152,7 @@ def test_requests_of_a_pipeline_come_go_and_fail_alone(folder: Path) -> None:
     model = Transformer.from_folder(folder / "damaged", 1, "native", device="CPU")
     first, late = generate([PROMPTS[1], PROMPTS[3]], model, 6)[0]
     assert found["ids"] == {"0": first, "1": [], "2": [], "3": late}
-    fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files"
+    fault = "logits hold NaN: the checkpoint's weights are damaged or overflow; check its files (`info` with `verify`)"
     assert found["ends"] == {"0": "length", "1": "cancelled", "2": fault, "3": "length"}
     assert found["rows"] == 0
     assert found["guessed"] == [True, True, True], "drafts change nothing on two ranks"

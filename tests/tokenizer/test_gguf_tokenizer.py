@@ -240,6 +240,12 @@ def test_a_tokenizer_of_mistrals_beside_the_file_is_taken_where_it_is_of_this_mo
     )  # fmt: skip
 
 
+def test_a_name_that_is_no_text_names_nothing(tmp_path: Path) -> None:
+    values = shipped_values() | {"general.name": 7, "general.finetune": ["Instruct"]}
+    assert not Tokenizer.from_folder(written(tmp_path / "m.gguf", values)).is_instruct
+    assert Tokenizer.from_folder(written(tmp_path / "m.gguf", values | {"general.name": "A 7B Instruct"})).is_instruct
+
+
 def test_a_tokenizer_is_described_without_being_loaded(tmp_path: Path) -> None:
     chat(tmp_path / "m.gguf")
     found = describe_gguf(read_metadata(tmp_path / "m.gguf"))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from mistral.checkpoint.gguf.rotary import growing_queries, rope_scaling
 from mistral.checkpoint.keys import MAX_LAYERS, Keys
 from mistral.checkpoint.rotary_keys import LONGEST
 from mistral.errors import InputError
 from mistral.gguf.model_files import GgufModel
-from mistral.gguf.value import NUMBERS, STRING, Metadata, plain_number
+from mistral.gguf.value import NUMBERS, STRING, Metadata
 from mistral.mapped_file import quoted
 from mistral.model.args import ModelArgs, MoeArgs
 from mistral.text import shown
@@ -58,12 +56,12 @@ def read_gguf_args(model: GgufModel) -> ModelArgs:
     keys = Keys(table_of(metadata, prefix), source)
     require_neutral(keys, prefix)
     dim = keys.integer(f"{prefix}embedding_length")
-    n_heads = same_for_all(keys, f"{prefix}attention.head_count")
+    n_layers = keys.integer(f"{prefix}block_count", limit=MAX_LAYERS)
+    n_heads = same_for_all(keys, f"{prefix}attention.head_count", n_layers)
     head_dim = keys.integer(f"{prefix}attention.key_length", default=max(1, dim // n_heads))
     for key in ("attention.value_length", "rope.dimension_count"):
         if (other := keys.integer(prefix + key, default=head_dim)) != head_dim:
             raise InputError(f"{source}: {prefix}{key} is {other} and a head has {head_dim}, which is not supported")
-    n_layers = keys.integer(f"{prefix}block_count", limit=MAX_LAYERS)
     scale = keys.number(f"{prefix}attention.scale", default=1.0) if keys.table.get(f"{prefix}attention.scale") else None
     if scale is not None and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-5):
         raise InputError(f"{source}: {prefix}attention.scale is not supported")
@@ -72,9 +70,9 @@ def read_gguf_args(model: GgufModel) -> ModelArgs:
         dim=dim,
         n_layers=n_layers,
         head_dim=head_dim,
-        hidden_dim=same_for_all(keys, f"{prefix}feed_forward_length"),
+        hidden_dim=same_for_all(keys, f"{prefix}feed_forward_length", n_layers),
         n_heads=n_heads,
-        n_kv_heads=same_for_all(keys, f"{prefix}attention.head_count_kv", n_heads),
+        n_kv_heads=same_for_all(keys, f"{prefix}attention.head_count_kv", n_layers, n_heads),
         vocab_size=vocabulary_size(model, keys, prefix),
         norm_eps=keys.number(f"{prefix}attention.layer_norm_rms_epsilon"),
         rope_theta=keys.number(f"{prefix}rope.freq_base", default=1e4),
@@ -90,14 +88,15 @@ def read_gguf_args(model: GgufModel) -> ModelArgs:
 
 
 def table_of(metadata: Metadata, prefix: str) -> dict[str, Any]:
-    """The values of an architecture's keys: numbers, texts, and arrays of numbers as NumPy has them."""
+    """The values of an architecture's keys: numbers, texts, and lists of both, which end one after MAX_LAYERS."""
     table: dict[str, Any] = {}
     for key, value in metadata.values.items():
         if key.startswith(prefix):
             if value.kind == STRING:
                 table[key] = metadata.text(key) if value.count is None else metadata.texts(key)
             elif value.kind in NUMBERS:
-                table[key] = metadata.number(key) if value.count is None else metadata.numbers(key)
+                found = metadata.numbers(key) if value.count is not None else None
+                table[key] = metadata.number(key) if found is None else found[: MAX_LAYERS + 1].tolist()
     return table
 
 
@@ -109,14 +108,16 @@ def require_neutral(keys: Keys, prefix: str) -> None:
             raise InputError(f"{keys.source}: {prefix}{key} is {shown(value)}, and this program does not support it")
 
 
-def same_for_all(keys: Keys, key: str, default: int | None = None) -> int:
+def same_for_all(keys: Keys, key: str, n_layers: int, default: int | None = None) -> int:
     """A whole number that a file may give for each layer; all must be the same."""
     value = keys.take(key)
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, list):
         return keys.integer(key, default=default)
-    if not len(value) or (value != value[0]).any():
+    if len(value) != n_layers:
+        raise InputError(f"{keys.source}: {key} has {len(value)} entries for {n_layers} layers")
+    if any(each != value[0] for each in value):
         raise InputError(f"{keys.source}: {key} differs by layer, which is not supported")
-    return Keys({key: plain_number(value[0])}, keys.source).integer(key)
+    return Keys({key: value[0]}, keys.source).integer(key)
 
 
 def windows(keys: Keys, prefix: str, n_layers: int) -> tuple[int | None, ...]:
@@ -130,10 +131,10 @@ def windows(keys: Keys, prefix: str, n_layers: int) -> tuple[int | None, ...]:
     keys.take(key)
     if window is None or pattern is None:
         return (window,) * n_layers
-    if isinstance(pattern, np.ndarray):
+    if isinstance(pattern, list):
         if len(pattern) != n_layers:
             raise InputError(f"{keys.source}: {pattern_key} has {len(pattern)} entries for {n_layers} layers")
-        return tuple(window if has else None for has in pattern.tolist())
+        return tuple(window if has else None for has in pattern)
     period = keys.integer(pattern_key)
     return tuple(window if layer % period < period - 1 else None for layer in range(n_layers))
 

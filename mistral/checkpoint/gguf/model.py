@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -31,11 +32,7 @@ def match_gguf(model: GgufModel, args: ModelArgs) -> dict[str, GgufTensor]:
     left = set(model.tensors) - {ROPE_FACTORS}
     found: dict[str, GgufTensor] = {}
     for name, parameter in parameters(args).items():
-        merged = merged_name(parameter)
-        own = gguf_name(parameter)
-        in_file = own if merged is None or own in model.tensors else merged
-        if in_file not in model.tensors:
-            raise InputError(f"{model.path}: tensor {quoted(in_file)} is missing; download the file again")
+        in_file, merged = name_in_file(model, parameter, args), merged_name(parameter)
         file, place = model.tensors[in_file]
         shape = parameter.shape
         if in_file == merged:
@@ -51,6 +48,25 @@ def match_gguf(model: GgufModel, args: ModelArgs) -> dict[str, GgufTensor]:
                 f"{file.path}: tensor {quoted(name)} is not part of the model that its values describe{reason(name)}"
             )
     return found
+
+
+def name_in_file(model: GgufModel, parameter: Parameter, args: ModelArgs) -> str:
+    """The tensor that has a parameter: its own or, of an expert, that of all experts of its layer.
+
+    Raises InputError where both are there, or neither.
+    """
+    own, merged = gguf_name(parameter), merged_name(parameter)
+    there = [name for name in (own, merged) if name is not None and name in model.tensors]
+    if len(there) > 1:
+        raise InputError(
+            f"{model.path}: tensors {quoted(own)} and {quoted(there[1])} hold the same expert; download the file again"
+        )
+    if there:
+        return there[0]
+    experts = (replace(parameter, expert=number) for number in range(args.moe.num_experts if args.moe else 0))
+    is_split = merged is None or any(gguf_name(each) in model.tensors for each in experts)
+    raise InputError(f"{model.path}: tensor {quoted(own if is_split else merged or own)} is missing; download the file"
+                     " again")  # fmt: skip
 
 
 def require_fit(path: Path, name: str, place: TensorPlace, shape: tuple[int, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mistral.checkpoint.gguf.names import ROPE_FACTORS
@@ -32,21 +34,19 @@ YARN_KEYS = tuple(
 def rope_scaling(keys: Keys, prefix: str, model: GgufModel, head_dim: int) -> RopeScaling | None:
     """The scaling of the rotary angles: of the keys `rope.scaling`, or by the factors in a tensor.
 
-    Raises InputError for one that is not supported.
+    A factor without a type is linear, and 0 is none, as in llama.cpp. Raises InputError for one that is not supported.
     """
     kind = keys.take(f"{prefix}rope.scaling.type")
-    factor = keys.number(f"{prefix}rope.scaling.factor", default=1.0)
+    old = keys.number(f"{prefix}rope.scale_linear", default=1.0, zero=True)  # what files of 2023 call the factor
+    factor = keys.number(f"{prefix}rope.scaling.factor", default=old, zero=True) or 1.0
     for other in (*YARN_KEYS, "rope.scaling.finetuned"):
         keys.take(prefix + other)  # these change nothing for other kinds
-    old = keys.take(f"{prefix}rope.scale_linear")
-    if kind is None and old is not None:
-        kind, factor = "linear", keys.number(f"{prefix}rope.scale_linear")
     if kind not in (None, "none", "linear", "yarn"):
         raise InputError(
             f"{keys.source}: {prefix}rope.scaling.type {shown(kind)} is not supported (none, linear and yarn are, and"
             f" factors in {ROPE_FACTORS})"
         )
-    named: RopeScaling | None = LinearScaling(factor) if kind == "linear" and factor != 1 else None
+    named: RopeScaling | None = LinearScaling(factor) if kind in (None, "linear") and factor != 1 else None
     if kind == "yarn":
         named = yarn(keys, prefix, factor)
     factors = rope_factors(model, head_dim)
@@ -62,8 +62,11 @@ def yarn(keys: Keys, prefix: str, factor: float) -> YarnScaling:
         raise InputError(f"{keys.source}: {scaling}yarn_ext_factor is not supported")
     weight = keys.number(f"{scaling}yarn_log_multiplier", default=0.0, zero=True)
     sharpness = yarn_sharpness(factor) / (yarn_sharpness(factor, weight) if weight else 1.0)
-    for key in ("attn_factor", "yarn_attn_factor"):
-        sharpness *= keys.number(scaling + key, default=1.0)
+    given = keys.number(f"{scaling}yarn_attn_factor", default=sharpness)
+    if not math.isclose(given, sharpness, rel_tol=1e-4):  # which transformers obeys and llama.cpp passes over
+        raise InputError(f"{keys.source}: {scaling}yarn_attn_factor {given} is not supported; {sharpness:.6g} follows"
+                         " from the other keys")  # fmt: skip
+    sharpness *= keys.number(f"{scaling}attn_factor", default=1.0)
     return YarnScaling(
         factor, keys.integer(f"{scaling}original_context_length", limit=LONGEST),
         keys.number(f"{scaling}yarn_beta_fast", default=32.0), keys.number(f"{scaling}yarn_beta_slow", default=1.0),

@@ -68,6 +68,7 @@ class Quantize:
                 raise InputError("needs a text to calibrate by", option=name, value=value)
         if self.chunks is not None and self.chunks < 0:
             raise InputError("must be 0 or more", option="chunks", value=self.chunks)
+        require_places(Path(self.out), self.save_importances)
         build.require_compiler()
 
     @property
@@ -118,6 +119,22 @@ class Quantize:
         if self.save_importances is not None:
             found.write(Path(self.save_importances))
         return found
+
+
+def require_places(out: Path, kept: str | None) -> None:
+    """Raise InputError where the file cannot have its name, or importances would take the place of something else."""
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file")
+    if kept is None:
+        return
+    if Path(kept).absolute() == out.absolute():
+        raise InputError("is the name of the model to write; name another file", option="save_importances", value=kept)
+    if Path(kept).exists():
+        try:
+            read_importances(Path(kept))
+        except InputError:
+            said = "is there already and holds no importances; name another file"
+            raise InputError(said, option="save_importances", value=kept) from None
 
 
 def notes(checkpoint: Checkpoint) -> list[str]:

@@ -81,7 +81,8 @@ def template_of(metadata: Metadata) -> ChatTemplateText | None:
 
 def named(metadata: Metadata) -> bool:
     """Whether a file's name, or what it says that the model is called, is that of a model made to be asked."""
-    names = [metadata.path.stem, *(metadata.text(f"general.{key}") or "" for key in ("name", "finetune"))]
+    keys = [key for key in ("general.name", "general.finetune") if key in metadata and metadata.values[key].is_text]
+    names = [metadata.path.stem, *(metadata.text(key) or "" for key in keys)]
     return any(INSTRUCT.search(name.replace(" ", "-")) for name in names)
 
 
