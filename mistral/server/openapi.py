@@ -124,7 +124,7 @@ def chat_completions(service: Service) -> Schema:
     of_schema = fields(("json_schema",), json_schema=fields(("schema",), name=TEXT, schema=OBJECT, strict=SWITCH))
     body = fields(
         ("messages",), **openai(service), messages=turns({"anyOf": [TEXT, PART]}), logprobs=SWITCH,
-        top_logprobs=whole(0, MAX_TOP), tools=tools("function", "parameters", "function"),
+        top_logprobs=whole(0, MAX_TOP), tools=tools("function", "parameters", "function", ()),
         tool_choice={**one_of("none", "auto"), "description": CHOICES}, parallel_tool_calls=SWITCH,
         response_format=formats(of_schema), max_completion_tokens=whole(0),
     )  # fmt: skip

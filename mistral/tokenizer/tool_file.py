@@ -63,7 +63,7 @@ def _tool(entry: Any) -> Tool:
     if not isinstance(entry, dict):
         raise ValueError(f"is {json_kind(entry)}, not an object; {REMEDY}")
     if "function" in entry or "type" in entry:
-        if entry.get("type", "function") != "function":
+        if entry.get("type") not in (None, "function"):
             raise ValueError('its "type" is not "function"; only functions can be called')
         function = entry.get("function")
     else:

@@ -19,7 +19,7 @@ DESCRIBED: dict[str, tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, 
         {"messages": SAID, "max_tokens": 1},
         [
             {"top_logprobs": 0}, {"top_logprobs": 2, "logprobs": True}, {"tools": None},
-            {"tools": [{"type": "function", "function": TOOL}]},
+            {"tools": [{"type": "function", "function": TOOL}]}, {"tools": [{"function": TOOL}]},
             {"logit_bias": {"1023": -100, "0": 1}}, {"response_format": FORM}, {"response_format": {"type": "text"}},
             {"messages": [{"role": "user", "content": ["a", {"text": "b"}]}]}, {"stop": ["a"] * 64},
         ],
