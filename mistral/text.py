@@ -11,6 +11,7 @@ from mistral.errors import InputError, one_line
 
 MAX_FILE = 1 << 25  # bytes of a JSON file
 LFS_POINTER = b"version https://git-lfs"  # how the small file begins that Git leaves in place of a large one
+MAX_DIGITS = 1000  # of a whole number
 MAX_DEPTH = 64  # lists and objects within each other
 _AS_IS = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029)}  # by json_line
@@ -56,7 +57,9 @@ def parse_json(text: str) -> Any:
     surrogate pair, and more than `MAX_DEPTH` levels.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+        )
     except RecursionError:
         raise ValueError(f"more than {MAX_DEPTH} levels deep") from None
     except json.JSONDecodeError as error:
@@ -81,6 +84,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits is too large")
+    return int(digits)
 
 
 def _finite(digits: str) -> float:

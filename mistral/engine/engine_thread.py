@@ -38,19 +38,32 @@ class EngineThread:
         return self._scheduler.figures
 
     def submit(
-        self, request: Request, receiver: Receiver, name: str = "the prompt", key: str = "", space: str | None = None
+        self,
+        request: Request,
+        receiver: Receiver,
+        name: str = "the prompt",
+        key: str = "",
+        space: str | None = None,
+        begin: bool = True,
     ) -> Handle:
         """Take a request; `key` says whose it is, and `space` what it may share with others: the key, if left out.
 
-        Raises InputError, with the prompt's `name`, for one that cannot be served at all.
+        begin: whether an engine that has nothing to do begins at once; else it waits for `begin`, so that several are
+        read together. Raises InputError, with the prompt's `name`, for one that cannot be served at all.
         """
         with self._changed:
             if self._closed:
                 raise InputError("the engine is closed; open the model again")
             handle = self._scheduler.submit(request, name, key, space)
             self._receivers[handle.index] = receiver
-            self._changed.notify()
+            if begin:
+                self._changed.notify()
         return handle
+
+    def begin(self) -> None:
+        """Begin with what has been submitted."""
+        with self._changed:
+            self._changed.notify()
 
     def cancel(self, handle: Handle) -> None:
         """End a request within one step; its last event says "cancelled". Nothing happens where it has ended."""

@@ -160,7 +160,8 @@ class Answer:
         """Count the tokens of steps -> what is told of each."""
         logprobs = list[TokenLogprob]()
         for event in events:
-            self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
+            if event.accepted or event.rejected:
+                self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
             if event.id is None:
                 continue
             self.ids.append(event.id)
@@ -229,11 +230,12 @@ class Answers:
             if isinstance(event, Prefilled):
                 answer.read(event)
                 continue
-            self._failure = self._failure or self._failure_of(event)
-            if self._failure:
-                break
+            if event.finish_reason is not None:
+                self._open -= 1
+                self._failure = self._failure or self._failure_of(event)
+                if self._failure:
+                    break
             generated.setdefault(place, []).append(event)
-            self._open -= event.finish_reason is not None
         self._measure(generated)
         return [piece for place, steps in generated.items() for piece in self.answers[place].add(steps)]
 

@@ -50,6 +50,7 @@ def build_app(service: Service) -> ASGIApp:
             Exception: fault,
         },
     )  # fmt: skip
+    app.router.redirect_slashes = False  # an answer, not a second request
     app.state.service = service
     settings = service.settings
     guarded: ASGIApp = Guard(app, settings, service.metrics, service.log, [*POSTS, *GETS])

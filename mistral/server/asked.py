@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from mistral.server.settings import MAX_STOP, MAX_STOPS, Defaults
 
 SEEDS = 1 << 31  # those that are drawn are below
 LEAST_TOP_P = 1e-9  # stands for 0: the likeliest token alone
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,17}")  # as it is written
 PENALTY = 2.0  # presence and frequency penalties go so far to both sides
 
 
@@ -109,15 +111,17 @@ def read_bias(fields: Fields) -> dict[int, float]:
     given = fields.any("logit_bias")
     if given is None:
         return {}
-    pairs = given.items() if isinstance(given, dict) else given
-    try:
-        found = {int(token): value for token, value in pairs}
-    except (TypeError, ValueError):
-        raise fields.wrong("logit_bias", "must be an object of numbers from -100 to 100 by token id") from None
-    for token, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100 or token < 0:
+    pairs = list(given.items()) if isinstance(given, dict) else given
+    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise fields.wrong("logit_bias", "must be an object of numbers from -100 to 100 by token id")
+    found = dict[int, float]()
+    for token, value in pairs:
+        if isinstance(token, bool) or not TOKEN_ID.fullmatch(str(token)):
+            raise fields.wrong("logit_bias", f"must have numbers by token id, and {str(token)[:40]!r} is none")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100:
             raise fields.wrong("logit_bias", f"must have numbers from -100 to 100 by token id, and {token} has not")
-    return {token: float(value) for token, value in found.items()}
+        found[int(token)] = float(value)
+    return found
 
 
 def _or(value: float | None, default: float) -> float:

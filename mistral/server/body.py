@@ -26,7 +26,10 @@ async def read_fields(request: Request) -> Fields:
 
 
 async def read_body(request: Request) -> bytes:
-    """The bytes of a body. Raises ApiError for one that is too large or too slow."""
+    """The bytes of a body. Raises ApiError for one that is too large, too slow, or compressed."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", ""):
+        raise ApiError(415, f"a body with content-encoding {coding[:40]!r} is not read; send it as it is")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _all_of(request)

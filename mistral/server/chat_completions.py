@@ -61,7 +61,7 @@ class ChatRequest:
         if most is None:
             most = fields.whole("max_tokens")
         logprobs, top = fields.switch("logprobs"), fields.whole("top_logprobs", 0, MAX_TOP)
-        if top is not None and not logprobs:
+        if top and not logprobs:
             raise fields.wrong("top_logprobs", "needs logprobs: true")
         options = fields.inner("stream_options")
         tools, constraint = read_tool_choice(fields), read_constraint(fields)

@@ -99,7 +99,7 @@ def read_prompts(fields: Fields) -> list[str | list[int]]:
         return [given]
     items = fields.items("prompt")
     if items and all(map(_is_id, items)):
-        return [items]
+        return [_ids(items)]
     if not items or len(items) > MAX_PROMPTS:
         raise fields.wrong("prompt", f"must have from 1 to {MAX_PROMPTS} texts")
     for item in items:
@@ -107,11 +107,19 @@ def read_prompts(fields: Fields) -> list[str | list[int]]:
             raise fields.wrong(
                 "prompt", "must be a text, a list of texts, a list of token ids, or a list of such lists"
             )
-    return items
+    return [item if isinstance(item, str) else _ids(item) for item in items]
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    return whole and value >= 0  # type: ignore[operator]
+
+
+def _ids(items: Sequence[int | float]) -> list[int]:
+    """Ids, of which JSON may write 7 as 7.0."""
+    return [int(item) for item in items]
 
 
 async def completions(request: Request) -> Response:

@@ -72,7 +72,8 @@ class Guard:
             raise ApiError(431, f"the headers are larger than {MAX_HEADERS >> 10} kB")
         host = hostname(f"//{headers.get('host', '')}")
         if self.settings.is_loopback and not (is_loopback(host) or host == self.settings.host):
-            raise ApiError(403, "the Host header names another machine; call the server as localhost")
+            what = "names another machine" if "host" in headers else "is missing"
+            raise ApiError(403, f"the Host header {what}; call the server as localhost")
         crossed = headers.get("sec-fetch-site", "") == "cross-site" and scope["method"] not in ("GET", "HEAD")
         allowed = "*" in self.settings.cors or headers.get("origin") in self.settings.cors
         if crossed and not allowed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 
 from mistral.engine.requests import Event, Generated
@@ -13,64 +12,85 @@ SHARE = 16  # so many times as long as it took to tell of the last ones, between
 
 
 class Inbox:
-    """Events for one request, each with its answer's place."""
+    """Events for one request, each with its answer's place. One thread puts them, and the loop takes them."""
 
     def __init__(self) -> None:
         """In a running loop."""
         self._loop, self._events = asyncio.get_running_loop(), list[tuple[int, Event]]()
         self._waiting: asyncio.Future[None] | None = None
+        self._hurried = False  # whether an event has come that is to be told at once
+        self._told = False  # whether whoever takes need not wait
         self.patience = 0  # events that may gather before whoever waits is told, unless one of them ends an answer
 
-    def put(self, place: int, event: Event) -> None:
-        """Put one more event."""
+    @property
+    def due(self) -> bool:
+        """Whether whoever waits is to be told."""
+        return bool(self._events) and (self._hurried or len(self._events) > self.patience)
+
+    def put(self, place: int, event: Event) -> bool:
+        """Put one more event -> whether it is to be told at once."""
         self._events.append((place, event))
-        if len(self._events) > self.patience or hurries(event):
-            self._wake()
+        hurried = hurries(event)
+        if hurried:
+            self._hurried = True
+        return hurried
 
     async def take(self, seconds: float) -> list[tuple[int, Event]]:
-        """All that has come, as soon as there is something; nothing where that takes longer than so many seconds."""
-        if len(self._events) <= self.patience and not any(hurries(event) for _, event in self._events):
+        """All that has come, as soon as `wake` says so; nothing where that takes longer than so many seconds."""
+        if not self._told:
             self._waiting = self._loop.create_future()
-            alarm = self._loop.call_later(seconds, self._wake)
+            alarm = self._loop.call_later(seconds, self._stop_waiting)
             try:
                 await self._waiting
             finally:
                 self._waiting = None
                 alarm.cancel()
-        found, self._events = self._events, []
+        if not self._told:
+            return []
+        self._hurried = self._told = False
+        count = len(self._events)  # more may be put meanwhile: what has been counted is taken
+        found = self._events[:count]
+        del self._events[:count]
         return found
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Tell whoever takes, if there is something to tell. In the loop."""
+        if self.due:
+            self._told = True
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
 
 
 class Mailbox:
-    """Events that one thread puts, and the loop hands to whom they are for."""
+    """Wakes the loop when one thread has put events into inboxes."""
 
     def __init__(self) -> None:
         """In a running loop."""
-        self._loop, self._waiting = asyncio.get_running_loop(), deque[tuple[Inbox, int, Event]]()
+        self._loop, self._news = asyncio.get_running_loop(), set[Inbox]()
         self._woken = False  # whether the loop will look
         self._hurried = False  # whether it has been told to do so at once
-        self._due = False  # whether something is to be handed out that somebody waits for
+        self._due = False  # whether something has come that somebody waits for
         self._timer: asyncio.TimerHandle | None = None  # when it looks again by itself
 
     def put(self, inbox: Inbox, place: int, event: Event) -> None:
-        """Put an event into an inbox of the loop; nothing once the loop is closed.
+        """Put an event into an inbox of the loop; nothing comes of it once the loop is closed.
 
-        The first event of an answer and its last are handed out at once, and all others with them. Others wait until
-        the loop looks by itself: to wake it is a system call, in which another thread may take the interpreter.
+        Of the first event of an answer and its last the loop is told at once, and of all others with them. Others wait
+        until the loop looks by itself: to wake it is a system call, in which another thread may take the interpreter.
         """
-        self._waiting.append((inbox, place, event))
+        hurried = inbox.put(place, event)
+        self._news.add(inbox)
         if self._hurried:
             return
-        self._hurried = hurries(event)
-        self._due |= self._hurried or len(self._waiting) > inbox.patience  # before it is asked whether anyone will look
-        if self._hurried or (self._due and not self._woken):
+        self._hurried = hurried
+        self._due |= inbox.due  # before it is asked whether anyone will look
+        if hurried or (self._due and not self._woken):
             self._woken = True
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._hand_out if self._hurried else self._wake)
+                self._loop.call_soon_threadsafe(self._hand_out if hurried else self._wake)
 
     def _wake(self) -> None:
         """Events have come while nobody was looking."""
@@ -91,9 +111,8 @@ class Mailbox:
         # first: who hurries from now on wakes the loop again
         self._woken, self._hurried, self._due = True, False, False
         begun = self._loop.time()
-        while self._waiting:
-            inbox, place, event = self._waiting.popleft()
-            inbox.put(place, event)
+        while self._news:
+            self._news.pop().wake()
         # after those who wait for them, and what they send
         self._loop.call_soon(self._loop.call_soon, self._told, begun)
 

@@ -44,6 +44,7 @@ class MessagesRequest:
         """
         if not counted:
             fields.required("max_tokens")
+        fields.items("stop_sequences")  # a list, where others take a text as well
         tools = tool_choice(fields, read_tools(fields))
         formed = fields.inner("output_config")
         form = formed.inner("format") if formed else fields.inner("output_format")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -27,6 +27,7 @@ from mistral.server.log import Log
 from mistral.server.mailbox import Mailbox
 from mistral.server.metrics import Metrics
 from mistral.server.settings import ServerSettings
+from mistral.server.start import Start
 from mistral.server.token_texts import TokenTexts
 from mistral.tokenizer.message_json import read_messages
 from mistral.tokenizer.messages import Tool
@@ -67,7 +68,7 @@ class Service:
         self.metrics.watch("longest_step_seconds", "The longest step so far", lambda: thread.figures.longest_seconds)
         self.metrics.watch("drafted_tokens", "Tokens that were guessed", lambda: thread.figures.drafted_tokens)
         self.metrics.watch("accepted_tokens", "Guesses that were right", lambda: thread.figures.accepted_tokens)
-        self._thread = thread
+        self._thread, self._start = thread, Start(thread)
         self._mailbox: Mailbox | None = None
         self._workers = ThreadPoolExecutor(WORKERS, "server")
 
@@ -139,13 +140,13 @@ class Service:
         self._count(asked.rows)
         try:
             await self.in_thread(lambda: submission.submit(self._requests(asked, answers), put), size=asked.size)
+            self._start.soon()
             yield answers
         finally:
             self._count(-asked.rows, sum(not answer.begun for answer in answers.answers))
             if answers.unfinished:
                 self.metrics.cancelled.inc(len(answers.unfinished))
-                with suppress(RuntimeError):  # the server has ended, and all answers with it
-                    self._workers.submit(submission.cancel)
+                submission.cancel()  # here: a thread would have to be let in first, and steps would go by
             usage = answers.usage
             self.metrics.prompt_tokens.inc(usage.prompt)
             self.metrics.cached_tokens.inc(usage.cached)
@@ -223,7 +224,7 @@ class _Submission:
                 with self._lock:
                     if self._cancelled:
                         return
-                    self._handles.append(self._thread.submit(request, partial(put, place), key=self._key))
+                    self._handles.append(self._thread.submit(request, partial(put, place), key=self._key, begin=False))
         except InputError:
             self.cancel()
             raise

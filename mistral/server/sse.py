@@ -81,10 +81,18 @@ class EventStream(Response):
             await self.held.aclose()
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        async for part in self._parts():
+            if head:  # with the first frame: what is sent apart wakes the client once more
+                await send(head)
+                head = {}
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _parts(self) -> AsyncGenerator[bytes]:
+        """The frames, of which there is at least one, up to an error."""
         try:
             async for part in self.frames:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+                yield part
         except ApiError as error:
-            await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            yield self.on_error(error)

@@ -42,6 +42,11 @@ def read_guided(fields: Fields, name: str) -> Constraint:
 
 def read_format(formed: Fields) -> Constraint | None:
     """The constraint of OpenAI's response_format, or of the format of a response's text; None for plain text."""
+    held = formed.inner("json_schema") if isinstance(formed.any("json_schema"), dict) else None
+    for each in (formed, *([held] if held else [])):
+        each.switch("strict")
+        each.text("name")
+        each.text("description")
     try:
         return read_response_format(formed.table, formed.where)
     except InputError as error:

@@ -12,7 +12,7 @@ from mistral.errors import InputError, one_line
 from mistral.text import parse_json
 from mistral.tokenizer.messages import Message, Role, ToolCall
 from mistral.tokenizer.thoughts import BEGIN, BETWEEN, END, MARKS
-from mistral.tokenizer.tool_file import TOOL_NAME
+from mistral.tokenizer.tool_file import TOOL_NAME, json_kind
 
 ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
@@ -134,7 +134,7 @@ def _content(content: object, empty: bool) -> str:
 def _part(part: object, number: int) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type", _key(part)) if isinstance(part, dict) else type(part).__name__
+    kind = part.get("type", _key(part)) if isinstance(part, dict) else json_kind(part) if part is not None else "null"
     if not isinstance(part, dict) or kind not in TEXT_PARTS:
         sense = _sense(str(kind))
         remedy = f"; {sense} are not read, leave it out" if sense else ""

@@ -61,22 +61,22 @@ def read_tools(entries: object) -> tuple[Tool, ...]:
 def _tool(entry: Any) -> Tool:
     """The tool that an entry of the file describes. Raises ValueError saying what is wrong with the entry."""
     if not isinstance(entry, dict):
-        raise ValueError(f"is {_kind(entry)}, not an object; {REMEDY}")
+        raise ValueError(f"is {json_kind(entry)}, not an object; {REMEDY}")
     if "function" in entry or "type" in entry:
-        if entry.get("type", "function") != "function":
+        if entry.get("type") not in (None, "function"):
             raise ValueError('its "type" is not "function"; only functions can be called')
         function = entry.get("function")
     else:
         function = entry
     if not isinstance(function, dict):
-        raise ValueError(f'its "function" is {_kind(function)}, not an object; {REMEDY}')
+        raise ValueError(f'its "function" is {json_kind(function)}, not an object; {REMEDY}')
     name, description, parameters = (function.get(key) for key in ("name", "description", "parameters"))
     if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
         raise ValueError('its "name" must be 1 to 64 letters, digits, "_" or "-"')
     if not isinstance(description, str | None):
-        raise ValueError(f'({name}) its "description" is {_kind(description)}, not a text')
+        raise ValueError(f'({name}) its "description" is {json_kind(description)}, not a text')
     if not isinstance(parameters, dict | None):
-        raise ValueError(f'({name}) its "parameters" is {_kind(parameters)}, not a JSON schema')
+        raise ValueError(f'({name}) its "parameters" is {json_kind(parameters)}, not a JSON schema')
     _check_schema(name, parameters or {})
     return Tool(name, description or "", parameters or {})
 
@@ -90,6 +90,7 @@ def _check_schema(name: str, schema: dict[str, Any]) -> None:
         raise ValueError(f'({name}) its "parameters" is not a JSON schema: {one_line(error)}') from None
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
+    """What a value of JSON is, in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "missing"}
     return names.get(type(value), "a number")

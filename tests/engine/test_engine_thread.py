@@ -75,6 +75,16 @@ def test_a_request_is_cancelled_from_outside(model: Transformer, thread: EngineT
     assert ended(other)[1].finish_reason == "length"
 
 
+def test_requests_that_come_together_are_read_together(thread: EngineThread, scheduler: Scheduler) -> None:
+    """An engine that has nothing to do waits until it is told that they are all there."""
+    events = [queue.Queue[Event]() for _ in range(3)]
+    for each in events:
+        thread.submit(Request(PROMPTS[0], max_tokens=1), each.put, begin=False)
+    assert scheduler.figures.steps == 0 and all(each.empty() for each in events)
+    thread.begin()
+    assert len({tuple(ended(each)[0]) for each in events}) == 1
+
+
 def test_whoever_waits_when_it_closes_is_told(thread: EngineThread, scheduler: Scheduler) -> None:
     events = queue.Queue[Event]()
     thread.submit(Request(PROMPTS[0], 100_000), events.put)

@@ -103,6 +103,11 @@ def test_the_best_of_several(server: LocalServer) -> None:
         ({"prompt": "a", "stream_options": []}, "stream_options", "must be an object"),
         ({"prompt": "a", "logit_bias": {"a": 1}}, "logit_bias", "by token id"),
         ({"prompt": "a", "logit_bias": {"1": 101}}, "logit_bias", "from -100 to 100"),
+        ({"prompt": "a", "logit_bias": {" 1": 1}}, "logit_bias", "' 1' is none"),
+        ({"prompt": "a", "logit_bias": {"1_0": 1}}, "logit_bias", "'1_0' is none"),
+        ({"prompt": "a", "logit_bias": {"\u0663": 1}}, "logit_bias", "is none"),
+        ({"prompt": "a", "logit_bias": [[1.5, 1]]}, "logit_bias", "'1.5' is none"),
+        ({"prompt": "a", "logit_bias": [1]}, "logit_bias", "by token id"),
         ({"prompt": "a", "logit_bias": {"5000": 1}}, None, "5000"),
         ({"prompt": "a", "presence_penalty": 3}, "presence_penalty", "must be at most 2"),
         ({"prompt": "a", "min_tokens": -1}, "min_tokens", "must be at least 0"),
@@ -134,6 +139,15 @@ def test_what_is_wrong_is_named(server: LocalServer, body: dict[str, Any], field
         ),
         ("/v1/chat/completions", {"messages": SAID, "tools": [1]}, "tools"),
         ("/v1/chat/completions", {"messages": SAID, "tool_choice": "required"}, "tool_choice"),
+        (
+            "/v1/chat/completions",
+            {"messages": SAID, "response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": {}}}},
+            "response_format.json_schema.strict",
+        ),
+        (
+            "/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": {}, "name": 1}}},
+            "text.format.name",
+        ),
         ("/v1/responses", {"input": [{"type": "web_search_call"}]}, "input[0].type"),
         ("/v1/responses", {"input": "a", "background": True}, "background"),
         ("/tokenize", {}, "prompt"),
@@ -144,6 +158,13 @@ def test_what_is_wrong_is_named(server: LocalServer, body: dict[str, Any], field
 def test_what_is_wrong_elsewhere_is_named(server: LocalServer, path: str, body: dict[str, Any], field: str) -> None:
     response = server.post(path, **body)
     assert response.status_code == 400 and response.json()["error"]["param"] == field, response.text
+
+
+def test_whole_numbers_may_be_written_as_json_has_them(server: LocalServer) -> None:
+    """7.0 is 7 to a program that has only one kind of numbers."""
+    ids = server.answer("/tokenize", prompt=TEXTS[0])["tokens"]
+    wanted = server.answer(PATH, prompt=ids, max_tokens=4, temperature=0)["choices"]
+    assert server.answer(PATH, prompt=[float(each) for each in ids], max_tokens=4.0, temperature=0)["choices"] == wanted
 
 
 def test_fields_that_nobody_knows_are_ignored_and_null_is_as_left_out(server: LocalServer) -> None:

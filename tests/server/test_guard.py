@@ -21,7 +21,6 @@ from mistral.engine.requests import Request
 from mistral.engine.scheduler import Handle
 from mistral.errors import InputError
 from mistral.server.auth import ApiKeys
-from mistral.server.openapi import BODIES
 from mistral.server.page_file import page_and_policy
 from mistral.server.settings import MAX_BODY, MAX_HEADERS, ServerSettings, is_loopback
 from tests.support.local_server import PATIENCE, LocalServer, local_server
@@ -96,9 +95,9 @@ def test_keys_reach_the_engine_by_their_names_alone(guarded: LocalServer, monkey
     given = list[str]()
     submit = guarded.service._thread.submit
 
-    def submitted(request: Request, receiver: Receiver, name: str = "", key: str = "") -> Handle:
+    def submitted(request: Request, receiver: Receiver, key: str, begin: bool) -> Handle:
         given.append(key)
-        return submit(request, receiver, name, key)
+        return submit(request, receiver, key=key, begin=begin)
 
     monkeypatch.setattr(guarded.service._thread, "submit", submitted)
     for key in ("second-key", "first-key"):
@@ -161,7 +160,8 @@ def test_bodies_have_a_limit(server: LocalServer) -> None:
         (b"[]", "must be a JSON object"),
         (b"3", "must be a JSON object"), (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"a": 1, "a": 2}', "key 'a' is there twice"), (b"[" * 100_000, "levels deep"),
-        (b'{"prompt": "\\ud800"}', "half of a surrogate pair"), (b'{"n": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"prompt": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
         (b'{"a": 1e999}', "too large"),
     ],
 )  # fmt: skip
@@ -185,6 +185,19 @@ def test_what_is_no_http_is_told_so(server: LocalServer) -> None:
     head, _, body = raw(server, b"POST " + PATH.encode() + b" HTTP/1.1\r\nhost\r\n\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request") and b"connection: close" in head.lower()
     assert json.loads(body)["error"]["message"] == "this is no sound HTTP request"
+
+
+def test_a_body_that_is_compressed_is_told_from_one_that_is_broken(server: LocalServer) -> None:
+    for coding, status in (("gzip", 415), ("br", 415), ("identity", 200)):
+        body = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
+        response = server.http.post(PATH, content=body, headers={"content-encoding": coding})
+        assert response.status_code == status and (status == 200 or coding in response.json()["error"]["message"])
+
+
+def test_a_path_with_a_slash_more_is_not_there(server: LocalServer) -> None:
+    """It is no other place to which a client is sent: some would send their key along, or a GET."""
+    response = server.http.post(f"{PATH}/", json={"prompt": "a"})
+    assert response.status_code == 404 and response.json()["error"]["type"] == "not_found_error"
 
 
 def test_messages_tools_and_answers_have_limits(server: LocalServer) -> None:
@@ -257,13 +270,6 @@ def test_the_page_may_load_nothing_from_elsewhere(server: LocalServer) -> None:
     assert "default-src 'none'" in policy and "connect-src 'self'" in policy and "unsafe" not in policy
     assert "http" not in policy and response.headers["x-content-type-options"] == "nosniff"
     assert response.content == page_and_policy()[0] and b"<html" in response.content
-
-
-def test_the_description_names_what_there_is(server: LocalServer) -> None:
-    document = server.http.get("/openapi.json").json()
-    assert document["openapi"] == "3.1.0" and set(document["paths"]) == set(BODIES)
-    for path in BODIES:
-        assert server.http.post(path, json={}).status_code == 400
 
 
 def test_the_log_has_no_text_unless_it_is_asked_for(server: LocalServer, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,11 @@ import socket
 import pytest
 
 from mistral.engine.requests import Event, Generated, Prefilled
-from mistral.server import mailbox
+from mistral.server import mailbox, start
 from mistral.server.answers import Piece
 from mistral.server.mailbox import Inbox, Mailbox
 from mistral.server.protocol import GatheredWrites
+from mistral.server.start import QUIET_TURNS, Start
 from mistral.tokenizer.call_stream import CallPart
 
 FIRST: Event = Prefilled(0, 3, 3, ())
@@ -72,6 +73,35 @@ def test_what_comes_later_is_told_without_being_waited_for(monkeypatch: pytest.M
     assert asyncio.run(asyncio.wait_for(taken(), 60)) == [1, 1, 1, 1]
 
 
+class Begun:
+    """An engine's thread that counts how often it was told to begin."""
+
+    count = 0
+
+    def begin(self) -> None:
+        self.count += 1
+
+
+def test_an_engine_begins_when_the_requests_that_came_together_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of the loop that brings one more puts the beginning off; not for longer than the time allows."""
+
+    async def begun(turns: int) -> list[int]:
+        thread, found = Begun(), list[int]()
+        start = Start(thread)  # type: ignore[arg-type]
+        for _ in range(turns):
+            start.soon()
+            await asyncio.sleep(0)
+            found.append(thread.count)
+        for _ in range(QUIET_TURNS):
+            await asyncio.sleep(0)
+        return [*found, thread.count]
+
+    monkeypatch.setattr(start, "GATHERING_SECONDS", 3600.0)
+    assert asyncio.run(begun(20)) == [0] * 20 + [1]
+    monkeypatch.setattr(start, "GATHERING_SECONDS", 0.0)
+    assert asyncio.run(begun(3)) == [1, 2, 3, 3]
+
+
 def test_what_a_socket_does_not_take_is_sent_later() -> None:
     async def received() -> bytes:
         ours, theirs = socket.socketpair()
@@ -98,6 +128,7 @@ def test_nothing_comes_in_time() -> None:
         inbox = Inbox()
         nothing = await inbox.take(0.001)
         inbox.put(0, token(1))
+        inbox.wake()
         return [nothing, await inbox.take(3600)]
 
     assert asyncio.run(taken()) == [[], [(0, token(1))]]

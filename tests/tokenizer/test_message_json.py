@@ -115,7 +115,8 @@ def test_calls_and_results_have_ids_that_templates_can_hold() -> None:
         ([{"role": "system", "content": [{"type": "thinking", "thinking": "a"}, "b [/THINK]"]}, USER],
          "message 1 spells [THINK] or [/THINK] in part 2, beside parts that are thoughts"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "part 1 is 'input_audio'"),
-        ([{"role": "user", "content": [7]}], "part 1 is 'int'"),
+        ([{"role": "user", "content": [7]}], "part 1 is 'a number'"),
+        ([{"role": "user", "content": [None]}], "part 1 is 'null'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "part 1 has no \"text\""),
         ([USER, {"role": "assistant", "content": "x"}], 'message 2 is the assistant\'s and the last; end with a user\'s'
          ', or add "prefix": true'),
