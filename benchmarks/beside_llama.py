@@ -209,7 +209,8 @@ class Contender:
         )
         self.speeds: list[float] = []
         if self.line() != "ready":
-            sys.exit(f"error: {name} did not start; --verbose shows why")
+            print(f"error: {name} did not start; --verbose shows why", file=sys.stderr)
+            sys.exit(2)
         self.count = max(1, round(options.seconds / (self.turn(2) / 2)))
 
     def line(self) -> str:
@@ -280,6 +281,8 @@ def main() -> None:
         part, size = parts[0]
         begin = {"ours": ours, "llama": llama, "read": read}[options.worker](options, part, size)
         return serve_turns(begin, sys.maxsize if part == "prompt" or options.worker == "read" else CONTEXT - PROMPT - 1)
+    if not options.model.is_file():
+        parser.error(f"{options.model}: no such file; name a GGUF file")
     read_from_disk(options.model)
     for part, size in parts:
         for line in compare(options, part, size):
