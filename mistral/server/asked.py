@@ -11,7 +11,7 @@ from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
 from mistral.grammar.constraint import Constraint
 from mistral.llm.partial_completion import Prompt
-from mistral.server.fields import Fields
+from mistral.server.fields import Fields, first_given
 from mistral.server.settings import MAX_STOP, MAX_STOPS, Defaults
 
 SEEDS = 1 << 31  # those that are drawn are below
@@ -76,9 +76,7 @@ def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_t
         raise fields.wrong(stop, f"may have {MAX_STOPS} texts of {MAX_STOP} characters at most")
     top_p = fields.number("top_p", 0, 1)
     top_k = fields.whole("top_k", -1)
-    repetition = fields.number("repetition_penalty")
-    if repetition is None:
-        repetition = fields.number("repeat_penalty")
+    repetition = first_given(fields.number("repetition_penalty"), fields.number("repeat_penalty"))
     try:
         chosen = SamplingSettings(
             temperature=_or(fields.number("temperature", 0, most_temperature), defaults.temperature),
@@ -98,11 +96,7 @@ def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_t
 
 def read_seed(fields: Fields, default: int | None) -> int:
     """The seed: one that was given (OpenAI's name or Mistral's), or the server's, or one drawn; -1 asks for that."""
-    seed = fields.whole("seed", -(1 << 63), (1 << 64) - 1)
-    if seed is None:
-        seed = fields.whole("random_seed", -(1 << 63), (1 << 64) - 1)
-    if seed is None:
-        seed = default
+    seed = first_given(*(fields.whole(name, -(1 << 63), (1 << 64) - 1) for name in ("seed", "random_seed")), default)
     return random.randrange(SEEDS) if seed in (None, -1) else seed % (1 << 64)
 
 

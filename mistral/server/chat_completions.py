@@ -16,7 +16,7 @@ from mistral.server.asked import Asked, Choosing, read_choosing
 from mistral.server.body import read_fields
 from mistral.server.chat_asked import chat_asked
 from mistral.server.exchange import Exchange, check_model, new_id, service_of
-from mistral.server.fields import Fields
+from mistral.server.fields import Fields, first_given
 from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
 from mistral.server.sse import DONE, frame, told
@@ -57,9 +57,7 @@ class ChatRequest:
             raise fields.wrong("continue_final_message", "is the opposite of add_generation_prompt; leave one out")
         if fields.switch("continue_final_message") and messages and isinstance(messages[-1], dict):
             messages = [*messages[:-1], messages[-1] | {"prefix": True}]
-        most = fields.whole("max_completion_tokens")
-        if most is None:
-            most = fields.whole("max_tokens")
+        most = first_given(fields.whole("max_completion_tokens"), fields.whole("max_tokens"))
         logprobs, top = fields.switch("logprobs"), fields.whole("top_logprobs", 0, MAX_TOP)
         if top and not logprobs:
             raise fields.wrong("top_logprobs", "needs logprobs: true")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mistral.server.api_error import ApiError, wrong
 
 MOST = 1 << 53  # whole numbers that JSON carries exactly
+
+Given = TypeVar("Given")
 
 
 class Fields:
@@ -121,3 +123,8 @@ class Fields:
         if value not in known:
             raise self.wrong(field, f"must be one of {', '.join(known)}")
         return value
+
+
+def first_given(*values: Given | None) -> Given | None:
+    """The first value that is there, of fields with one meaning; all of them have been checked by being read."""
+    return next((value for value in values if value is not None), None)

@@ -27,7 +27,7 @@ DESCRIBED: dict[str, tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, 
             {"top_logprobs": 1}, {"tools": [None]}, {"tools": [{"type": "function"}]}, {"logit_bias": {"1024": 1}},
             {"logit_bias": {"07": 1}}, {"response_format": {}}, {"messages": []}, {"stop": ["a"] * 65},
             {"messages": [{"role": "user", "content": []}]}, {"messages": [{"content": "a"}]}, {"n": 0},
-            {"stop": [None]}, {"seed": 0.5},
+            {"stop": [None]}, {"seed": 0.5}, {"max_completion_tokens": 1, "max_tokens": 1 << 80},
         ],
     ),
     "/v1/completions": (
