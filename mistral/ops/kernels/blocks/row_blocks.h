@@ -116,26 +116,25 @@ struct UnpackedRows<Q8_0, L> : SmallRows<L> {
   }
 };
 
-template <int L>
-struct UnpackedRows<Q4_0, L> : SmallRows<L> {
-  using SmallRows<L>::SmallRows;
+template <class Rows, int64_t AT>
+struct NibbleRows : Rows {  // 16 bytes of nibbles at AT
+  using Rows::Rows;
   template <class Use>
   ALWAYS_INLINE void each(Use use) const {
-    typename SmallRows<L>::Ints words[8];
-    this->nibbles(2, words);
+    typename Rows::Ints words[8];
+    this->nibbles(AT, words);
     use(0, words);
   }
 };
 
 template <int L>
-struct UnpackedRows<Q4_1, L> : SmallRowsWithHeader<L> {
-  using SmallRowsWithHeader<L>::SmallRowsWithHeader;
-  template <class Use>
-  ALWAYS_INLINE void each(Use use) const {
-    typename SmallRows<L>::Ints words[8];
-    this->nibbles(4, words);
-    use(0, words);
-  }
+struct UnpackedRows<Q4_0, L> : NibbleRows<SmallRows<L>, 2> {
+  using NibbleRows<SmallRows<L>, 2>::NibbleRows;
+};
+
+template <int L>
+struct UnpackedRows<Q4_1, L> : NibbleRows<SmallRowsWithHeader<L>, 4> {
+  using NibbleRows<SmallRowsWithHeader<L>, 4>::NibbleRows;
 };
 
 template <int L>
