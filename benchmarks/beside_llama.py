@@ -20,6 +20,7 @@ import argparse
 import ctypes
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 PARTS = "decode:1,decode:8,prompt:512,answer"
 PROMPT, CONTEXT, LONG = 128, 640, 512  # tokens before decoding; after which a row begins anew; before an answer
 TEMPERATURE, TOP_P = 0.7, 0.95
+BATCH = 2048  # tokens that llama.cpp is given at once, or a whole prompt
+KNOWN = re.compile(r"(decode|prompt):[1-9][0-9]*|answer(:1)?")
 Step = Callable[[], object]
 Begin = Callable[[], Step]  # reads what comes before, which is not timed, and returns what a step is
 
@@ -127,12 +130,12 @@ def llama(options: argparse.Namespace, part: str, size: int) -> Begin:
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     rows = size if part == "decode" else 1
     settings = llama_cpp.llama_context_default_params()
-    settings.n_ctx, settings.n_batch, settings.n_seq_max = rows * CONTEXT + size, 2048, rows
+    settings.n_ctx, settings.n_batch, settings.n_seq_max = rows * CONTEXT + size, max(BATCH, size), rows
     settings.n_threads = settings.n_threads_batch = options.threads
     settings.kv_unified = True
     context = llama_cpp.llama_init_from_model(model, settings)
     memory = llama_cpp.llama_get_memory(context)
-    batch = llama_cpp.llama_batch_init(2048, 0, rows)
+    batch = llama_cpp.llama_batch_init(max(BATCH, size), 0, rows)
 
     def run(ids: list[int], row: int | None, first: int) -> None:
         """Tokens of one row from position `first` on, or of all rows one each."""
@@ -276,6 +279,8 @@ def main() -> None:
     parser.add_argument("--worker", choices=("ours", "llama", "read"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.errors = None if options.verbose else subprocess.DEVNULL
+    if not all(map(KNOWN.fullmatch, options.parts.split(","))):
+        parser.error(f"--parts {options.parts}: must be written as in {PARTS}")
     parts = [(name, int(size or 1)) for name, _, size in (part.partition(":") for part in options.parts.split(","))]
     if options.worker:
         part, size = parts[0]

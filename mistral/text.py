@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
             data = file.read(MAX_FILE + 1)
         if len(data) > MAX_FILE:
             raise InputError(f"{path}: larger than 32 MiB, so not the JSON file it should be; download it again")
-        table = json.loads(data.decode("utf-8-sig"))
+        table = json.loads(data.decode("utf-8-sig"), parse_int=_whole)
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise InputError(f"{path}: cannot be read ({reason}); check the file and its permissions") from None

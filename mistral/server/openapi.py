@@ -1,7 +1,8 @@
 """A description of the main operations, for programs: /openapi.json.
 
 What it describes is taken, and what it calls wrong is refused. Where a schema cannot tell what is right, such as the
-name of one of the tools or the role of the last message, it has less than the server takes, and says so in words.
+name of one of the tools or the role of the last message, it has less than the server takes, and says so in words. It
+cannot tell what exceeds the context, nor prompts times `n` beyond the queue.
 """
 
 from __future__ import annotations

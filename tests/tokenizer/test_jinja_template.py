@@ -193,7 +193,7 @@ def test_a_template_that_is_none_is_refused_by_its_file(tmp_path: Path, template
     ("name", "content", "says"),
     [("none.jinja", None, "not readable"), ("empty.jinja", b" \n", "empty"), ("bytes.jinja", b"\xff", "not UTF-8"),
      ("long.jinja", bytes(1 << 21), "larger than 1 MiB"), ("a.json", b"{}", "has no chat_template"),
-     ("b.json", b"{", "not readable as JSON")],
+     ("b.json", b"{", "not readable as JSON"), ("c.json", b'{"a": ' + b"9" * 5000 + b"}", "a number of 5000 digits")],
 )  # fmt: skip
 def test_a_named_file_that_is_no_template_is_refused(
     tmp_path: Path, name: str, content: bytes | None, says: str

@@ -31,8 +31,8 @@ int64_t row_bytes(const Matrix &w) {
 // time: of a small matrix only two ranges for each thread. With tiles as many as leave room for their sums with all
 // tokens in the second-level cache, since the tokens are read from the third level once for each range.
 int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t multiple) {
-  constexpr int64_t ENOUGH = 512 << 10, FEW = 8;  // bytes, tokens
-  const bool streams = tokens == 1 || (has_lanes(layout) && tokens <= FEW);
+  constexpr int64_t ENOUGH = 512 << 10;  // bytes
+  const bool streams = tokens == 1 || (has_lanes(layout) && tokens <= FEW_TOKENS);
   const int64_t enough = std::clamp<int64_t>(ENOUGH / row_bytes(w) / 32 * 32, 32, MAX_ROWS);
   const int64_t most = streams ? enough : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
   constexpr int64_t SMALL = 4 << 20;  // bytes
