@@ -29,7 +29,8 @@ from mistral.errors import InputError, one_line
 from mistral.ops import library_cache
 
 SOURCES = Path(__file__).parent / "kernels"
-FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
+# Vectors are written out; those that GCC would make of single numbers (SLP) cost more than they save.
+FLAGS = ("-std=c++17", "-O3", "-fno-tree-slp-vectorize", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
 # For the processor that this runs on. On aarch64, -march would choose its instructions and not how they are scheduled.
 NATIVE = ("-mcpu=native",) if platform.machine() == "aarch64" else ("-march=native",)
 # The units that take most of the time are compiled side by side, each on its own. All others are compiled as one,
