@@ -44,6 +44,8 @@ COMPILED_ALONE = (
     "matmul/microkernel_bf16.cpp",
     "matmul/microkernel_float.cpp",
 )
+# Flags of single units. GCC would keep pointers to rows in a vector, and take each out of it again.
+OWN_FLAGS = {f"blocks/row_lanes_{size}.cpp": ("-fno-tree-slp-vectorize",) for size in ("large", "small")}
 # MindSpore's builder finds ninja on PATH, and leaves NAME.so in the folder.
 GLUE = (
     "import sys; from mindspore import ops; ops.CustomOpBuilder(*sys.argv[1:3], 'CPU', build_dir=sys.argv[3]).build()"
@@ -174,13 +176,14 @@ def kernels(machine: Sequence[str] = NATIVE) -> Library:
     cxx, flags = require_compiler(), [*FLAGS, *machine]
     units = sorted(file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp")
     sources = [*units, *sorted(SOURCES.rglob("*.h"))]
-    alone = [SOURCES / name for name in COMPILED_ALONE]
+    alone = {SOURCES / name: OWN_FLAGS.get(name, ()) for name in COMPILED_ALONE}
     together = [part for unit in units if unit not in alone for part in ("-include", str(unit))]
     include = ("-I", str(SOURCES))  # not in the key: where the sources lie makes no difference
     rest = (cxx, *flags, *include, "-c", "-x", "c++", os.devnull, "-o", "rest.o", *together)
-    objects = (*((cxx, *flags, *include, "-c", str(unit)) for unit in alone), rest)
+    objects = (*((cxx, *flags, *own, *include, "-c", str(unit)) for unit, own in alone.items()), rest)
     link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in alone), "rest.o", "-o", "kernels.so")
-    return Library("kernels", key_of(sources, [*flags, compiler_version(cxx), processor()]), (objects, (link,)))
+    key = key_of(sources, [*flags, str(OWN_FLAGS), compiler_version(cxx), processor()])
+    return Library("kernels", key, (objects, (link,)))
 
 
 def key_of(sources: Sequence[Path], parts: Sequence[str]) -> str:

@@ -26,11 +26,13 @@ template <>
 struct VectorTypes<8> {
   typedef int32_t Ints __attribute__((vector_size(32)));
   typedef float Floats __attribute__((vector_size(32)));
+  typedef uint64_t Pairs __attribute__((vector_size(32)));  // of words
 };
 template <>
 struct VectorTypes<16> {
   typedef int32_t Ints __attribute__((vector_size(64)));
   typedef float Floats __attribute__((vector_size(64)));
+  typedef uint64_t Pairs __attribute__((vector_size(64)));  // of words
 };
 
 template <int L>
@@ -53,14 +55,17 @@ struct Lanes {
     memcpy(&word, p, 4);
     return Ints{} + word;
   }
-  // 16 bytes at p, p + step, ... side by side
-  static Ints load_quarters(const uint8_t *p, int64_t step) {
-    const auto quarter = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(p + i * step)); };
+  // 16 bytes at at(0), at(1), ... side by side
+  template <class At>
+  ALWAYS_INLINE static Ints load_quarters(const At &at) {
+    const auto quarter = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(at(i))); };
     if constexpr (L == 8) return (Ints)_mm256_inserti128_si256(_mm256_castsi128_si256(quarter(0)), quarter(1), 1);
 #ifdef __AVX512F__
     if constexpr (L == 16) {
-      const __m512i first = _mm512_inserti32x4(_mm512_castsi128_si512(quarter(0)), quarter(1), 1);
-      return (Ints)_mm512_inserti32x4(_mm512_inserti32x4(first, quarter(2), 2), quarter(3), 3);
+      const auto half = [&](int i) {
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(quarter(i)), quarter(i + 1), 1);
+      };
+      return (Ints)_mm512_inserti64x4(_mm512_castsi256_si512(half(0)), half(2), 1);
     }
 #endif
   }

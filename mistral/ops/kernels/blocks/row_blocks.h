@@ -4,7 +4,7 @@
 //
 //   factor(g), minimum(g)     s and m of group g, as words
 //   scale(), minimum_scale()  d, and dmin where the format has one
-//   each(use)                 calls use(g, words) for each group of F::GROUP numbers
+//   each<FEW>(use)            calls use(g, words) for each group of F::GROUP numbers; FEW: with few tokens to come
 //
 // Numbers have a sign where HAS_SIGN<F>; the others have none and are too large by EXCESS<F>.
 #pragma once
@@ -17,33 +17,56 @@ struct RowBlocks {
   using X = Lanes<L>;
   using Ints = typename X::Ints;
   using Floats = typename X::Floats;
-  const uint8_t *block;  // of the first row
-  int64_t step;          // bytes from row to row
+  const uint8_t *fours[L / 4];  // blocks of every fourth row
+  int64_t step, three_steps;    // bytes from row to row
 
-  const uint8_t *row(int r) const { return block + r / 4 * (4 * step) + r % 4 * step; }
+  RowBlocks(const uint8_t *first, int64_t step) : step(step), three_steps(3 * step) {
+    for (int i = 0; i < L / 4; i++) fours[i] = first + i * 4 * step;
+  }
+  // To blocks so many bytes further on. A pointer that GCC cannot compute from another keeps it from holding one for
+  // each of 16 rows, for which there are no registers.
+  ALWAYS_INLINE void advance(int64_t bytes) {
+#pragma GCC unroll 4
+    for (const uint8_t *&four : fours) {
+      four += bytes;
+      if (L == 16) asm("" : "+r"(four));
+    }
+  }
+  ALWAYS_INLINE const uint8_t *row(int r) const { return fours[r / 4] + (r % 4 == 3 ? three_steps : r % 4 * step); }
 
   // words[i] = word i of the 16 bytes at `at`
   ALWAYS_INLINE void load(int64_t at, Ints (&words)[4]) const {
     Ints rows[4];  // each of every fourth row
 #pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) rows[r] = X::load_quarters(row(r) + at, 4 * step);
+    for (int r = 0; r < 4; r++) rows[r] = X::load_quarters([&](int i) { return row(4 * i + r) + at; });
     const Ints a = X::low_words(rows[0], rows[1]), b = X::high_words(rows[0], rows[1]);
     const Ints c = X::low_words(rows[2], rows[3]), d = X::high_words(rows[2], rows[3]);
     words[0] = X::low_pairs(a, c), words[1] = X::high_pairs(a, c);
     words[2] = X::low_pairs(b, d), words[3] = X::high_pairs(b, d);
   }
 
-  // The float16 at `at`: 2 bytes a row are put together with less work than 16
+  // The float16 at `at`. Put together in general registers, for the others are what there is most to do for
   ALWAYS_INLINE Floats half_floats(int64_t at) const {
-    typedef int16_t Eight __attribute__((vector_size(16)));
-    Eight halves[L / 8] = {};
+    typedef uint64_t Two __attribute__((vector_size(16)));
+    Two halves[L / 8] = {};
 #pragma GCC unroll 16
-    for (int r = 0; r < L; r++) {
-      int16_t half;
-      memcpy(&half, row(r) + at, 2);
-      halves[r / 8][r % 8] = half;
-    }
+    for (int r = 0; r < L; r++) halves[r / 8][r / 4 % 2] |= uint64_t(number<uint16_t>(r, at)) << r % 4 * 16;
     return X::half_floats((__m128i)halves[0], (__m128i)halves[L / 8 - 1]);
+  }
+
+  // The word at `at`
+  ALWAYS_INLINE Ints words(int64_t at) const {
+    typename VectorTypes<L>::Pairs pairs = {};
+#pragma GCC unroll 16
+    for (int r = 0; r < L; r++) pairs[r / 2] |= uint64_t(number<uint32_t>(r, at)) << r % 2 * 32;
+    return (Ints)pairs;
+  }
+
+  template <class Number>
+  ALWAYS_INLINE Number number(int r, int64_t at) const {
+    Number n;
+    memcpy(&n, row(r) + at, sizeof n);
+    return n;
   }
 
   // Row r, from `ahead` bytes further on, into a cache of this level
@@ -67,8 +90,15 @@ template <class Ints>
 inline Ints low_nibbles(Ints words) {
   return words & 0x0f0f0f0f;
 }
-template <class Ints>
+// Where `MATRIX`, by the units that multiply. They have no time left where many tokens multiply a large block.
+template <bool MATRIX, class Ints>
 inline Ints high_nibbles(Ints words) {
+#if defined(__GFNI__) && defined(__AVX512F__)
+  if constexpr (MATRIX && sizeof(Ints) == 64) {
+    const __m512i shift_by_four = _mm512_set1_epi64(0x1020408000000000);  // a matrix of 8 x 8 bits, for each byte
+    return (Ints)_mm512_gf2p8affine_epi64_epi8((__m512i)words, shift_by_four, 0);
+  }
+#endif
   return words >> 4 & 0x0f0f0f0f;
 }
 
@@ -79,16 +109,17 @@ template <int L>
 struct SmallRows {  // blocks of 32 weights without factors
   using X = Lanes<L>;
   using Ints = typename X::Ints;
-  const RowBlocks<L> rows;
+  const RowBlocks<L> &rows;
   ALWAYS_INLINE explicit SmallRows(const RowBlocks<L> &rows) : rows(rows) {}
   ALWAYS_INLINE Ints factor(int) const { return Ints{}; }
   ALWAYS_INLINE Ints minimum(int) const { return Ints{}; }
   ALWAYS_INLINE typename X::Floats scale() const { return rows.half_floats(0); }
+  ALWAYS_INLINE typename X::Floats minimum_scale() const { return rows.half_floats(2); }  // where there are any
   ALWAYS_INLINE void nibbles(int64_t at, Ints (&words)[8]) const {
     Ints packed[4];
     rows.load(at, packed);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) words[i] = low_nibbles(packed[i]), words[4 + i] = high_nibbles(packed[i]);
+    for (int i = 0; i < 4; i++) words[i] = low_nibbles(packed[i]), words[4 + i] = high_nibbles<true>(packed[i]);
   }
   ALWAYS_INLINE void add_fifth_bits(Ints bits, Ints (&words)[8]) const {
 #pragma GCC unroll 8
@@ -96,19 +127,11 @@ struct SmallRows {  // blocks of 32 weights without factors
   }
 };
 
-template <int L>
-struct SmallRowsWithHeader : SmallRows<L> {  // of more than a scale
-  using X = Lanes<L>;
-  typename X::Ints first[4];  // words of the block
-  ALWAYS_INLINE explicit SmallRowsWithHeader(const RowBlocks<L> &rows) : SmallRows<L>(rows) { rows.load(0, first); }
-  ALWAYS_INLINE typename X::Floats scale() const { return X::half_floats(first[0]); }
-  ALWAYS_INLINE typename X::Floats minimum_scale() const { return X::half_floats(first[0] >> 16); }
-};
 
 template <int L>
 struct UnpackedRows<Q8_0, L> : SmallRows<L> {
   using SmallRows<L>::SmallRows;
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[2][4];
     this->rows.load(2, words[0]), this->rows.load(18, words[1]);
@@ -119,7 +142,7 @@ struct UnpackedRows<Q8_0, L> : SmallRows<L> {
 template <class Rows, int64_t AT>
 struct NibbleRows : Rows {  // 16 bytes of nibbles at AT
   using Rows::Rows;
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename Rows::Ints words[8];
     this->nibbles(AT, words);
@@ -133,30 +156,30 @@ struct UnpackedRows<Q4_0, L> : NibbleRows<SmallRows<L>, 2> {
 };
 
 template <int L>
-struct UnpackedRows<Q4_1, L> : NibbleRows<SmallRowsWithHeader<L>, 4> {
-  using NibbleRows<SmallRowsWithHeader<L>, 4>::NibbleRows;
+struct UnpackedRows<Q4_1, L> : NibbleRows<SmallRows<L>, 4> {
+  using NibbleRows<SmallRows<L>, 4>::NibbleRows;
 };
 
 template <int L>
-struct UnpackedRows<Q5_0, L> : SmallRowsWithHeader<L> {
-  using SmallRowsWithHeader<L>::SmallRowsWithHeader;
-  template <class Use>
+struct UnpackedRows<Q5_0, L> : SmallRows<L> {
+  using SmallRows<L>::SmallRows;
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
     this->nibbles(6, words);
-    this->add_fifth_bits((this->first[0] >> 16 & 0xffff) | this->first[1] << 16, words);
+    this->add_fifth_bits(this->rows.words(2), words);
     use(0, words);
   }
 };
 
 template <int L>
-struct UnpackedRows<Q5_1, L> : SmallRowsWithHeader<L> {
-  using SmallRowsWithHeader<L>::SmallRowsWithHeader;
-  template <class Use>
+struct UnpackedRows<Q5_1, L> : SmallRows<L> {
+  using SmallRows<L>::SmallRows;
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
     this->nibbles(8, words);
-    this->add_fifth_bits(this->first[1], words);
+    this->add_fifth_bits(this->rows.words(4), words);
     use(0, words);
   }
 };
@@ -164,7 +187,7 @@ struct UnpackedRows<Q5_1, L> : SmallRowsWithHeader<L> {
 template <int L>
 struct UnpackedRows<IQ4_NL, L> : SmallRows<L> {
   using SmallRows<L>::SmallRows;
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     typename SmallRows<L>::Ints words[8];
     this->nibbles(2, words);
@@ -177,7 +200,7 @@ struct UnpackedRows<IQ4_NL, L> : SmallRows<L> {
 template <int L>
 struct UnpackedRows<IQ4_XS, L> {
   using Ints = typename Lanes<L>::Ints;
-  const RowBlocks<L> rows;
+  const RowBlocks<L> &rows;
   Ints first[4];
   ALWAYS_INLINE explicit UnpackedRows(const RowBlocks<L> &rows) : rows(rows) { rows.load(0, first); }
   ALWAYS_INLINE Ints factor(int g) const {
@@ -185,7 +208,7 @@ struct UnpackedRows<IQ4_XS, L> {
   }
   ALWAYS_INLINE Ints minimum(int) const { return Ints{}; }
   ALWAYS_INLINE typename Lanes<L>::Floats scale() const { return Lanes<L>::half_floats(first[0]); }
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
@@ -194,7 +217,7 @@ struct UnpackedRows<IQ4_XS, L> {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
         words[i] = Lanes<L>::look_up(LEVELS, low_nibbles(packed[i]));
-        words[4 + i] = Lanes<L>::look_up(LEVELS, high_nibbles(packed[i]));
+        words[4 + i] = Lanes<L>::look_up(LEVELS, high_nibbles<FEW>(packed[i]));
       }
       use(g, words);
     }
@@ -204,7 +227,7 @@ struct UnpackedRows<IQ4_XS, L> {
 template <int L>
 struct SixBitRows {  // factors and minima of six bits, see six_bit_factors()
   using Ints = typename Lanes<L>::Ints;
-  const RowBlocks<L> rows;
+  const RowBlocks<L> &rows;
   Ints header, factors[2], minima[2];  // a byte for each group
   ALWAYS_INLINE explicit SixBitRows(const RowBlocks<L> &rows) : rows(rows) {
     Ints words[4];
@@ -223,7 +246,7 @@ struct SixBitRows {  // factors and minima of six bits, see six_bit_factors()
 template <int L>
 struct UnpackedRows<Q4_K, L> : SixBitRows<L> {
   using SixBitRows<L>::SixBitRows;
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     using Ints = typename Lanes<L>::Ints;
 #pragma GCC unroll 4
@@ -234,7 +257,7 @@ struct UnpackedRows<Q4_K, L> : SixBitRows<L> {
       for (int i = 0; i < 8; i++) words[i] = low_nibbles(packed[i / 4][i % 4]);
       use(2 * j, words);
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) words[i] = high_nibbles(packed[i / 4][i % 4]);
+      for (int i = 0; i < 8; i++) words[i] = high_nibbles<FEW>(packed[i / 4][i % 4]);
       use(2 * j + 1, words);
     }
   }
@@ -243,7 +266,7 @@ struct UnpackedRows<Q4_K, L> : SixBitRows<L> {
 template <int L>
 struct UnpackedRows<Q5_K, L> : SixBitRows<L> {
   using SixBitRows<L>::SixBitRows;
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
     using Ints = typename Lanes<L>::Ints;
     Ints fifth[2][4];
@@ -260,7 +283,7 @@ struct UnpackedRows<Q5_K, L> : SixBitRows<L> {
       for (int i = 0; i < 8; i++) words[i] = low_nibbles(packed[i / 4][i % 4]) | bits(i, 2 * j);
       use(2 * j, words);
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; i++) words[i] = high_nibbles(packed[i / 4][i % 4]) | bits(i, 2 * j + 1);
+      for (int i = 0; i < 8; i++) words[i] = high_nibbles<FEW>(packed[i / 4][i % 4]) | bits(i, 2 * j + 1);
       use(2 * j + 1, words);
     }
   }
@@ -269,13 +292,13 @@ struct UnpackedRows<Q5_K, L> : SixBitRows<L> {
 template <int L>
 struct UnpackedRows<Q6_K, L> {
   using Ints = typename Lanes<L>::Ints;
-  const RowBlocks<L> rows;
+  const RowBlocks<L> &rows;
   Ints factors[4];
   ALWAYS_INLINE explicit UnpackedRows(const RowBlocks<L> &rows) : rows(rows) { rows.load(192, factors); }
   ALWAYS_INLINE Ints factor(int g) const { return factors[g / 4] << (24 - 8 * (g % 4)) >> 24; }
   ALWAYS_INLINE Ints minimum(int) const { return Ints{}; }
   ALWAYS_INLINE typename Lanes<L>::Floats scale() const { return rows.half_floats(Q6_K::BYTES - 2); }
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; quarter++) {
@@ -290,7 +313,7 @@ struct UnpackedRows<Q6_K, L> {
           words[w] = low_nibbles(packed[w]) | (upper[w] << (4 - 2 * part) & 0x30303030);
         use(8 * half + 2 * part + i, words);
 #pragma GCC unroll 4
-        for (int w = 0; w < 4; w++) words[w] = high_nibbles(packed[w]) | (upper[w] >> 2 * part & 0x30303030);
+        for (int w = 0; w < 4; w++) words[w] = high_nibbles<FEW>(packed[w]) | (upper[w] >> 2 * part & 0x30303030);
         use(8 * half + 4 + 2 * part + i, words);
       }
     }

@@ -43,9 +43,9 @@ struct BlockOfRows {
     const Ints s = rows.factor(g);
     return VNNI || HAS_SIGN<F> ? s : pairs(s, s);
   }
-  template <class Use>
+  template <bool FEW, class Use>
   ALWAYS_INLINE void each(Use use) const {
-    rows.each([&](int g, Ints *words) __attribute__((always_inline)) {
+    rows.template each<FEW>([&](int g, Ints *words) __attribute__((always_inline)) {
       if constexpr (OFFSET)
 #pragma GCC unroll 8
         for (int i = 0; i < F::GROUP / 4; i++) words[i] ^= int32_t(0x80808080);
@@ -83,7 +83,7 @@ struct KeptBlockOfRows {
     if constexpr (F::FACTORS && F::MINIMA)
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) minima[i] = from.minimum_pairs(i);
-    from.each([&](int g, const Ints *group) __attribute__((always_inline)) {
+    from.template each<false>([&](int g, const Ints *group) __attribute__((always_inline)) {
       if constexpr (MAGNITUDES) return keep_magnitudes(g, group);
 #pragma GCC unroll 8
       for (int i = 0; i < WORDS; i++) words[g * WORDS + i] = group[i];
@@ -109,7 +109,7 @@ struct KeptBlockOfRows {
     if constexpr (F::FACTORS) return factors[g];
     return Ints{};
   }
-  template <class Use>
+  template <bool, class Use>
   ALWAYS_INLINE void each(Use use) const {
     for (int g = 0; g < GROUPS; g++) use(g, words + g * WORDS);
   }
@@ -213,7 +213,7 @@ struct RowLanes {
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) totals[t] *= -LARGER;
     }
-    block.each([&](int g, const Ints *words) __attribute__((always_inline)) {
+    block.template each<(T < 3)>([&](int g, const Ints *words) __attribute__((always_inline)) {
       fetch(g);
       add_group(block, g, words, x + g * F::GROUP * T, totals);
     });
@@ -259,15 +259,15 @@ struct FetchAhead {
 template <class F, int L, int T>
 void multiply_streams(const Activations &a, RowBlocks<L> rows, float *y, int64_t stride, int64_t y_step,
                       int64_t stored) {
-  const uint8_t *begin = rows.block;
+  const RowBlocks<L> begin = rows;
   for (int64_t first = 0; first < a.tokens; first += T) {
     typename Lanes<L>::Floats sums[T] = {};
     RowLanes<F, L, T> tokens(a, first / T, 0);
-    rows.block = begin;
+    rows = begin;
     for (int64_t b = 0; b < a.in / F::WEIGHTS; b++) {
       tokens.multiply(BlockOfRows<F, L>(rows), sums, FetchAhead<F, L>{rows, b});
       tokens.next();
-      rows.block += F::BYTES;
+      rows.advance(F::BYTES);
     }
     for (int64_t t = 0; t < std::min<int64_t>(T, a.tokens - first); t++)
       for (int64_t r = 0; r < stored; r++) y[(first + t) * stride + r * y_step] = sums[t][r];
@@ -303,7 +303,7 @@ void multiply_many(const Activations &a, const uint8_t *weights, int64_t row_byt
     for (int64_t s = 0; s < strips; s++) {
       RowBlocks<L> rows{weights + s * L * row_bytes + k / F::WEIGHTS * F::BYTES, row_bytes};
       for (int r = 0; r < L; r++) rows.template fetch<2>(r, BLOCKS * F::BYTES, BLOCKS * F::BYTES);
-      for (int64_t b = 0; b < blocks; b++, rows.block += F::BYTES) kept[b].keep(BlockOfRows<F, L>(rows));
+      for (int64_t b = 0; b < blocks; b++, rows.advance(F::BYTES)) kept[b].keep(BlockOfRows<F, L>(rows));
       for (int64_t first = 0; first < a.tokens; first += T) {
         const int64_t size = std::min<int64_t>(T, a.tokens - first) * sizeof(Floats);
         Floats sums[T] = {}, *to = results + s * a.tokens + first;
