@@ -23,6 +23,7 @@ class Inbox:
         self._waiting: asyncio.Future[None] | None = None
         self._until = 0.0  # when whoever waits has waited long enough
         self._alarm: asyncio.TimerHandle | None = None  # at that time, or before it
+        self._begun = set[int]()  # places whose answers have begun
         self._hurried = False  # whether an event has come that is to be told at once
         self._told = False  # whether whoever takes need not wait
         self.listed = False  # whether a mailbox will wake it
@@ -34,10 +35,11 @@ class Inbox:
         return bool(self._events) and (self._hurried or len(self._events) > self.patience)
 
     def put(self, place: int, event: Event) -> bool:
-        """Put one more event -> whether it is to be told at once, as the first of an answer and its last are."""
+        """Put one more event -> whether it is to be told at once, as the first token of an answer and its end are."""
         self._events.append((place, event))
-        if isinstance(event, Generated) and event.finish_reason is None:
+        if not isinstance(event, Generated) or (event.finish_reason is None and place in self._begun):
             return False
+        self._begun.add(place)
         self._hurried = True
         return True
 
@@ -92,7 +94,7 @@ class Inbox:
 class Mailbox:
     """Wakes the loop when one thread has put events into inboxes.
 
-    Who has the first event of an answer or its last is told at once. Others are told a few at a time, each of them
+    Who has the first token of an answer or its end is told at once. Others are told a few at a time, each of them
     again after a while: to wake the loop is a system call, and while it tells, the engine has not the interpreter.
     """
 
@@ -123,12 +125,12 @@ class Mailbox:
             self._loop.call_soon_threadsafe(what)
 
     def _hurry(self) -> None:
-        """Tell those who have the first or last event of an answer."""
+        """Tell those who have the first token of an answer or its end."""
         self._called = False  # first: who hurries from now on calls again
         begun, count = self._loop.time(), len(self._urgent)
         while self._urgent:
             self._urgent.popleft().wake()
-        if not self._looks:  # what follows a first event need not hurry
+        if not self._looks:  # what follows a first token need not hurry
             self._looks = True
             self._afterwards(begun, count)
 

@@ -48,6 +48,8 @@ def test_an_answer_that_nobody_watches_is_told_of_once_it_ends(monkeypatch: pyte
 
     async def taken() -> list[int]:
         box, inbox, found = Mailbox(), Inbox(), list[int]()
+        await asyncio.to_thread(box.put, inbox, 7, token(0))
+        assert await inbox.take(3600) == [(7, token(0))]
         inbox.patience = 3
         for events in ([token(1), token(2)], [token(3, "length")], [token(number) for number in range(4)], [token(5)]):
             for event in events:
@@ -65,12 +67,14 @@ def test_who_hurries_does_not_hurry_others(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def taken() -> list[int]:
         box, one, other, found = Mailbox(), Inbox(), Inbox(), list[int]()
-        for inbox, event in ((one, FIRST), (other, token(1)), (one, token(2, "length"))):
+        await asyncio.to_thread(box.put, other, 7, token(0))
+        assert len(await other.take(0.01)) == 1  # the first token of an answer hurries
+        for inbox, event in ((one, FIRST), (one, token(1)), (other, token(1)), (one, token(2, "length"))):
             await asyncio.to_thread(box.put, inbox, 7, event)
             found += [len(await one.take(0.01)), len(await other.take(0.01))]
         return found
 
-    assert asyncio.run(taken()) == [1, 0, 0, 0, 1, 0]
+    assert asyncio.run(taken()) == [0, 0, 2, 0, 0, 0, 1, 0]
 
 
 def test_all_are_told_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
