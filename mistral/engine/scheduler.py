@@ -259,7 +259,7 @@ class Scheduler:
                 event = row.generated(each)
             except InputError as error:
                 event = Generated(row.index, None, None, "", "error", error=error)
-            if not events:
+            if work.drafts and not events:
                 event = replace(event, accepted=right, rejected=len(work.drafts) - right)
             self.timings.decode_tokens += event.id is not None
             events.append(event)
