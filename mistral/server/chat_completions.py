@@ -158,10 +158,10 @@ class ChatWriter:
             yield self._chunk(answer.index, {"role": "assistant", "content": "", "refusal": None})
         async for part in told(answers.pieces(), self._deltas):
             yield part
+        usage = b""
         if self._usage:
-            usage = answers.usage.record()
-            yield frame({**self._head("chat.completion.chunk"), "choices": [], "usage": usage})
-        yield DONE
+            usage = frame({**self._head("chat.completion.chunk"), "choices": [], "usage": answers.usage.record()})
+        yield usage + DONE
 
     def _deltas(self, piece: Piece) -> list[bytes]:
         """The chunks of one piece: thoughts, text, calls, and the end, each by itself."""

@@ -194,9 +194,8 @@ class CompletionWriter:
                     text = await self._service.in_thread(partial(self._echo, table, answer)) + text
                 parts.append(self._chunk(table, piece, text))
             yield b"".join(parts) or COMMENT
-        if wanted.include_usage:
-            yield frame({**self._head(), "choices": [], "usage": answers.usage.record()})
-        yield DONE
+        usage = frame({**self._head(), "choices": [], "usage": answers.usage.record()}) if wanted.include_usage else b""
+        yield usage + DONE
 
     def _chunk(self, table: LogprobTable, piece: Piece, text: str) -> bytes:
         table.add(piece.logprobs)
