@@ -17,7 +17,7 @@ from mistral.engine.work import Outcome, Sampling, Work
 from mistral.errors import InputError, setting
 from mistral.memory import available_memory, require_memory
 from mistral.model.args import ModelArgs
-from mistral.model.kv_cache import RollingCache, Snapshot, caches_nbytes, can_rewind
+from mistral.model.kv_cache import RollingCache, Snapshot, cache_nbytes, can_rewind
 from mistral.model.transformer import Transformer
 
 LOOK_SECONDS = 0.02  # for which the memory that was free is taken to be free
@@ -278,7 +278,7 @@ class Engine:
 
     def _nbytes(self, layers: Sequence[int], *capacities: int) -> int:
         """Memory of rows of so many tokens each."""
-        return caches_nbytes(self.args, layers, capacities, self.model.ops.SLOT_BYTES)
+        return cache_nbytes(self.args, layers, capacities, self.model.ops.SLOT_BYTES)
 
     # Micro-batches
 

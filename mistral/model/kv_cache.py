@@ -56,22 +56,12 @@ def wraps(written: int, window: int | None) -> bool:
     return window is not None and written > full_slots(window)
 
 
-def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int, slot_bytes: int) -> int:
-    """Bytes of the keys and values that these layers keep for a row of at most `capacity` tokens."""
-    return caches_nbytes(args, layers, (capacity,), slot_bytes)
-
-
-def caches_nbytes(args: ModelArgs, layers: Iterable[int], capacities: Iterable[int], slot_bytes: int) -> int:
-    """The same of several rows."""
-    counts = _counted(tuple(args.sliding_windows[layer] for layer in layers))
-    slots = sum(count * slots_needed(capacity, window) for capacity in capacities for window, count in counts)
+def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int | Sequence[int], slot_bytes: int) -> int:
+    """Bytes of the keys and values that these layers keep for a row of at most `capacity` tokens, or several rows."""
+    counts = Counter(args.sliding_windows[layer] for layer in layers).items()
+    rows = (capacity,) if isinstance(capacity, int) else capacity
+    slots = sum(count * slots_needed(tokens, window) for tokens in rows for window, count in counts)
     return 2 * slot_bytes * slots * args.n_kv_heads * args.head_dim
-
-
-@functools.lru_cache(maxsize=64)
-def _counted(windows: tuple[int | None, ...]) -> tuple[tuple[int | None, int], ...]:
-    """Each window, with how many layers have it."""
-    return tuple(Counter(windows).items())
 
 
 def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> bool:
