@@ -129,15 +129,18 @@ class Connection(asyncio.Protocol):
 
         into: where the answer is written, for whoever wants to look at its pieces meanwhile.
         """
+        return await self.send(request(body, path), ready, into)
+
+    async def send(self, data: bytes, ready: asyncio.Event | None = None, into: Answer | None = None) -> Answer:
+        """As `post`, for a request that has been written out."""
         loop = asyncio.get_running_loop()
         if self._transport is None:
             self._transport, _ = await loop.create_connection(lambda: self, self._host, self._port)
         self._answer, self._ready = into or Answer(), ready or asyncio.Event()
         self._whole, self._left, self._tail = loop.create_future(), -1, b""
-        data, answer = json.dumps(body).encode(), self._answer
+        answer = self._answer
         answer.begun = time.perf_counter()
-        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        self._transport.write(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+        self._transport.write(data)
         async with asyncio.timeout(SECONDS):
             await self._whole
         return answer
@@ -176,6 +179,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
+def request(body: Mapping[str, Any], path: str = PATH) -> bytes:
+    """A request as it goes over the wire."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
+
+
 async def at_once(url: str, bodies: Sequence[Mapping[str, Any]]) -> tuple[list[Answer], float]:
     """The answers to requests of as many clients that come at the same time, and the seconds until all are there.
 
@@ -184,8 +194,9 @@ async def at_once(url: str, bodies: Sequence[Mapping[str, Any]]) -> tuple[list[A
     connections = [Connection(url) for _ in bodies]
     for connection in connections:
         await connection.post({"content": ""}, "/tokenize")
+    requests = [request(body) for body in bodies]
     begun = time.perf_counter()
-    answers = await asyncio.gather(*(each.post(body) for each, body in zip(connections, bodies, strict=True)))
+    answers = await asyncio.gather(*(each.send(data) for each, data in zip(connections, requests, strict=True)))
     seconds = time.perf_counter() - begun
     for connection in connections:
         connection.close()

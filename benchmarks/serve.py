@@ -82,6 +82,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace, url: str, pid: int) -> None:
         self.options, self.url, self.pid = options, url, pid
         self._engine: Engine | None = None
+        gc.collect()
+        gc.freeze()  # or the libraries' objects would be looked through for 0.3 s while something is measured
 
     @property
     def engine(self) -> Engine:
@@ -89,7 +91,7 @@ class Bench:
         if self._engine is None:
             self._engine = Engine(load_model(self.options.checkpoint, threads=self.options.threads))
             gc.collect()
-            gc.freeze()  # as the server does: nothing is measured while the libraries' objects are looked through
+            gc.freeze()  # as the server does
         return self._engine
 
     def prompts(self, count: int, tokens: int = PROMPT, first: int = 0) -> list[list[int]]:

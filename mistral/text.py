@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ from mistral.errors import InputError, one_line
 MAX_FILE = 1 << 25  # bytes of a JSON file
 LFS_POINTER = b"version https://git-lfs"  # how the small file begins that Git leaves in place of a large one
 MAX_DIGITS = 1000  # of a whole number
+_LONG = re.compile(f"[0-9]{{{MAX_DIGITS + 1}}}")
 MAX_DEPTH = 64  # lists and objects within each other
 _AS_IS = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029)}  # by json_line
@@ -56,16 +58,19 @@ def parse_json(text: str) -> Any:
     Refused beside broken syntax are NaN and infinities, numbers too large to hold, a key twice in one object, half of a
     surrogate pair, and more than `MAX_DEPTH` levels.
     """
+    parse_int = _whole if _LONG.search(text) else None  # asked for each of them, it would take most of the time
     try:
         value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=parse_int
         )
     except RecursionError:
         raise ValueError(f"more than {MAX_DEPTH} levels deep") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {one_line(error)}") from None
-    if depth(value) > MAX_DEPTH:
+    if text.count("[") + text.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
         raise ValueError(f"more than {MAX_DEPTH} levels deep")
+    if text.isascii() and "\\u" not in text:  # most are, and then no surrogate can be in it
+        return value
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -79,7 +79,7 @@ class Engine:
     def row_bytes(self) -> int:
         """Memory that is counted for the rows there are, of all ranks. May be asked by any thread."""
         layers = range(self.args.n_layers)
-        return sum(self._nbytes(layers, tokens) for tokens in list(self._reserved.values()))
+        return self._nbytes(layers, *list(self._reserved.values()))
 
     # Rows
 
@@ -134,7 +134,7 @@ class Engine:
             return 0
         here = [room for room in self._rooms if room.host == self._rooms[0].host]
         layers = [layer for room in here for layer in room.layers]
-        taken = sum(self._nbytes(layers, tokens) for tokens in self._reserved.values()) + self._stored()
+        taken = self._nbytes(layers, *self._reserved.values()) + self._stored()
         return max(0, min(room.available for room in here) - taken)
 
     def _stored(self) -> int:
@@ -268,7 +268,7 @@ class Engine:
         for host in {room.host for room in self._rooms}:
             rooms = [room for room in self._rooms if room.host == host]
             layers = [layer for room in rooms for layer in room.layers]
-            taken = sum(self._nbytes(layers, each) for each in others)
+            taken = self._nbytes(layers, *others)
             needed = self._nbytes(layers, max(capacity, before)) - self._nbytes(layers, before)
             available = min(room.available for room in rooms) - taken
             if store and host == self._rooms[0].host and needed <= available < needed + store.nbytes:
@@ -276,8 +276,9 @@ class Engine:
             remedy = f"lower {setting('max_tokens')} or {setting('max_context')}, or shorten the text"
             require_memory(needed, available, f"the cache of {capacity} tokens", remedy)
 
-    def _nbytes(self, layers: Sequence[int], capacity: int) -> int:
-        return cache_nbytes(self.args, layers, capacity, self.model.ops.SLOT_BYTES)
+    def _nbytes(self, layers: Sequence[int], *capacities: int) -> int:
+        """Memory of rows of so many tokens each."""
+        return cache_nbytes(self.args, layers, capacities, self.model.ops.SLOT_BYTES)
 
     # Micro-batches
 

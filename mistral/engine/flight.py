@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from mistral.engine.active_row import ActiveRow
@@ -18,17 +19,17 @@ class Flight:
     ticket: int
     pieces: tuple[tuple[ActiveRow, Work, Kind], ...]
 
-    @property
+    @cached_property
     def reads(self) -> int:
         """Tokens of prompts."""
         return sum(len(work.ids) for _, work, kind in self.pieces if kind != "answer")
 
-    @property
+    @cached_property
     def answering(self) -> int:
         """Tokens of answers: one of each row, and its drafts."""
-        return sum(len(work.tokens) for _, work, kind in self.pieces if kind == "answer")
+        return sum(len(work.ids) + len(work.drafts) for _, work, kind in self.pieces if kind == "answer")
 
-    @property
+    @cached_property
     def drafted(self) -> int:
         """Drafts of all rows."""
         return sum(len(work.drafts) for _, work, _ in self.pieces)

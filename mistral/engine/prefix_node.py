@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +83,18 @@ def first_held(snapshot: Snapshot, window: Window) -> int:
 
 def cut_out(snapshot: Snapshot, layers: Sequence[int], window: Window, start: int, end: int) -> Stored:
     """A copy of the keys and values of positions from `start` to `end`, (2 * layers, KV, end - start, d)."""
-    places: Any = slice(start, end)
+    first, count = start, end - start
     if window is not None and wraps(snapshot.written, window):
-        places = np.arange(start, end) % full_slots(window)
-    return np.stack([part[:, places] for layer in layers for part in snapshot.layers[layer]])
+        first %= full_slots(window)
+    parts = [part for layer in layers for part in snapshot.layers[layer]]
+    (heads, slots, dim), dtype = parts[0].shape, parts[0].dtype
+    straight = max(0, min(count, slots - first))  # up to the last slot; the others lie in the first ones
+    found: Stored = np.empty((len(parts), heads, count, dim), dtype)
+    for target, part in zip(found, parts, strict=True):
+        target[:, :straight] = part[:, first : first + straight]
+        if straight < count:
+            target[:, straight:] = part[:, : count - straight]
+    return found
 
 
 def reusable(path: Sequence[Node], windows: Sequence[Window], most: int) -> int:

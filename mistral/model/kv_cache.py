@@ -20,6 +20,7 @@ been overwritten.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,11 @@ def wraps(written: int, window: int | None) -> bool:
     return window is not None and written > full_slots(window)
 
 
-def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int, slot_bytes: int) -> int:
-    """Bytes of the keys and values that these layers keep for a row of at most `capacity` tokens."""
-    slots = sum(slots_needed(capacity, args.sliding_windows[layer]) for layer in layers)
+def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int | Sequence[int], slot_bytes: int) -> int:
+    """Bytes of the keys and values that these layers keep for a row of at most `capacity` tokens, or several rows."""
+    counts = Counter(args.sliding_windows[layer] for layer in layers).items()
+    rows = (capacity,) if isinstance(capacity, int) else capacity
+    slots = sum(count * slots_needed(tokens, window) for tokens in rows for window, count in counts)
     return 2 * slot_bytes * slots * args.n_kv_heads * args.head_dim
 
 

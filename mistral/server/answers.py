@@ -131,7 +131,7 @@ class Answer:
     def _text(self, events: Sequence[Generated]) -> Piece | None:
         """What steps add to an answer that is nothing but text."""
         begins, logprobs = self.begins and not self.ids, self._note(events)
-        text, finish = "".join(event.text for event in events), events[-1].finish_reason
+        text, finish = "".join([event.text for event in events]), events[-1].finish_reason
         self.text, self.finish_reason = self.text + text, finish
         return Piece(self.index, text, "", (), logprobs, finish, begins) if text or logprobs or finish else None
 
@@ -156,22 +156,23 @@ class Answer:
             return None
         return Piece(self.index, text, thought, tuple(parts), logprobs, finish, begins)
 
-    def _note(self, events: Iterable[Generated]) -> tuple[TokenLogprob, ...]:
+    def _note(self, events: Sequence[Generated]) -> tuple[TokenLogprob, ...]:
         """Count the tokens of steps -> what is told of each."""
-        logprobs = list[TokenLogprob]()
-        for event in events:
-            if event.accepted or event.rejected:
-                self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
-            if event.id is None:
-                continue
-            self.ids.append(event.id)
-            if self._thinking.tokens:
+        ids = [event.id for event in events if event.id is not None]
+        self.ids += ids
+        if self._thinking.tokens:
+            for token_id in ids:
                 self.thought_tokens += self._thinking.inside
-                self._thinking.push(event.id)
-            if event.logprob is not None:
-                logprobs.append(TokenLogprob(event.id, event.logprob, event.top))
+                self._thinking.push(token_id)
+        for event in [event for event in events if event.accepted or event.rejected]:
+            self.accepted, self.rejected = self.accepted + event.accepted, self.rejected + event.rejected
+        logprobs = tuple(
+            TokenLogprob(event.id, event.logprob, event.top)
+            for event in events
+            if event.logprob is not None and event.id is not None
+        )
         self.logprobs += logprobs
-        return tuple(logprobs)
+        return logprobs
 
     def _parts(self, found: Iterable[CallPart]) -> list[CallPart]:
         """Those that are to be told, each with the name of its call when it is the first of it."""
@@ -211,33 +212,49 @@ class Answers:
 
     async def pieces(self) -> AsyncGenerator[Sequence[Piece]]:
         """What has come since the last time; nothing where that took long. Raises ApiError for a failure."""
-        while self._open:
-            events = await self.inbox.take(KEEP_ALIVE_SECONDS)
-            pieces = self._read(events)
-            if pieces or not events:
-                yield pieces
-            if self._failure:
-                raise self._failure
+        try:
+            while self._open:
+                events = await self.inbox.take(KEEP_ALIVE_SECONDS)
+                pieces = self._read(events)
+                if pieces or not events:
+                    yield pieces
+                if self._failure:
+                    raise self._failure
+        finally:
+            self.inbox.close()
 
     def _read(self, events: Sequence[tuple[int, Event]]) -> list[Piece]:
         """Take events, each with its answer's place -> what they add, up to the failure of an answer if one fails."""
         generated = dict[int, list[Generated]]()  # by the place of the answer
-        for place, event in events:
-            answer = self.answers[place]
+        for place, found in self._by_place(events).items():
+            answer, reads = self.answers[place], 0
             if not answer.begun:
                 answer.begun = True
                 self._metrics.waiting.dec()
-            if isinstance(event, Prefilled):
+            while reads < len(found) and isinstance(event := found[reads], Prefilled):  # these come before all others
                 answer.read(event)
-                continue
-            if event.finish_reason is not None:
+                reads += 1
+            steps: list[Generated] = found[reads:]  # type: ignore[assignment]
+            if steps and steps[-1].finish_reason is not None:
                 self._open -= 1
-                self._failure = self._failure or self._failure_of(event)
+                self._failure = self._failure or self._failure_of(steps[-1])
                 if self._failure:
-                    break
-            generated.setdefault(place, []).append(event)
+                    steps.pop()
+            if steps:
+                generated[place] = steps
+            if self._failure:
+                break
         self._measure(generated)
         return [piece for place, steps in generated.items() for piece in self.answers[place].add(steps)]
+
+    def _by_place(self, events: Sequence[tuple[int, Event]]) -> dict[int, list[Event]]:
+        """The events of each answer, in their order."""
+        if events and len(self.answers) == 1:
+            return {0: [event for _, event in events]}
+        found: dict[int, list[Event]] = {}
+        for place, event in events:
+            found.setdefault(place, []).append(event)
+        return found
 
     def _failure_of(self, event: Generated) -> ApiError | None:
         if event.finish_reason == "error":
@@ -247,7 +264,7 @@ class Answers:
 
     def _measure(self, generated: Mapping[int, Sequence[Generated]]) -> None:
         """Note when tokens came: those that come together have each taken the same time."""
-        tokens = sum(event.id is not None for steps in generated.values() for event in steps)
+        tokens = sum(len(steps) - (steps[-1].id is None) for steps in generated.values())  # the last may have none
         if not tokens:
             return
         now, firsts = time.perf_counter(), sum(not self.answers[place].ids for place in generated)

@@ -19,7 +19,7 @@ from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields, first_given
 from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_MESSAGES, MAX_TOP, Defaults
-from mistral.server.sse import DONE, frame, told
+from mistral.server.sse import DONE, Chunks, frame, told
 from mistral.server.structure import read_constraint
 from mistral.server.tool_choice import ToolChoice, read_tool_choice
 from mistral.tokenizer.call_stream import CallPart
@@ -125,6 +125,7 @@ class ChatWriter:
     def __init__(self, service: Service, response_id: str, include_usage: bool = False, logprobs: bool = False) -> None:
         self._service, self._id, self._usage, self._logprobs = service, response_id, include_usage, logprobs
         self._created = int(time.time())
+        self._chunks = Chunks(self._head("chat.completion.chunk"), "choices", {"usage": None} if include_usage else {})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -157,10 +158,10 @@ class ChatWriter:
             yield self._chunk(answer.index, {"role": "assistant", "content": "", "refusal": None})
         async for part in told(answers.pieces(), self._deltas):
             yield part
+        usage = b""
         if self._usage:
-            usage = answers.usage.record()
-            yield frame({**self._head("chat.completion.chunk"), "choices": [], "usage": usage})
-        yield DONE
+            usage = frame({**self._head("chat.completion.chunk"), "choices": [], "usage": answers.usage.record()})
+        yield usage + DONE
 
     def _deltas(self, piece: Piece) -> list[bytes]:
         """The chunks of one piece: thoughts, text, calls, and the end, each by itself."""
@@ -182,8 +183,7 @@ class ChatWriter:
         self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        usage = {"usage": None} if self._usage else {}
-        return frame({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
+        return self._chunks.frame(choice)
 
 
 def call_deltas(part: CallPart) -> list[dict[str, Any]]:

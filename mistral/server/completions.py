@@ -24,7 +24,7 @@ from mistral.server.exchange import Exchange, check_model, new_id, service_of
 from mistral.server.fields import Fields
 from mistral.server.service import Service
 from mistral.server.settings import MAX_CHOICES, MAX_TOP, Defaults
-from mistral.server.sse import COMMENT, DONE, frame
+from mistral.server.sse import COMMENT, DONE, Chunks, frame
 from mistral.server.structure import read_constraint
 from mistral.server.token_texts import TokenTexts, finite
 
@@ -141,6 +141,7 @@ class CompletionWriter:
 
     def __init__(self, service: Service, wanted: CompletionRequest, response_id: str) -> None:
         self._service, self._wanted, self._id, self._created = service, wanted, response_id, int(time.time())
+        self._chunks = Chunks(self._head(), "choices", {"usage": None} if wanted.include_usage else {})
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -193,16 +194,14 @@ class CompletionWriter:
                     text = await self._service.in_thread(partial(self._echo, table, answer)) + text
                 parts.append(self._chunk(table, piece, text))
             yield b"".join(parts) or COMMENT
-        if wanted.include_usage:
-            yield frame({**self._head(), "choices": [], "usage": answers.usage.record()})
-        yield DONE
+        usage = frame({**self._head(), "choices": [], "usage": answers.usage.record()}) if wanted.include_usage else b""
+        yield usage + DONE
 
     def _chunk(self, table: LogprobTable, piece: Piece, text: str) -> bytes:
         table.add(piece.logprobs)
         logprobs = None if self._wanted.logprobs is None else table.taken()
         choice = {"index": piece.index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
-        usage = {"usage": None} if self._wanted.include_usage else {}
-        return frame({**self._head(), "choices": [choice], **usage})
+        return self._chunks.frame(choice)
 
 
 class LogprobTable:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from traceback import extract_tb
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -19,6 +20,7 @@ from mistral.server.metrics import Metrics
 from mistral.server.settings import MAX_HEADERS, ServerSettings, is_loopback
 
 OPEN = ("/", "/health", "/v1/health")  # paths that need no key
+ABSOLUTE = re.compile(rb"https?://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)  # a target before its "?"
 UNKNOWN = "other"  # what metrics call a path that is none of the server's
 
 
@@ -52,6 +54,7 @@ class Guard:
 
         try:
             try:
+                to_origin_form(scope)
                 headers = Headers(scope=scope)
                 self._check_headers(scope, headers)
                 if scope["path"] not in OPEN:
@@ -73,7 +76,8 @@ class Guard:
         host = hostname(f"//{headers.get('host', '')}")
         if self.settings.is_loopback and not (is_loopback(host) or host == self.settings.host):
             what = "names another machine" if "host" in headers else "is missing"
-            raise ApiError(403, f"the Host header {what}; call the server as localhost")
+            where = "address of the request" if scope["state"].get("absolute") else "Host header"
+            raise ApiError(403, f"the {where} {what}; call the server as localhost")
         crossed = headers.get("sec-fetch-site", "") == "cross-site" and scope["method"] not in ("GET", "HEAD")
         allowed = "*" in self.settings.cors or headers.get("origin") in self.settings.cors
         if crossed and not allowed:
@@ -89,6 +93,22 @@ class Guard:
         parts = [client, scope["method"], path[:200], shown, f"{seconds:.3f} s"]
         parts += [str(state[name]) for name in ("key", "tokens", "id") if state.get(name)]
         self.log.say(" ".join(parts))
+
+
+def to_origin_form(scope: Scope) -> None:
+    """Make of `GET http://host/path`, as a proxy is asked, `GET /path` with this host in place of the Host header.
+
+    Every server must take both (RFC 9112, 3.2.2). Raises ApiError for a host with a user's name, which is none of HTTP.
+    """
+    found = ABSOLUTE.fullmatch(scope["raw_path"])
+    if not found:
+        return
+    authority, path = found[1], found[2] or b"/"
+    scope["path"], scope["raw_path"] = unquote(path.decode("ascii")), path  # first: the log is to have no user's name
+    if b"@" in authority or not hostname(f"//{authority.decode('ascii', 'replace')}"):
+        raise ApiError(400, "the address of the request has no sound host")
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    scope["headers"], scope["state"]["absolute"] = [(b"host", authority), *others], True
 
 
 def hostname(url: str) -> str:

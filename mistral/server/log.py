@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import queue
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 
 from mistral.errors import visible
 
 MOST_WAITING = 10_000  # lines that a reader of standard error may be behind; what comes then is left out
 MOST_LENGTH = 4096  # characters of a line
+GATHERING_SECONDS = (
+    0.05  # that a line waits for others: to wake who writes them takes as long as a request's other work
+)
 
 
 class Log(logging.Handler):
@@ -20,15 +23,16 @@ class Log(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self._lines, self._come, self._closing = deque[str](), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def say(self, text: str, most: int = MOST_LENGTH) -> None:
         """Write a line, with the time before it; characters that are not printable are written out."""
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text[:most])}"
-        with suppress(queue.Full):
-            self._lines.put_nowait(line)
+        if len(self._lines) < MOST_WAITING:
+            self._lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text[:most])}\n")
+        if not self._come.is_set():
+            self._come.set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """A message of a library; of an error that comes with it, the kind alone."""
@@ -44,11 +48,16 @@ class Log(logging.Handler):
     def close(self) -> None:
         """Write what is left, for a second at most."""
         super().close()
-        with suppress(queue.Full):
-            self._lines.put_nowait(None)
+        self._closing.set()
+        self._come.set()
         self._thread.join(1)
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        ended = False
+        while not ended:
+            self._come.wait()
+            ended = self._closing.wait(GATHERING_SECONDS)
+            self._come.clear()  # before lines are taken: who says more from now on sets it again
+            text = "".join(self._lines.popleft() for _ in range(len(self._lines)))
             with suppress(OSError, ValueError):
-                print(line, file=sys.stderr, flush=True)
+                print(text, end="", file=sys.stderr, flush=True)

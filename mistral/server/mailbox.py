@@ -1,14 +1,17 @@
-"""The way from the engine's thread to the event loop: one wake-up for all events that have come."""
+"""The way from the engine's thread to the event loop: events are told to a few of those they are for at a time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from mistral.engine.requests import Event, Generated
 
-LEAST, MOST = 0.005, 0.05  # seconds for which events are gathered before they are handed out again
-SHARE = 16  # so many times as long as it took to tell of the last ones, between the two
+LEAST, MOST = 0.005, 0.05  # seconds for which events of one inbox are gathered before they are handed out again
+SHARE = 32  # so many times as long as it took to tell of the last ones, between the two
+AT_ONCE = 16  # inboxes that are told in one turn of the loop: no longer than the engine leaves the interpreter alone
 
 
 class Inbox:
@@ -18,8 +21,12 @@ class Inbox:
         """In a running loop."""
         self._loop, self._events = asyncio.get_running_loop(), list[tuple[int, Event]]()
         self._waiting: asyncio.Future[None] | None = None
+        self._until = 0.0  # when whoever waits has waited long enough
+        self._alarm: asyncio.TimerHandle | None = None  # at that time, or before it
+        self._begun = set[int]()  # places whose answers have begun
         self._hurried = False  # whether an event has come that is to be told at once
         self._told = False  # whether whoever takes need not wait
+        self.listed = False  # whether a mailbox will wake it
         self.patience = 0  # events that may gather before whoever waits is told, unless one of them ends an answer
 
     @property
@@ -28,23 +35,23 @@ class Inbox:
         return bool(self._events) and (self._hurried or len(self._events) > self.patience)
 
     def put(self, place: int, event: Event) -> bool:
-        """Put one more event -> whether it is to be told at once."""
+        """Put one more event -> whether it is to be told at once, as the first token of an answer and its end are."""
         self._events.append((place, event))
-        hurried = hurries(event)
-        if hurried:
-            self._hurried = True
-        return hurried
+        if not isinstance(event, Generated) or (event.finish_reason is None and place in self._begun):
+            return False
+        self._begun.add(place)
+        self._hurried = True
+        return True
 
     async def take(self, seconds: float) -> list[tuple[int, Event]]:
         """All that has come, as soon as `wake` says so; nothing where that takes longer than so many seconds."""
         if not self._told:
             self._waiting = self._loop.create_future()
-            alarm = self._loop.call_later(seconds, self._stop_waiting)
+            self._wait_until(self._loop.time() + seconds)
             try:
                 await self._waiting
             finally:
                 self._waiting = None
-                alarm.cancel()
         if not self._told:
             return []
         self._hurried = self._told = False
@@ -59,71 +66,97 @@ class Inbox:
             self._told = True
             self._stop_waiting()
 
+    def close(self) -> None:
+        """Nobody takes any more. In the loop."""
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = None
+
+    def _wait_until(self, when: float) -> None:
+        """See that the alarm rings by then: it is one for many takes, since few of them wait so long."""
+        self._until = when
+        if self._alarm is None or self._alarm.when() > when:
+            self.close()
+            self._alarm = self._loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._waiting and self._loop.time() < self._until:
+            self._wait_until(self._until)
+        else:
+            self._stop_waiting()
+
     def _stop_waiting(self) -> None:
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
 
 
 class Mailbox:
-    """Wakes the loop when one thread has put events into inboxes."""
+    """Wakes the loop when one thread has put events into inboxes.
+
+    Who has the first token of an answer or its end is told at once. Others are told a few at a time, each of them
+    again after a while: to wake the loop is a system call, and while it tells, the engine has not the interpreter.
+    """
 
     def __init__(self) -> None:
         """In a running loop."""
-        self._loop, self._news = asyncio.get_running_loop(), set[Inbox]()
-        self._woken = False  # whether the loop will look
-        self._hurried = False  # whether it has been told to do so at once
-        self._due = False  # whether something has come that somebody waits for
-        self._timer: asyncio.TimerHandle | None = None  # when it looks again by itself
+        self._loop = asyncio.get_running_loop()
+        self._urgent, self._due = deque[Inbox](), deque[Inbox]()
+        self._called = False  # whether the loop will look for urgent ones
+        self._looks = False  # whether it will look for others, by itself or since it was told to
+        self._timer: asyncio.TimerHandle | None = None  # when it looks by itself
 
     def put(self, inbox: Inbox, place: int, event: Event) -> None:
-        """Put an event into an inbox of the loop; nothing comes of it once the loop is closed.
+        """Put an event into an inbox of the loop; nothing comes of it once the loop is closed."""
+        if inbox.put(place, event):
+            self._urgent.append(inbox)
+            if not self._called:
+                self._called = True
+                self._call(self._hurry)
+        elif not inbox.listed and inbox.due:
+            inbox.listed = True
+            self._due.append(inbox)
+            if not self._looks:
+                self._looks = True
+                self._call(self._look)
 
-        Of the first event of an answer and its last the loop is told at once, and of all others with them. Others wait
-        until the loop looks by itself: to wake it is a system call, in which another thread may take the interpreter.
-        """
-        hurried = inbox.put(place, event)
-        self._news.add(inbox)
-        if self._hurried:
-            return
-        self._hurried = hurried
-        self._due |= inbox.due  # before it is asked whether anyone will look
-        if hurried or (self._due and not self._woken):
-            self._woken = True
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._hand_out if hurried else self._wake)
+    def _call(self, what: Callable[[], None]) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what)
 
-    def _wake(self) -> None:
-        """Events have come while nobody was looking."""
-        if not self._hurried:
-            self._hand_out()
+    def _hurry(self) -> None:
+        """Tell those who have the first token of an answer or its end."""
+        self._called = False  # first: who hurries from now on calls again
+        begun, count = self._loop.time(), len(self._urgent)
+        while self._urgent:
+            self._urgent.popleft().wake()
+        if not self._looks:  # what follows a first token need not hurry
+            self._looks = True
+            self._afterwards(begun, count)
 
     def _look(self) -> None:
-        """Hand out what is due since the last time; where nothing is, whoever puts something is to say so."""
-        self._timer = None
+        """Tell some of the others; where there are none, whoever puts something is to say so."""
         if not self._due:
-            self._woken = False  # and only then look again: it may have been put between the two
-        if self._due:
-            self._hand_out()
+            self._looks = False  # and only then look again: it may have been put between the two
+            if not self._due:
+                return
+            self._looks = True
+        begun, count = self._loop.time(), min(AT_ONCE, len(self._due))
+        for _ in range(count):
+            inbox = self._due.popleft()
+            inbox.listed = False  # before it is looked at: what comes later lists it again
+            inbox.wake()
+        self._afterwards(begun, count)
 
-    def _hand_out(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        # first: who hurries from now on wakes the loop again
-        self._woken, self._hurried, self._due = True, False, False
-        begun = self._loop.time()
-        while self._news:
-            self._news.pop().wake()
-        # after those who wait for them, and what they send
-        self._loop.call_soon(self._loop.call_soon, self._told, begun)
+    def _afterwards(self, begun: float, count: int) -> None:
+        """Look again, after those who were told have sent what they send."""
+        self._loop.call_soon(self._loop.call_soon, self._told, begun, count)
 
-    def _told(self, begun: float) -> None:
-        """Look again a little later, the later the longer it took to tell of these."""
+    def _told(self, begun: float, count: int) -> None:
+        """Look again the later, the longer it took to tell so many, and the sooner, the more have to be told in all."""
         now = self._loop.time()
+        turns = max(1.0, len(self._due) / AT_ONCE)
+        took = (now - begun) * min(1.0, AT_ONCE / max(1, count))
         if self._timer:
             self._timer.cancel()
-        self._timer = self._loop.call_at(now + min(MOST, LEAST + SHARE * (now - begun)), self._look)
-
-
-def hurries(event: Event) -> bool:
-    """Whether an event is the first of an answer or its last."""
-    return not isinstance(event, Generated) or event.finish_reason is not None
+        self._timer = self._loop.call_at(now + min(MOST, LEAST + SHARE * took * turns) / turns, self._look)

@@ -26,6 +26,7 @@ IDLE_SECONDS = 75  # that a connection is kept without a request
 LAST_SECONDS = 2  # in which clients are told that their answers have ended
 MOST_FILES = 65536  # connections and files that may be open
 SWITCH_SECONDS = 0.001  # that a thread computes in Python while another waits: nobody waits long among many
+GARBAGE = 10_000  # objects that come before it is looked for cycles: a step of many rows makes hundreds, and none
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -150,4 +151,5 @@ def run(service: Service, sock: socket.socket, ready: Callable[[], None] = lambd
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # what is there now stays: nobody waits while it is looked through again
+    gc.set_threshold(GARBAGE)
     asyncio.run(DrainingServer(service, ready).serve([sock]))

@@ -186,9 +186,10 @@ class Service:
         for answer in answers.answers:
             prompt, stream = answer.prompt, tokenizer.stream(answer.prompt.continued)
             answer.stream = TextStream(stream, asked.stops, prompt.think_tokens, prompt.thinks)
+        settings = [replace(asked.settings, sample=sample) if sample else asked.settings for sample in range(asked.n)]
         return [
             Request(
-                prompt.ids, room, replace(asked.settings, sample=sample), tokenizer.end_ids,
+                prompt.ids, room, settings[sample], tokenizer.end_ids,
                 answers.answers[place * asked.n + sample].stream, asked.scores_prompt, top=asked.top,
                 logprobs=asked.logprobs, excluded=excluded, min_tokens=asked.min_tokens,
                 ignore_eos=asked.ignore_eos, constraint=grammars[place], prediction=asked.prediction,

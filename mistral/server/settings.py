@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mistral.errors import InputError
 
@@ -76,6 +77,7 @@ class ServerSettings:
         return is_loopback(self.host)
 
 
+@lru_cache(maxsize=64)  # every request asks, and most of them the same
 def is_loopback(host: str) -> bool:
     """Whether a host's name or address is that of the machine itself."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
@@ -31,6 +31,19 @@ def frame(value: object, event: str | None = None) -> bytes:
     """One event: a JSON value in one line, which holds whole characters only; `event`: its name, where it has one."""
     head = f"event: {event}\n" if event else ""
     return f"{head}data: {json_line(value)}\n\n".encode()
+
+
+class Chunks:
+    """Frames that differ in one item of a list alone, of an object whose other fields come before and after it."""
+
+    def __init__(self, before: Mapping[str, object], name: str, after: Mapping[str, object]) -> None:
+        """`name`: the field with the list."""
+        self._before = f"data: {json_line({**before, name: []})[:-2]}"
+        self._after = f"]{', ' if after else ''}{json_line(after)[1:]}\n\n"
+
+    def frame(self, item: object) -> bytes:
+        """As `frame` of the whole object."""
+        return f"{self._before}{json_line(item)}{self._after}".encode()
 
 
 async def gone(receive: Receive) -> None:

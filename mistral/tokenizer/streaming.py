@@ -20,7 +20,7 @@ class StreamDecoder:
         self._piece = piece
         self._drops_space = begins and codec.adds_space
         errors = "surrogateescape" if codec.mark_each_byte else "replace"
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
+        self._utf8, self._open = codecs.getincrementaldecoder("utf-8")(errors), False  # within a character
 
     def push(self, token_id: int) -> str:
         """The text that one more id makes certain; "" while a character is incomplete."""
@@ -28,14 +28,19 @@ class StreamDecoder:
         if piece is None:  # a control token ends what came before it
             return self.flush()
         if isinstance(piece, str):
-            text = piece.removeprefix(SPACE) if self._drops_space else piece
-            piece = text.replace(SPACE, " ").encode()
+            text = (piece.removeprefix(SPACE) if self._drops_space else piece).replace(SPACE, " ")
+            self._drops_space = False
+            if not self._open:  # as nearly always: then it is whole
+                return text
+            piece = text.encode()
         self._drops_space = False
         text = self._utf8.decode(piece)
+        self._open = bool(self._utf8.getstate()[0])
         return text if text.isascii() else text.translate(ESCAPED)
 
     def flush(self) -> str:
         """The text that is left at the end: U+FFFD for an incomplete character, else ""."""
+        self._open = False
         return self._utf8.decode(b"", True).translate(ESCAPED)
 
 
@@ -60,6 +65,7 @@ class TextStream:
         self.pending, self.stopped, self._held = "", False, 0
         self.stopped_by: str | None = None
         self.thinking = ThinkState(think_tokens, thinking)
+        self._plain = not self.stop and think_tokens is None  # then nothing is held back or left out
 
     def hold(self, tokens: int) -> None:
         """Let no stop string end the answer before so many ids."""
@@ -67,6 +73,8 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """Text that one more id makes certain; `stopped` is set when a stop string, which is not shown, is complete."""
+        if self._plain:
+            return self.decoder.push(token_id)
         self._held = max(0, self._held - 1)
         if self.thinking.is_mark(token_id):
             shown = self.flush()

@@ -301,7 +301,7 @@ class Tokenizer:
 
     def begins_text(self, after: Sequence[int]) -> bool:
         """Whether what follows these ids is the beginning of a text, as `stream` has it."""
-        return all(self.piece(token_id) is None for token_id in after)
+        return all(self._remembered(token_id) is None for token_id in after)
 
     def piece(self, token_id: int) -> Piece:
         """What one id stands for: text with U+2581 for a space, raw bytes, or None for a control token or nothing.

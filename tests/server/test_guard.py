@@ -119,6 +119,32 @@ def test_this_machines_names_are_not(server: LocalServer, host: str) -> None:
     assert server.http.get("/health", headers={"host": host}).status_code == 200
 
 
+@pytest.mark.parametrize(("target", "host", "status", "says"), [
+    ("http://localhost:8000/health", "localhost", 200, '"ok"'),
+    ("HTTP://127.0.0.1/v1/models?a=http://b/c", "other.example", 200, '"list"'),
+    ("http://localhost", "localhost", 200, "<!doctype html>"),
+    ("http://[::1]:80/v1/models/a%2fb", "localhost", 404, "'a/b' is not here"),
+    ("http://other.example/health", "localhost", 403, "the address of the request names another machine"),
+    ("http://user@localhost/health", "localhost", 400, "no sound host"),
+    ("http://[/health", "localhost", 400, "no sound host"),
+    ("http:///health", "localhost", 400, "no sound host"),
+    ("ftp://localhost/health", "localhost", 404, "is not here"),
+])  # fmt: skip
+def test_a_target_may_have_its_host_before_the_path(
+    server: LocalServer, target: str, host: str, status: int, says: str
+) -> None:
+    """As a proxy is asked (RFC 9112, 3.2.2); its host counts, and not that of the Host header."""
+    found = raw(server, f"GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+    assert found.startswith(f"HTTP/1.1 {status} ".encode()) and says in found.decode().replace("<!DOCTYPE", "<!doctype")
+
+
+def test_a_target_with_a_host_is_a_path_for_metrics_and_the_log(server: LocalServer) -> None:
+    name = 'mistral_requests_total{path="/v1/models",status="200"}'
+    before = server.figure(name)
+    raw(server, b"GET http://localhost/v1/models HTTP/1.0\r\n\r\n")
+    assert server.figure(name) == before + 1
+
+
 def test_pages_of_other_sites_may_call_only_where_they_are_named(server: LocalServer, guarded: LocalServer) -> None:
     for origin, allowed in (("https://a.example", True), ("https://b.example", False)):
         headers = {"origin": origin, "sec-fetch-site": "cross-site", "x-api-key": "first-key"}

@@ -48,6 +48,8 @@ def test_an_answer_that_nobody_watches_is_told_of_once_it_ends(monkeypatch: pyte
 
     async def taken() -> list[int]:
         box, inbox, found = Mailbox(), Inbox(), list[int]()
+        await asyncio.to_thread(box.put, inbox, 7, token(0))
+        assert await inbox.take(3600) == [(7, token(0))]
         inbox.patience = 3
         for events in ([token(1), token(2)], [token(3, "length")], [token(number) for number in range(4)], [token(5)]):
             for event in events:
@@ -56,6 +58,38 @@ def test_an_answer_that_nobody_watches_is_told_of_once_it_ends(monkeypatch: pyte
         return found
 
     assert asyncio.run(taken()) == [0, 3, 4, 0]
+
+
+def test_who_hurries_does_not_hurry_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events of others wait for their own time, whoever begins or ends meanwhile."""
+    monkeypatch.setattr(mailbox, "LEAST", 3600.0)
+    monkeypatch.setattr(mailbox, "MOST", 3600.0)
+
+    async def taken() -> list[int]:
+        box, one, other, found = Mailbox(), Inbox(), Inbox(), list[int]()
+        await asyncio.to_thread(box.put, other, 7, token(0))
+        assert len(await other.take(0.01)) == 1  # the first token of an answer hurries
+        for inbox, event in ((one, FIRST), (one, token(1)), (other, token(1)), (one, token(2, "length"))):
+            await asyncio.to_thread(box.put, inbox, 7, event)
+            found += [len(await one.take(0.01)), len(await other.take(0.01))]
+        return found
+
+    assert asyncio.run(taken()) == [0, 0, 2, 0, 0, 0, 1, 0]
+
+
+def test_all_are_told_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "AT_ONCE", 2)
+
+    async def taken() -> list[list[tuple[int, Event]]]:
+        box, inboxes = Mailbox(), [Inbox() for _ in range(7)]
+        waiting = [asyncio.ensure_future(inbox.take(3600)) for inbox in inboxes]
+        await asyncio.sleep(0)
+        for number, inbox in enumerate(inboxes):
+            box.put(inbox, number, token(number))
+        return await asyncio.gather(*waiting)
+
+    found = asyncio.run(asyncio.wait_for(taken(), 60))
+    assert found == [[(number, token(number))] for number in range(7)]
 
 
 def test_what_comes_later_is_told_without_being_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +163,24 @@ def test_nothing_comes_in_time() -> None:
         nothing = await inbox.take(0.001)
         inbox.put(0, token(1))
         inbox.wake()
-        return [nothing, await inbox.take(3600)]
+        return [nothing, await inbox.take(3600), await inbox.take(0.001), await inbox.take(0.002)]
 
-    assert asyncio.run(taken()) == [[], [(0, token(1))]]
+    assert asyncio.run(asyncio.wait_for(taken(), 60)) == [[], [(0, token(1))], [], []]
+
+
+def test_a_wait_is_not_cut_short_by_that_before_it() -> None:
+    """The alarm of a take that was answered does not end the next one."""
+
+    async def waited() -> tuple[list[list[tuple[int, Event]]], float]:
+        inbox, loop = Inbox(), asyncio.get_running_loop()
+        loop.call_later(0.1, inbox.put, 0, token(1))
+        loop.call_later(0.1, inbox.wake)
+        found = [await inbox.take(0.2)]
+        begun = loop.time()
+        return [*found, await inbox.take(0.4)], loop.time() - begun
+
+    found, seconds = asyncio.run(waited())
+    assert found == [[(0, token(1))], []] and seconds > 0.39
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_a_stream_does_not_decode_everything_again_for_each_id() -> None:
         seen.append(token_id)
         return "▁x"
 
-    stream = replace(tokenizer, codec=replace(tokenizer.codec, piece=piece)).stream(after=[5] * 1000)
+    stream = replace(tokenizer, codec=replace(tokenizer.codec, piece=piece)).stream(after=[5000] * 1000)
     assert len(seen) == 1  # the first visible piece of the prompt settles it
     assert "".join(stream.push(token_id) for token_id in range(1000)) == " x" * 1000
     assert seen[1:] == list(range(1000))
