@@ -295,7 +295,8 @@ class Scheduler:
         answered = sum(kind == "answer" and not outcome.again for (_, _, kind), outcome in pairs)
         drafted, right = flight.drafted, sum(len(outcome.more) for outcome in outcomes)
         self.timings.add_step(read, answered, seconds, drafted, right)
-        self._done = replace(self._done, prompt_tokens=self._done.prompt_tokens + read - again)
+        if read:
+            self._done = replace(self._done, prompt_tokens=self._done.prompt_tokens + read - again)
 
     def _count_step(self, flight: Flight | None, seconds: float) -> None:
         """Count a whole step, in which a micro-batch has come to its end: with what was stored of it."""
