@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mistral.engine.step_costs import StepCosts
+from mistral.engine.step_costs import LEAST, StepCosts
 
 MARGIN = 1.03  # drafts must promise so much, lest noise decide
 MOST = 64  # drafts of a step
@@ -16,7 +16,6 @@ DEARER = 10.0  # times as much later, if it seems to lose all
 WELL_KNOWN = 4  # comparisons: after more of them it is later, after fewer sooner
 DOUBTED = 0.15  # of that time, where the last trial was not as expected
 LOST_AT_MOST = 0.03  # by a step without drafts, as far as that is tried: all others are judged by it
-LEAST = 0.04  # of a step's time, for each token more, which a size that was not tried lately may take
 WORTH = 1.1  # times as fast must a size be then, that is tried
 
 

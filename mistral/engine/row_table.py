@@ -83,6 +83,8 @@ class RowTable:
     def admit(self) -> list[Event]:
         """Give rows to requests while there are rows and memory; what cannot have any even alone ends."""
         ended = self._resume_parked()
+        if not self.parked and not len(self.queue):
+            return ended
         yielded: dict[str, list[Handle]] = {}
         for handle in sorted(self.parked, key=lambda each: each.index):
             if not self.parked[handle].yielded:

@@ -14,6 +14,8 @@ from mistral.errors import InputError
 from mistral.grammar.grammar import Grammar
 from mistral.grammar.token_table import TokenTable
 
+NOTHING = Outcome()
+
 
 class Samplers:
     """What is known of each row that joined with a `Sampling`."""
@@ -49,17 +51,19 @@ class Samplers:
 
         Logits that are not numbers are an error of their own piece of work and touch no other.
         """
-        outcomes = [scored(piece.targets, found, self._top(piece)) for piece, found in zip(work, logits, strict=True)]
-        for i, (piece, found) in enumerate(zip(work, logits, strict=True)):
-            if piece.sample and not outcomes[i].error:
-                if _spoilt(piece, found):
-                    outcomes[i] = Outcome(again=True)
-                    continue
-                first, *more = self._chosen(piece, found[len(found) - 1 - len(piece.drafts) :])
-                if not first.error:
-                    first = replace(first, logprobs=outcomes[i].logprobs, tops=outcomes[i].tops)
-                outcomes[i] = replace(first, more=tuple(more))
-        return outcomes
+        return [self._outcome(piece, found) for piece, found in zip(work, logits, strict=True)]
+
+    def _outcome(self, piece: Work, logits: NDArray[np.float32]) -> Outcome:
+        """What comes of one piece of work, given the logits (n, V) of its tokens."""
+        found = scored(piece.targets, logits, self._top(piece))
+        if found.error or not piece.sample:
+            return found
+        if _spoilt(piece, logits):
+            return Outcome(again=True)
+        first, *more = self._chosen(piece, logits[len(logits) - 1 - len(piece.drafts) :])
+        if found.logprobs and not first.error:
+            first = replace(first, logprobs=found.logprobs, tops=found.tops)
+        return replace(first, more=tuple(more)) if more else first
 
     def _chosen(self, piece: Work, logits: NDArray[np.float32]) -> list[Outcome]:
         """The token after the last one, then those after drafts as long as these are right; logits (drafts + 1, V).
@@ -107,7 +111,7 @@ def _advanced(row: SamplingRow, sampling: Sampling, choice: Choice) -> Outcome:
 def scored(targets: Sequence[int], logits: NDArray[np.float32], top: int = 0) -> Outcome:
     """The log-probabilities of `targets`, and of the `top` likeliest ids, by the logits (n, V) before each."""
     if not len(targets):
-        return Outcome()
+        return NOTHING
     try:
         found = target_logprobs(logits[: len(targets)], np.asarray(targets, np.int64))
     except InputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from mistral.engine.orders import Join, Leave, Park, Restore, Resume, Rewind, RowOrder
 from mistral.engine.samplers import Samplers
-from mistral.engine.work import Outcome, Work, wanted_tokens
+from mistral.engine.work import Outcome, Work, wanted_counts, wanted_places
 from mistral.model.inputs import token_ids
 from mistral.model.kv_cache import CacheMetadata, Snapshot
 from mistral.model.transformer import Transformer
@@ -75,7 +76,7 @@ class Stage:
 
         The last stage gives (n, D), of the tokens whose logits the work wants, or None where it wants none.
         """
-        found = self.model.run_blocks(x, metadata, self.cache, after_layer, wanted_tokens(work)[1])
+        found = self.model.run_blocks(x, metadata, self.cache, after_layer, wanted_places(work))
         self.cache.end(metadata)
         return found
 
@@ -85,7 +86,8 @@ class Stage:
             return [np.empty((0, self.model.args.vocab_size), np.float32)] * len(work)
         with device_lock:
             logits = self.model.head(x).asnumpy()
-        return np.split(logits, np.cumsum(wanted_tokens(work)[0])[:-1])
+        counts = wanted_counts(work)
+        return [logits[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
     def choose(self, work: Sequence[Work], x: Tensor | None) -> list[Outcome]:
         """On the last stage: what `run_layers` gave -> what comes of each piece of work."""

@@ -8,7 +8,9 @@ from itertools import accumulate
 from statistics import median, median_low
 
 KEPT = 7  # comparisons of a size, of which the median counts
-FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is known
+FIRST_GUESS = 0.06  # of a step's time, for each token more, while nothing is known; and at least, beyond what is
+APART = 4  # tokens from the first size to the last, from which on these say what more tokens take
+LEAST = 0.04  # of a step's time, for each token more, which a size that was not tried lately may take
 SURE = 3  # comparisons that are enough if the last was as expected
 UNEXPECTED = 1.25  # times as long as expected, or so many times less
 LATEST = 7  # steps, which say how fast the machine is now
@@ -19,7 +21,8 @@ class StepCosts:
 
     A machine's speed changes from one second to the next. So a step is compared with the one right before it alone,
     where that had another number of tokens; the median of some such comparisons counts, and of two the less, since
-    what disturbs a step makes it longer. Sizes that were not compared are on a line between those that were.
+    what disturbs a step makes it longer. Sizes that were not compared are on a line between those that were, or beyond
+    them on one that is as steep as all of these together.
     """
 
     def __init__(self) -> None:
@@ -78,13 +81,14 @@ class StepCosts:
         return self.compared(tokens) >= (KEPT if tokens in self.doubted else SURE)
 
     def least(self, tokens: int) -> float:
-        """What so many tokens take at least: what fewer do, as far as these were compared more than once."""
-        pairs = zip(self._known, self._shares, strict=True)
-        return max((share for size, share in pairs if size < tokens and self.compared(size) > 1), default=0.0)
+        """What so many tokens take at least, by what fewer do, as far as these were compared more than once."""
+        each, pairs = LEAST * self.share(self._base), zip(self._known, self._shares, strict=True)
+        sure = ((size, share) for size, share in pairs if size < tokens and self.compared(size) > 1)
+        return max((share + each * (tokens - size) for size, share in sure), default=0.0)
 
     def reach(self, tokens: int) -> int:
         """The most tokens of a step that one may have now: about twice as many as were compared, or as these."""
-        return 2 * max(tokens, self._known[-1] if self._known else 1) + 2
+        return 2 * max(tokens, self._known[-1] if self._known else 1) + 6
 
     @property
     def latest(self) -> int:
@@ -100,11 +104,20 @@ class StepCosts:
         known, shares = self._known, self._shares
         above = bisect_left(known, tokens)
         if above == len(known):
-            return shares[-1] + FIRST_GUESS * shares[0] * (tokens - known[-1]) if known else 0.0
+            return shares[-1] + self._slope() * (tokens - known[-1]) if known else 0.0
         if known[above] == tokens or not above:
             return shares[above]
         part = (tokens - known[above - 1]) / (known[above] - known[above - 1])
         return shares[above - 1] * (1 - part) + shares[above] * part
+
+    def _slope(self) -> float:
+        """What a token more takes beyond the sizes that are known: as much as on average from the first to the last.
+
+        Where these are close together that says little, since a second token alone may take most of a step.
+        """
+        known, shares = self._known, self._shares
+        more = known[-1] - known[0]
+        return max(FIRST_GUESS * shares[0], (shares[-1] - shares[0]) / more if more >= APART else 0.0)
 
     def seconds(self, tokens: int) -> float:
         """What a step takes at the speed of the last few; 0 while nothing is known."""

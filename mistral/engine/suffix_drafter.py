@@ -38,7 +38,7 @@ class PastAnswers:
 class SuffixDrafter(Drafter):
     """See `Drafter`. `prediction`: what the answer is likely to be, or to have parts of."""
 
-    expected = (0.3, 0.2, 0.25, 0.4, 0.6, 0.75, 0.85, 0.9)
+    expected = (0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.92, 0.95)
 
     def __init__(self, prompt: Sequence[int], past: SuffixIndex, prediction: Sequence[int] = ()) -> None:
         self._texts: list[int] | None = [*prediction, *([BREAK] if prediction else ()), *prompt]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Literal
 
 import numpy as np
@@ -85,9 +86,16 @@ class Outcome:
         return self.finished or self.last or self.error is not None
 
 
-def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:
-    """How many logits each piece of work wants, and the places of their tokens when all tokens lie end to end."""
-    counts = [{"none": 0, "last": 1, "all": len(piece.ids)}[piece.logits] + len(piece.drafts) for piece in work]
-    ends = np.cumsum([len(piece.tokens) for piece in work])
-    places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
-    return counts, np.concatenate(places).astype(np.int64)
+def wanted_counts(work: Sequence[Work]) -> list[int]:
+    """How many logits each piece of work wants: those of its last tokens."""
+    return [{"none": 0, "last": 1, "all": len(piece.ids)}[piece.logits] + len(piece.drafts) for piece in work]
+
+
+def wanted_places(work: Sequence[Work]) -> NDArray[np.int64] | None:
+    """The places (n,) of the tokens whose logits are wanted, when all tokens lie end to end; None: all of them."""
+    counts, sizes = wanted_counts(work), [len(piece.ids) + len(piece.drafts) for piece in work]
+    if counts == sizes:
+        return None
+    ends = accumulate(sizes)
+    places = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return np.fromiter(chain.from_iterable(places), np.int64)

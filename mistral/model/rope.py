@@ -178,6 +178,7 @@ def rope_angles(
     the two elements of a pair.
     """
     angles = np.outer(positions.astype(np.float64), rope_frequencies(head_dim, rope_theta, scaling))
-    sharpness = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
-    cos, sin = (sharpness * turned(angles) for turned in (np.cos, np.sin))
+    cos, sin = np.cos(angles), np.sin(angles)
+    if isinstance(scaling, YarnScaling):
+        cos, sin = scaling.attention_factor * cos, scaling.attention_factor * sin
     return cos.astype(np.float32).repeat(2, axis=1), sin.astype(np.float32).repeat(2, axis=1)

@@ -31,7 +31,10 @@ def test_what_followed_the_longest_run_is_found() -> None:
     assert found_in(index, [1, 2, 3], 3) == (3, [6, 7, 9]), "the last of two that are as long"
     assert found_in(index, [9, 1, 2, 3], 2) == (4, [6, 7])
     assert found_in(index, [8, 1, 2, 3, 4], 5) == (4, [5, 9, 1, 2, 3])
-    assert found_in(index, [5, 2, 4], 3) == found_in(index, [3], 3) == (0, [])
+    assert found_in(index, [5, 2, 4], 3) == (1, [5, 9, 1]), "what has always followed one token"
+    assert found_in(index, [5, 2, 9], 3) == (1, [1, 2, 3]), "where it came last"
+    assert found_in(index, [5, 2, 3], 3) == (2, [6, 7, 9])
+    assert found_in(index, [5, 7, 3], 3) == found_in(index, [3], 3) == (0, []), "several have"
     index.extend([8, 8, 2, 3, 11])
     assert found_in(index, [1, 2, 3], 2) == (3, [8, 8]), "the longer one, though it came before"
 
@@ -64,7 +67,8 @@ def test_whatever_comes_the_index_is_bounded_and_right(ids: list[int], limit: in
 
     lengths = [min(LONGEST, agree(end)) for end in range(LEAST, len(held))]
     last = [length for length in lengths if length >= LEAST][-TRIES:]
-    assert same == max(last, default=0)
+    followers = {held[end] for end in range(1, len(held)) if ids and held[end - 1] == ids[-1]}
+    assert same == max(last, default=int(len(ids) > 1 and len(followers) == 1))
     if same:
         assert agree(place) >= same and index.after(place, most)[: len(held) - place] == held[place : place + most]
 
@@ -138,6 +142,7 @@ def test_depth_follows_acceptance_and_what_steps_take() -> None:
     assert depths([0.01], [8], 1, cheap) == [0]
     assert depths([0.9], [8], 1, dear) == [0]  # as with most mixtures
     assert depths([0.9], [8], 1, StepCosts()) == [0]  # nothing is known
+    assert depths([0.92], [32], 1, costs((1, 1.0), (4, 1.4), (8, 2.6), (12, 3.2))) == [3]  # more: as steep
     full = costs((16, 1.0), (20, 1.3), (32, 2.0))
     assert depths([0.6] * 16, [8] * 16, 16, full) == [0] * 16
     found = depths([0.9, 0.1], [8, 8], 2, costs((2, 1.0), (10, 1.2), (18, 1.5)))
