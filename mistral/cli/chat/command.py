@@ -58,7 +58,9 @@ class Interactive(Options):
     )  # fmt: skip
     json_schema: str | None = option(None, "Each answer is JSON by the schema in this file.", FORM, file=True)
     resume: bool = option(False, "Go on with the last conversation that was held with this checkpoint.")
-    autosave: bool | None = option(None, "Keep the conversation for --resume; at a terminal only, if left out.")
+    autosave: bool | None = option(
+        None, "Keep the conversation for --resume, and what is typed; at a terminal only, if left out."
+    )
     quiet: bool | None = option(
         None, "No lines about model, tokens and speed; they are shown at a terminal only, if left out.", OUTPUT
     )
@@ -165,15 +167,13 @@ def go_on(conversation: Conversation, kept: Autosave, last: Path | None) -> None
         print(f"note: {reason}; this is a new conversation", file=sys.stderr)
 
 
-def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
-    """Lines from standard input, or those of `typed`, without empty ones."""
+def read_prompts(typed: TypedAhead | None = None, history: Path | None = None) -> Iterator[str]:
+    """Lines from standard input, or those of `typed`, without empty ones; at a terminal, `history` keeps them."""
     if typed:
         lines = decoded_lines(typed.lines())
     else:
         commands = [usage.split()[0] for usage in HELP] + [f"/{alias}" for alias in ALIASES if alias.isalpha()]
-        lines = (
-            typed_lines(commands, state_folder() / "history") if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
-        )
+        lines = typed_lines(commands, history) if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
     return (line for line in lines if line.strip())
 
 
@@ -191,7 +191,7 @@ def converse(conversation: Conversation, kept: Autosave) -> None:
     session, commands = conversation.session, SlashCommands(conversation)
     typed, leaving = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None, LEAVING * sys.stdin.isatty()
     try:
-        for line in read_prompts(typed):
+        for line in read_prompts(typed, state_folder() / "history" if kept.wanted else None):
             if line.strip() in leaving:
                 break
             try:
