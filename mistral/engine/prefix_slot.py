@@ -38,7 +38,7 @@ class PrefixSlot:
         self.shared, self.ids = shared, list(prompt[: self.reused])
 
     def cached_ids(self) -> list[int]:
-        """The ids whose keys and values are in the cache, without those of an interrupted step. Callers append to it."""
+        """The ids whose keys and values are in the cache, without those of an interrupted step. Callers add to it."""
         del self.ids[0 if self.row < 0 else self.engine.kv_seqlen(self.row) :]
         return self.ids
 

@@ -259,9 +259,7 @@ class RowTable:
         with suppress(InputError, MemoryError):  # without memory it is not stored
             ids = [*row.request.prompt, *row.answer][: self.engine.kv_seqlen(row.row)]
             if len(ids) > row.stored:
-                if len(ids) < self.engine.kv_seqlen(
-                    row.row
-                ):  # a stop string ended the answer before the last tokens of a step
+                if len(ids) < self.engine.kv_seqlen(row.row):  # a stop string ended the answer within a step's tokens
                     self.engine.resume(row.row, len(ids), len(ids))
                 snapshot = self.engine.export(row.row, ids, copy=False)
                 self.store.add(row.handle.space, snapshot, self.engine.spare_bytes)
