@@ -43,7 +43,7 @@ class SuffixIndex:
         self.extend(kept)
 
     def find(self, tail: Sequence[int]) -> tuple[int, int]:
-        """The longest earlier match of the end of `tail`, the latest of several -> its length and the position after it.
+        """The longest earlier match of the end of `tail`, the latest of several -> its length, and the position behind.
 
         (0, 0) if there is no match of `LEAST` tokens that is followed by a token.
         """
