@@ -14,23 +14,11 @@ from mistral.text import read_json
 from mistral.tokenizer.added_tokens import SOURCES, AddedToken, read_added_tokens
 from mistral.tokenizer.end_ids import read_end_ids
 from mistral.tokenizer.tekken_file import check_config
-from mistral.tokenizer.template_files import (
-    JINJA,
-    JSON,
-    TEMPLATE_FOLDER,
-    find_template,
-    speaks_mistral,
-    template_source,
-)
+from mistral.tokenizer.template_files import find_template, speaks_mistral, template_source
 from mistral.tokenizer.vocabulary import missing_ids
 
 SENTENCEPIECE_NAME = re.compile(r".*\.model(?:\.(v\d+)(?:m\d+)?)?")
 OFFICIAL_FILES = "tekken.json, tokenizer.model.v3 or tokenizer.model"
-# Beside the tokenizer itself: what decides which ids a text and a conversation become, and where an answer ends
-BEHAVIOUR = (
-    "added_tokens.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", JINJA, JSON,
-    "generation_config.json",
-)  # fmt: skip
 BARE = 2  # the rank of a tokenizer.model, see `_rank`
 _ADDED = re.compile(r'"added_tokens"\s*:\s*')
 _START = 1 << 20  # characters at the beginning of a tokenizer.json that have its added tokens
@@ -76,13 +64,6 @@ def tokenizer_files(folder: Path) -> list[Path]:
     if len(found) > 1 and found[-1].name == "tokenizer.json" and _is_fuller(found[-1], found[0]):
         found.insert(0, found.pop())
     return found
-
-
-def behaviour_files(folder: Path, tokenizer: Path) -> list[Path]:
-    """The files that decide how a model is spoken to, as paths within its folder: the tokenizer's and those beside."""
-    more = sorted((folder / TEMPLATE_FOLDER).glob("*.jinja")) if (folder / TEMPLATE_FOLDER).is_dir() else []
-    found = [tokenizer, *(folder / name for name in BEHAVIOUR), *more]
-    return [path.relative_to(folder) for path in dict.fromkeys(found) if path.is_file()]
 
 
 def choice_note(files: Sequence[Path]) -> str | None:
