@@ -105,7 +105,8 @@ class CacheRow:
 class RollingCache:
     """Keys and values of any number of rows, for the layers of one stage. Each row has its own capacity.
 
-    Rows are numbered by the caller. Methods raise InputError for a row that is not in the cache.
+    Rows are numbered by the caller. Methods raise InputError for a row that is not in the cache (or, to add one, is),
+    and for numbers of tokens that do not fit.
     """
 
     def __init__(self, args: ModelArgs, layers: range, ops: Ops) -> None:
@@ -211,10 +212,7 @@ class RollingCache:
         self.reserve(row, capacity)
 
     def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
-        """A snapshot of a row, whose tokens have these `ids`. Without `copy` it is valid until the row's next step.
-
-        Raises InputError if there are not as many ids as tokens.
-        """
+        """A snapshot of a row, whose tokens have these `ids`. Without `copy` it is valid until the row's next step."""
         cached, windows = self._row(row), self.args.sliding_windows
         if len(ids) != cached.kv_seqlen:
             raise InputError(f"row {row} has {cached.kv_seqlen} tokens: give their ids, not {len(ids)} ids")
@@ -228,10 +226,7 @@ class RollingCache:
         return Snapshot(tuple(ids), written, layers)
 
     def restore(self, row: int, capacity: int, snapshot: Snapshot, kv_seqlen: int) -> None:
-        """Add a row with the first `kv_seqlen` tokens of a snapshot, which `can_rewind` must allow.
-
-        Raises InputError for a row that exists, or a number of tokens that the snapshot or `capacity` does not have.
-        """
+        """Add a row with the first `kv_seqlen` tokens of a snapshot, which `can_rewind` must allow."""
         self._require_new(row)
         if not 0 < kv_seqlen <= min(capacity, len(snapshot.ids)):
             most = min(capacity, len(snapshot.ids))
