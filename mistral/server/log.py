@@ -1,4 +1,4 @@
-"""What the server writes to standard error: a line for each request, without any text of prompts or answers."""
+"""The server's log on standard error: a line for each request, without texts of prompts or answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_LENGTH = 4096  # characters of a line
 
 
 class Log(logging.Handler):
-    """Lines, written by a thread of its own: neither a full disk nor a reader who has stopped holds the server up."""
+    """A log that its own thread writes: neither a full disk nor a stopped reader blocks the server."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -25,24 +25,24 @@ class Log(logging.Handler):
         self._thread.start()
 
     def say(self, text: str, most: int = MOST_LENGTH) -> None:
-        """Write a line, with the time before it; characters that are not printable are written out."""
+        """Write a line with the time; characters that are not printable are escaped."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text[:most])}"
         with suppress(queue.Full):
             self._lines.put_nowait(line)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A message of a library; of an error that comes with it, the kind alone."""
+        """Write a message of a library; of its exception only the type."""
         kind = record.exc_info[0] if record.exc_info else None
         self.say(f"{record.name}: {record.getMessage()}{f' ({kind.__name__})' if kind else ''}")
 
     def take_over(self, *names: str) -> None:
-        """Write what these loggers say, and let nobody else."""
+        """Become the only handler of these loggers."""
         for name in names:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [self], False
 
     def close(self) -> None:
-        """Write what is left, for a second at most."""
+        """Write the remaining lines, for at most a second."""
         super().close()
         with suppress(queue.Full):
             self._lines.put_nowait(None)
