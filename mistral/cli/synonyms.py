@@ -1,4 +1,4 @@
-"""Other programs' names for commands and options: what they stand for here, or a sentence about what to do instead."""
+"""Other programs' names for commands and options: their equivalents here, or a hint about what to use instead."""
 
 from __future__ import annotations
 
