@@ -1,4 +1,4 @@
-"""Mistral's open-weight models in MindSpore. Importing this package loads no MindSpore; building a model does."""
+"""Mistral's open-weight models in MindSpore. Importing this package does not load MindSpore; building a model does."""
 
 import sys
 
