@@ -40,14 +40,14 @@ def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
     try:
         path = Path(place).expanduser()
         if not str(place):
-            raise refusal("''", "is no name; name the folder of a downloaded model", option)
+            raise refusal("''", "is an empty name; name the folder of a downloaded model", option)
         if path.is_dir():
             return gguf_in(snapshot_in(path, option) or path, option)
         if path.exists():
             return folder_of(path, option)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise refusal(str(place)[:200], f"cannot be looked at ({reason}); name another folder", option) from None
+        raise refusal(str(place)[:200], f"cannot be accessed ({reason}); name another folder", option) from None
     except RuntimeError:
         raise refusal(place, "no user of that name; write the whole path", option) from None
     return gguf_in(cached(str(place), option), option)

@@ -41,10 +41,10 @@ def write_saved(path: Path, saved: Saved, checkpoint: str) -> None:
     Only a file of the same kind is overwritten. Raises InputError if it cannot be written.
     """
     if "\0" in str(path):
-        raise InputError(f"{path}: such a name cannot be; name another file")
+        raise InputError(f"{str(path)!r}: a file name cannot contain a zero character; name another file")
     path = Path(os.path.realpath(path))
     if os.path.exists(path) and not is_saved(path):
-        raise InputError(f"{path}: is there already and is no saved cache; name another file")
+        raise InputError(f"{path}: exists and is not a saved cache; name another file")
     tensors: dict[str, Stored] = {"text": np.frombuffer(saved.text.encode(), np.uint8)}
     written = 0
     if saved.snapshot:

@@ -18,4 +18,6 @@ def check_mode(mode: str) -> None:
 def check_draft(draft: str | Path | None, mode: str) -> None:
     """Raise InputError for a draft model with speculation turned off, before anything is opened."""
     if draft is not None and mode == "off":
-        raise InputError(f"guesses tokens, and {setting('speculate')} is off; leave one of them out", option="draft")
+        raise InputError(
+            f"is for speculative decoding, and {setting('speculate')} is off; leave one of them out", option="draft"
+        )

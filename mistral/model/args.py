@@ -53,6 +53,7 @@ class ModelArgs:
         if isinstance(self.rope_scaling, YarnScaling):
             self.rope_scaling.ramp(self.head_dim, self.rope_theta)
         if len(self.sliding_windows) != self.n_layers:
-            raise InputError(f"{len(self.sliding_windows)} sliding windows for {self.n_layers} layers")
+            raise InputError(f"{len(self.sliding_windows)} sliding windows are given for {self.n_layers} layers")
         if self.moe and not 1 <= self.moe.num_experts_per_tok <= self.moe.num_experts:
-            raise InputError(f"num_experts_per_tok {self.moe.num_experts_per_tok} of {self.moe.num_experts} experts")
+            chosen, experts = self.moe.num_experts_per_tok, self.moe.num_experts
+            raise InputError(f"num_experts_per_tok {chosen} must be from 1 to num_experts {experts}")

@@ -107,7 +107,9 @@ def scaling_values(args: ModelArgs) -> dict[str, Plain]:
     if args.llama_4_scaling:
         origin = args.llama_4_scaling.original_max_position_embeddings
         if values.setdefault("rope.scaling.original_context_length", origin) != origin:
-            raise InputError("GGUF files have one origin for YaRN and growing queries, this model two; use it as it is")
+            raise InputError(
+                "GGUF has one original context length for YaRN and query scaling, this model two; use its own files"
+            )
         values |= {
             "attention.temperature_scale": float(args.llama_4_scaling.beta),
             "attention.temperature_length": origin,

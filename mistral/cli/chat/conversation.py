@@ -104,7 +104,7 @@ class Conversation:
     def go_on(self) -> Proposal:
         """The last answer, from where it ended."""
         if self.form:
-            raise InputError("an answer in JSON is not gone on with; ask again with a larger --max_tokens")
+            raise InputError("an answer in JSON cannot be continued; ask again with a larger --max_tokens")
         if not self.last[1]:
             raise InputError("nothing has been answered yet")
         if self.pending:
