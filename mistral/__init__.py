@@ -24,7 +24,7 @@ try:
     from mistral.tokenizer.tool_file import load_tools
     from mistral.version import __version__
 except ImportError as error:
-    if sys.argv[:1] != ["-m"]:  # not begun as `python -m mistral`, which imports this first: whoever imports it is told
+    if sys.argv[:1] != ["-m"]:  # imported, and not started as `python -m mistral`
         raise
     print(
         f"error: a Python package is missing or damaged ({error}); run pip install -r requirements.txt", file=sys.stderr

@@ -126,10 +126,10 @@ def generate(
         raise InputError(f"encoded_prompts is {type(encoded_prompts).__name__}: give a list of lists of ids") from None
     fixed = max_tokens, settings, eos_id, None, prompt_logprobs
     requests = [Request(prompt, *fixed, excluded=tuple(excluded)) for prompt in prompts]
-    engine, guesses = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
+    engine, speculation = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
 
     def answered() -> tuple[list[list[int]], list[list[float]]]:
-        return _collected(generate_stream(engine, requests, chunk_size, speculation=guesses), len(requests))
+        return _collected(generate_stream(engine, requests, chunk_size, speculation=speculation), len(requests))
 
     return drive(engine, answered)
 

@@ -147,7 +147,7 @@ def guarded(arguments: list[str], program: str) -> int:
         loaded()
         print(str(error) or "interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of the output is gone
         discard_output()
         return 0
     except OSError as error:

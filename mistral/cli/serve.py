@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mistral.server.settings import ServerSettings
 
 
-STORE_SHARE = 8  # of the memory that is free, one part keeps beginnings of prompts, where nothing else was asked
+STORE_SHARE = 8  # the default prefix cache takes 1 / STORE_SHARE of the free memory
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class OpenedFiles:
         return self.world.led(attempt) if self.world else attempt()
 
     def load_draft(self) -> Transformer | None:
-        """The model that guesses tokens, on the first rank. Raises InputError, on every rank, where it cannot be."""
+        """The draft model, on the first rank. Raises InputError, on every rank, if it cannot be loaded."""
         options, draft = self.options, self.draft
         if options.draft is None:
             return None

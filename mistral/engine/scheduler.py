@@ -176,7 +176,7 @@ class Scheduler:
         return True
 
     def _drafts(self, rows: Sequence[ActiveRow], beside: bool) -> dict[int, list[int]]:
-        """Guesses of what the rows go on with, by the index of their requests; `beside`: prompts are read, too."""
+        """Draft tokens of rows in decode, by the index of their requests; `beside`: the step also reads prompts."""
         if self._speculation is None or not rows:
             return {}
         left = None if self._budget is None else self._budget.left(len(rows))
@@ -187,11 +187,11 @@ class Scheduler:
 
     @property
     def _prompts_share(self) -> float:
-        """Of a step's time beside answers, what prompts have while a model that guesses has to read, too."""
+        """The share of a step's time for prompts while a draft model has to read, too."""
         return 0.5 if self._speculation and self._speculation.behind else 1.0
 
     def _forget_guesses(self, ended: Sequence[Event]) -> None:
-        """These requests have ended without a step."""
+        """Drop the drafters of requests that have ended without a step."""
         if self._speculation:
             for event in ended:
                 self._speculation.forget(event.index)

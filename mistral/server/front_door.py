@@ -13,7 +13,7 @@ from pathlib import Path
 from mistral.server import doorman
 from mistral.server.service import Service
 
-AT_ONCE = 4  # connections that are taken in one turn of the loop: what is under way goes on between
+AT_ONCE = 4  # connections that are accepted in one turn of the loop, so that other work continues
 TELL_SECONDS = 0.1  # between two words to the doorman
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 

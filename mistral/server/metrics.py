@@ -70,7 +70,7 @@ class Metrics:
         self.next = Times(f"{name}_time_per_token_seconds", "From token to token", NEXT)
         registry.register(self.first)
         registry.register(self.next)
-        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or under way", registry=registry)
+        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or being generated", registry=registry)
         self.waiting = Gauge(f"{name}_answers_waiting", "Answers that have not begun", registry=registry)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:

@@ -126,7 +126,7 @@ class DrainingServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C shut the server down in steps; a second one at once. Neither is passed on."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever began it ends it
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread, whose caller handles signals
             for each in SIGNALS:
                 loop.add_signal_handler(each, self.end)
         try:

@@ -58,16 +58,16 @@ class Service:
         self.created, self.draining, self.open = int(time.time()), False, 0
         self.metrics = Metrics()
         self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
-        self.metrics.watch("reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1])
-        self.metrics.watch("rows_reading", "Rows whose prompt is being read", lambda: thread.figures.reading)
-        self.metrics.watch("rows_answering", "Rows that are being answered", lambda: thread.figures.answering)
-        self.metrics.watch("rows_parked", "Rows that gave their memory to others", lambda: thread.figures.parked)
-        self.metrics.watch("row_bytes", "Memory counted for rows", lambda: thread.figures.row_bytes)
-        self.metrics.watch("prefix_bytes", "Memory of beginnings of prompts", lambda: thread.figures.prefix_bytes)
+        self.metrics.watch("reserved_tokens", "Tokens that memory is reserved for", lambda: engine.reserved[1])
+        self.metrics.watch("rows_reading", "Rows in prefill", lambda: thread.figures.reading)
+        self.metrics.watch("rows_answering", "Rows in decode", lambda: thread.figures.answering)
+        self.metrics.watch("rows_parked", "Parked rows", lambda: thread.figures.parked)
+        self.metrics.watch("row_bytes", "Memory reserved for rows", lambda: thread.figures.row_bytes)
+        self.metrics.watch("prefix_bytes", "Memory of the prefix cache", lambda: thread.figures.prefix_bytes)
         self.metrics.watch("steps", "Steps of the engine so far", lambda: thread.figures.steps)
         self.metrics.watch("longest_step_seconds", "The longest step so far", lambda: thread.figures.longest_seconds)
-        self.metrics.watch("drafted_tokens", "Tokens that were guessed", lambda: thread.figures.drafted_tokens)
-        self.metrics.watch("accepted_tokens", "Guesses that were right", lambda: thread.figures.accepted_tokens)
+        self.metrics.watch("drafted_tokens", "Draft tokens", lambda: thread.figures.drafted_tokens)
+        self.metrics.watch("accepted_tokens", "Accepted draft tokens", lambda: thread.figures.accepted_tokens)
         self._thread, self._start = thread, Start(thread)
         self._mailbox: Mailbox | None = None
         self._workers = ThreadPoolExecutor(WORKERS, "server")
@@ -160,7 +160,7 @@ class Service:
             raise unavailable(ENDING if self.draining else "the engine has failed")
         if self.open + rows > most:
             self.metrics.refused.inc()
-            raise busy(f"{self.open} answers are under way or waiting, and {most} are the most; try again")
+            raise busy(f"{self.open} answers are open, and {most} are the most; try again")
 
     def _check_lengths(self, asked: Asked) -> None:
         """Raise ApiError, with OpenAI's error code, for a prompt that leaves no room for an answer."""

@@ -86,7 +86,7 @@ class StoredTensor:
         return number
 
     def described(self) -> StoredTensor:
-        """The tensor without its file, as another rank can be told of it: where it lies, and no values."""
+        """The tensor without its file, to be sent to another rank: its location and no values."""
         return replace(self, buffer=None)
 
     def release(self) -> None:

@@ -41,7 +41,7 @@ class Bench:
     Load time, decoding, generation, prefill and memory, each the median of its repeats, and what the machine allows,
     measured before and after. decode and prefill are the model alone: tokens are not chosen (the head is run on the
     last token of a prompt only). generate is a whole answer: 64 new tokens to a prompt of 128, with the time of the
-    prompt and of sampling at temperature 0.7 and top_p 0.9. Prompts are random tokens; without a checkpoint at hand,
+    prompt and of sampling at temperature 0.7 and top_p 0.9. Prompts are random tokens; without a checkpoint,
     weights of real dimensions can be random too.
     """
 

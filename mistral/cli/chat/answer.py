@@ -44,7 +44,7 @@ class Interruption:
         self.pressed, self.heard = False, heard
 
     def press(self, signal_number: int, frame: FrameType | None) -> None:
-        """The first press lets the token at hand be finished; a second one does not wait for it."""
+        """The first press lets the current token be finished; a second one does not wait for it."""
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
