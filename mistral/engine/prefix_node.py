@@ -83,7 +83,7 @@ def first_held(snapshot: Snapshot, window: Window) -> int:
 
 
 def cut_out(snapshot: Snapshot, layers: Sequence[int], window: Window, start: int, end: int) -> Stored:
-    """A copy of the keys and values of positions `start` to `end`, (2 * layers, KV, end - start, d)."""
+    """A copy of the keys and values of positions from `start` to `end`, (2 * layers, KV, end - start, d)."""
     places: Any = slice(start, end)
     if window is not None and wraps(snapshot.written, window):
         places = np.arange(start, end) % full_slots(window)

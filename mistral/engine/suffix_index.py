@@ -1,17 +1,17 @@
-"""Finds earlier occurrences of the last tokens of a text, and what followed them."""
+"""Finds where the last tokens of a text have come before, and what followed them there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-LEAST = 2  # least tokens of a match
-LONGEST = 32  # most tokens that are compared
-TRIES = 8  # earlier positions that are compared, the latest first
-BREAK = -1  # separates texts; not a token
+LEAST = 2  # tokens that must be the same
+LONGEST = 32  # tokens that are compared
+TRIES = 8  # places that are compared, the last ones first
+BREAK = -1  # stands between texts; no token
 
 
 class SuffixIndex:
-    """Tokens, with the earlier positions of each pair of tokens. Adding a token takes less than a microsecond.
+    """Tokens, and for each pair of them the places where it came. Adding a token takes less than a microsecond.
 
     It holds at most `limit` tokens; when they are reached, the older half is dropped.
     """
@@ -19,9 +19,9 @@ class SuffixIndex:
     def __init__(self, limit: int) -> None:
         self.limit, self.ids = limit, list[int]()
         self.forgotten = 0
-        """How often the older half was dropped, which changes all positions."""
-        self._last: dict[tuple[int, int], int] = {}  # by pair: the position after its last followed occurrence
-        self._before = list[int]()  # by position: the previous one after the same pair; 0: none
+        """How often the older half went, and places became others."""
+        self._last: dict[tuple[int, int], int] = {}  # by pair: the place after it, where something follows
+        self._before = list[int]()  # by place: the one before it that follows the same pair; 0: none
 
     def extend(self, ids: Iterable[int]) -> None:
         """Add tokens at the end."""
@@ -45,7 +45,7 @@ class SuffixIndex:
     def find(self, tail: Sequence[int]) -> tuple[int, int]:
         """The longest earlier match of the end of `tail`, the latest of several -> its length, and the position behind.
 
-        (0, 0) if there is no match of `LEAST` tokens that is followed by a token.
+        0 and 0 where not even `LEAST` tokens came before, or nothing followed them.
         """
         if len(tail) < LEAST:
             return 0, 0

@@ -86,7 +86,7 @@ class Outcome:
 
 
 def wanted_tokens(work: Sequence[Work]) -> tuple[list[int], NDArray[np.int64]]:
-    """The number of logits that each piece of work wants, and the indices of their tokens in the whole step (n,)."""
+    """How many logits each piece of work wants, and the places of their tokens when all tokens lie end to end."""
     counts = [{"none": 0, "last": 1, "all": len(piece.ids)}[piece.logits] + len(piece.drafts) for piece in work]
     ends = np.cumsum([len(piece.tokens) for piece in work])
     places = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]

@@ -57,7 +57,7 @@ def wraps(written: int, window: int | None) -> bool:
 
 
 def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int, slot_bytes: int) -> int:
-    """Bytes of the keys and values in these layers for a row of at most `capacity` tokens."""
+    """Bytes of the keys and values that these layers keep for a row of at most `capacity` tokens."""
     slots = sum(slots_needed(capacity, args.sliding_windows[layer]) for layer in layers)
     return 2 * slot_bytes * slots * args.n_kv_heads * args.head_dim
 

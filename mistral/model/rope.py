@@ -181,5 +181,5 @@ def rope_angles(
     """
     angles = np.outer(positions.astype(np.float64), rope_frequencies(head_dim, rope_theta, scaling))
     sharpness = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
-    cos, sin = (sharpness * function(angles) for function in (np.cos, np.sin))
+    cos, sin = (sharpness * turned(angles) for turned in (np.cos, np.sin))
     return cos.astype(np.float32).repeat(2, axis=1), sin.astype(np.float32).repeat(2, axis=1)

@@ -210,7 +210,7 @@ class Answers:
                 self.inbox.patience = PATIENCE
 
     async def pieces(self) -> AsyncGenerator[Sequence[Piece]]:
-        """The pieces since the last call; none if there were none for a while. Raises ApiError for a failure."""
+        """What has come since the last time; nothing where that took long. Raises ApiError for a failure."""
         while self._open:
             events = await self.inbox.take(KEEP_ALIVE_SECONDS)
             pieces = self._read(events)
@@ -246,7 +246,7 @@ class Answers:
         return unavailable("the server is ending") if event.finish_reason == "cancelled" else None
 
     def _measure(self, generated: Mapping[int, Sequence[Generated]]) -> None:
-        """Record the times of tokens; those that come together share the time equally."""
+        """Note when tokens came: those that come together have each taken the same time."""
         tokens = sum(event.id is not None for steps in generated.values() for event in steps)
         if not tokens:
             return

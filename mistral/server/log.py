@@ -25,7 +25,7 @@ class Log(logging.Handler):
         self._thread.start()
 
     def say(self, text: str, most: int = MOST_LENGTH) -> None:
-        """Write a line with the time; characters that are not printable are escaped."""
+        """Write a line, with the time before it; characters that are not printable are written out."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text[:most])}"
         with suppress(queue.Full):
             self._lines.put_nowait(line)

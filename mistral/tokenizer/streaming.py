@@ -35,7 +35,7 @@ class StreamDecoder:
         return text if text.isascii() else text.translate(ESCAPED)
 
     def flush(self) -> str:
-        """The rest of the text at the end: U+FFFD for an incomplete character, otherwise ""."""
+        """The text that is left at the end: U+FFFD for an incomplete character, else ""."""
         return self._utf8.decode(b"", True).translate(ESCAPED)
 
 

@@ -299,7 +299,7 @@ class Tokenizer:
         return StreamDecoder(self.codec, self._remembered, begins=self.begins_text(after))
 
     def begins_text(self, after: Sequence[int]) -> bool:
-        """Whether the text after these ids is a new text, in the sense of `stream`."""
+        """Whether what follows these ids is the beginning of a text, as `stream` has it."""
         return all(self.piece(token_id) is None for token_id in after)
 
     def piece(self, token_id: int) -> Piece:
