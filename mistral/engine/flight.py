@@ -25,7 +25,7 @@ class Flight:
 
     @property
     def answering(self) -> int:
-        """The number of decode tokens: one for each row, and its draft tokens."""
+        """Tokens of answers: one of each row, and its drafts."""
         return sum(len(work.tokens) for _, work, kind in self.pieces if kind == "answer")
 
     @property
