@@ -1,4 +1,4 @@
-"""Mistral's open-weight models in MindSpore. Importing this package loads no MindSpore; building a model does."""
+"""Mistral's open-weight models in MindSpore. Importing this package does not load MindSpore; building a model does."""
 
 import sys
 
@@ -24,7 +24,7 @@ try:
     from mistral.tokenizer.tool_file import load_tools
     from mistral.version import __version__
 except ImportError as error:
-    if sys.argv[:1] != ["-m"]:  # not begun as `python -m mistral`, which imports this first: whoever imports it is told
+    if sys.argv[:1] != ["-m"]:  # imported, and not started as `python -m mistral`
         raise
     print(
         f"error: a Python package is missing or damaged ({error}); run pip install -r requirements.txt", file=sys.stderr

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written atomically."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, er
 
 
 def lock(file: int, path: Path | str) -> None:
-    """Have the open file or folder alone, among the processes that ask this way, until it is closed or this one ends.
+    """Lock an open file or folder for this process, until it is closed or the process ends.
 
-    Raises InputError, naming `path`, where another process has it. A file system without locks gets a note.
+    Raises InputError, naming `path`, if another process has locked it. Without locks on the file system, a note is
+    shown.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,9 +36,9 @@ def lock(file: int, path: Path | str) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when it is complete; until then what was there stays.
+    """A file to write, which replaces `path` when it is complete.
 
-    Raises InputError where it cannot be written.
+    Raises InputError if it cannot be written.
     """
     work = None
     try:
@@ -58,10 +59,10 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def unfinished(out: Path) -> Iterator[Path]:
-    """A folder to write into, beside `out`, to be renamed to `out` when it is complete; else it is removed at the end.
+    """A folder to write into, beside `out`; the caller renames it to `out` when complete, otherwise it is removed.
 
-    What a run that was killed has left there goes. Raises InputError where `out` is there already and not empty, is
-    being written by another run, or cannot be written.
+    Files left by a killed run are removed. Raises InputError if `out` exists and is not empty, is being written by
+    another run, or cannot be written.
     """
     work, held = out.with_name(f".{out.name}.unfinished"), -1
     try:
@@ -93,7 +94,7 @@ def _require_free(out: Path) -> None:
 
 
 def _taken(work: Path, out: Path) -> int:
-    """The folder `work`, made where it is not there, opened and locked for this process alone."""
+    """The folder `work`, created if necessary, opened and locked for this process."""
     while True:
         work.mkdir(parents=True, exist_ok=True)
         try:
@@ -119,7 +120,7 @@ def _is(work: Path, held: int) -> bool:
 
 
 def _remove(work: Path, held: int) -> None:
-    """Remove the folder where it still has this name, and let go of it."""
+    """Remove the folder, if it still has this name, and close it."""
     if _is(work, held):
         shutil.rmtree(work, ignore_errors=True)
     os.close(held)

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exception for wrong input, whose message is for the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def setting(name: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text with every character that is not printable written out, as \n or \x1b; names of options stay marked."""
+    r"""The text with characters that are not printable escaped, as \n or \x1b; names of options stay marked."""
     return _MARKED_OR_ODD.sub(lambda m: m[0] if m[1] or m[0].isprintable() else ascii(m[0])[1:-1], text)
 
 
@@ -25,30 +25,30 @@ def one_line(error: BaseException) -> str:
 
 
 class InputError(Exception):
-    """Something given to the program cannot be used.
+    """Wrong input: a file, an option, or an argument.
 
     The message is one line of printable characters that names the file or option, what is wrong with it and what to do.
     The command line prints it after ``error:`` and exits with code 2; a library caller may catch it. `option` is the
-    option at fault, if one is, and `value` what was given for it.
+    option at fault, if any, and `value` its value.
     """
 
     def __init__(self, message: str, *, option: str | None = None, value: object = None) -> None:
-        """With `option`, the message begins with its name and value: "max_context 0: must be at least 1"."""
+        """With `option`, the message starts with its name and value: "max_context 0: must be at least 1"."""
         if option is not None:
             message = f"{setting(option)}{'' if value is None else f' {value}'}: {message}"
         self.option, self.value, self._marked = option, value, visible(message)
         super().__init__(_MARKED.sub(r"\1", self._marked))
 
     def with_flags(self) -> str:
-        """The message as the command line shows it: the names of options with their dashes."""
+        """The message for the command line, with dashes before the names of options."""
         return _MARKED.sub(r"--\1", self._marked)
 
     def within(self, where: str) -> InputError:
-        """The same error behind the name of what it was found in, such as "prompt 3"."""
+        """The same error, preceded by the name of its context, such as "prompt 3"."""
         return _restored(f"{where}: {self._marked}", self.option, self.value)
 
     def and_more(self, count: int) -> InputError:
-        """The same error, with a word about how many others there are."""
+        """The same error, with the number of other errors."""
         return _restored(f"{self._marked} (and {count} more)" if count else self._marked, self.option, self.value)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Prompts in, tokens out: generation for a whole model, and for one whose layers are spread over ranks."""
+"""Generation of tokens from prompts, for a whole model and for a pipeline of ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def open_engine(model: Transformer, max_context: int | None = None, num_micro_batches: int | None = None) -> Engine:
-    """An engine for a whole model, or on the first rank for one that is spread over ranks; the others call `serve`."""
+    """An engine for a whole model, or on the first rank of a pipeline; the other ranks call `serve`."""
     if model.world is None:
         return Engine(model, max_context)
     return PipelineEngine(model, model.world, max_context, num_micro_batches)
@@ -29,17 +29,17 @@ def open_engine(model: Transformer, max_context: int | None = None, num_micro_ba
 
 @dataclass
 class Result:
-    """What the first rank gives to the others at the end."""
+    """The result that the first rank sends to the others at the end."""
 
     value: Any = None
 
 
 @contextmanager
 def driven(engine: Engine) -> Iterator[Result]:
-    """The time in which an engine is used: at its end the other ranks are let go, and their `serve` returns the result.
+    """A block in which an engine is used; at its end the other ranks' `serve` returns the result.
 
-    They raise an InputError that leaves this block. Where output cannot be written they just end; anything else ends
-    the job.
+    An InputError that leaves the block is raised on them, too. If output cannot be written they just end; any other
+    exception ends the job.
     """
     result = Result()
     if not isinstance(engine, PipelineEngine):
@@ -59,16 +59,16 @@ def driven(engine: Engine) -> Iterator[Result]:
 
 
 def drive(engine: Engine, use: Callable[[], T]) -> T:
-    """What `use` makes with the engine, which every rank's `serve` then returns; see `driven`."""
+    """The result of `use`, which every other rank's `serve` then returns; see `driven`."""
     with driven(engine) as result:
         result.value = use()
     return cast(T, result.value)
 
 
 def serve(model: Transformer) -> Any:
-    """Do this rank's part of what the first rank drives, until it closes its engine; returns what it gives there.
+    """Execute the first rank's orders until it closes its engine; returns its result.
 
-    Raises the InputError that it gives; anything else that goes wrong here ends the job.
+    Raises the InputError that it sends; any other exception here ends the job.
     """
     world = model.world
     if world is None or not world.rank:
@@ -104,18 +104,18 @@ def generate(
     excluded: Sequence[range] = (),
     speculate: str = "auto",
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Generate for ragged prompts at once.
+    """Generate for prompts of any lengths as one batch.
 
-    `eos_id` ends an answer; a tokenizer's `end_ids`, of which each does, may be given in its place. The ids in
-    `excluded` are never chosen: `tokenizer.uncovered()` has those without a piece. speculate: see `Speculation`.
+    `eos_id` ends an answer; it may be a collection, such as a tokenizer's `end_ids`. The ids in `excluded` are never
+    sampled, such as `tokenizer.uncovered()`, those without a piece. speculate: see `Speculation`.
 
     Returns, for each prompt, the ids generated (without `eos_id`) and the log-probabilities, in nats from the raw
     logits, of the prompt's tokens 1, 2, ... and then of each id generated; with `prompt_logprobs` False, of the latter
-    alone, and the head then runs only where a token is sampled. Sampling depends on (seed, sample), not on the place
-    among the prompts. With a model that is spread over ranks, every rank calls this and is given the result; the
-    prompts of the first rank count. May be called from several threads with one model: their steps take turns.
+    alone, and the head then runs only for tokens that are sampled. Sampling depends on (seed, sample), not on the index
+    of the prompt. On a pipeline every rank calls this and gets the result; the prompts of the first rank are used. May
+    be called from several threads with one model: their steps take turns.
 
-    Raises InputError for prompts or settings that cannot be used, and where one prompt's logits are not numbers.
+    Raises InputError for invalid prompts or settings, and if logits are not finite.
     """
     if model.world is not None and model.world.rank:
         return cast(tuple[list[list[int]], list[list[float]]], serve(model))
@@ -126,10 +126,10 @@ def generate(
         raise InputError(f"encoded_prompts is {type(encoded_prompts).__name__}: give a list of lists of ids") from None
     fixed = max_tokens, settings, eos_id, None, prompt_logprobs
     requests = [Request(prompt, *fixed, excluded=tuple(excluded)) for prompt in prompts]
-    engine, guesses = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
+    engine, speculation = open_engine(model, max_context, num_micro_batches), Speculation.of(speculate, model.ops.name)
 
     def answered() -> tuple[list[list[int]], list[list[float]]]:
-        return _collected(generate_stream(engine, requests, chunk_size, speculation=guesses), len(requests))
+        return _collected(generate_stream(engine, requests, chunk_size, speculation=speculation), len(requests))
 
     return drive(engine, answered)
 

@@ -1,7 +1,7 @@
-"""What the system lets this process have: limits of its container (cgroups) and of the shell (ulimit).
+"""Limits of this process: those of its container (cgroups) and of the shell (ulimit).
 
-The files are those of Linux: https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1. Elsewhere nothing is
-limited. `root` is the folder below which they lie, / but in tests.
+The files are those of Linux: https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1. On other systems there
+are no limits. `root` is the root folder, which differs from / only in tests.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ UNLIMITED = 1 << 60  # bytes: cgroup v1 writes a number of about this size for n
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Bytes that a control group may have, and bytes that are left of them; pages of files count as left."""
+    """The memory limit of a control group in bytes, and the free part; pages of files count as free."""
 
     limit: int
     free: int
 
 
 def memory_limit(root: Path = ROOT) -> MemoryLimit | None:
-    """The limit of memory of the group of this process, or of one around it, that leaves least; None without one."""
+    """The memory limit with the least free, of this process's group and its parents; None without one."""
     found = [*_memory_v2(root), *_memory_v1(root)]
     return min(found, key=lambda limit: limit.free, default=None)
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """How many processors' time the groups of this process may use; None where that is not limited."""
+    """The processor quota of this process's groups, in processors; None without one."""
     found = []
     for folder in _groups(root, "", "cgroup"):
         quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
@@ -44,13 +44,13 @@ def cpu_limit(root: Path = ROOT) -> float | None:
 
 
 def whole_cpus(root: Path = ROOT) -> int | None:
-    """Threads that are worth having under `cpu_limit`, at least 1; None where it is not limited."""
+    """The number of threads for `cpu_limit`, at least 1; None without a limit."""
     cpus = cpu_limit(root)
     return None if cpus is None else max(1, math.ceil(cpus))
 
 
 def address_space() -> tuple[int, int] | None:
-    """The limit of bytes that this process may map (ulimit -v), and those that are left; None without a limit."""
+    """The limit of mapped bytes of this process (ulimit -v), and the free part; None without a limit."""
     return _of_process("RLIMIT_AS", "VmSize")
 
 

@@ -38,14 +38,13 @@ from mistral.pipeline.world import World, connect
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, bytes to read
+Progress = Callable[[int, int], None]  # bytes of the checkpoint read so far, and in all
 
 
 class Transformer(transformer.Transformer):
-    """A model that is read from a folder; under mpirun, the stage of it that this rank holds.
+    """A model that is loaded from a folder; under mpirun, this rank's stage of it.
 
-    `world`: the ranks that hold the other layers; None for a whole model. `files`: those that weights are read from in
-    each step.
+    `world`: the ranks of the pipeline; None for a whole model. `files`: the mapped files from which steps read weights.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Transformer(transformer.Transformer):
         self.world, self.files = world, files or MappedFiles({})
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
-        """ids (T,) -> (T, D). Raises InputError where a file of weights has become shorter."""
+        """ids (T,) -> (T, D). Raises InputError if a weight file has been truncated."""
         self.files.require_whole()
         return super().embed(ids)
 
@@ -74,7 +73,7 @@ class Transformer(transformer.Transformer):
         after_layer: Callable[[], None] | None = None,
         wanted: Wanted = None,
     ) -> Tensor | None:
-        """See `model.Transformer.run_blocks`. Raises InputError where a file of weights has become shorter."""
+        """See `model.Transformer.run_blocks`. Raises InputError if a weight file has been truncated."""
         self.files.require_whole()
         return super().run_blocks(x, metadata, cache, after_layer, wanted)
 
@@ -90,13 +89,11 @@ class Transformer(transformer.Transformer):
         pipeline_split: str = "auto",
         lora: str | Path | None = None,
     ) -> Transformer:
-        """The model in a checkpoint folder, as it lies there, or quantized while it loads (`bits` 8 or 4).
+        """The model in a checkpoint folder, with its own weights, or quantized while loading (`bits` 8 or 4).
 
-        `lora`: the folder of an adapter that is merged into the weights.
-
-        With several ranks, each of which calls this under mpirun, the stage of this rank; `pipeline_split` says how
-        many layers each has, as 20,12. `precise` keeps activations and cache float32. Raises InputError for what
-        cannot be loaded, on all ranks where it is one that cannot.
+        `lora`: the folder of an adapter that is merged into the weights. `precise` keeps activations and cache float32.
+        With several ranks, each of which calls this under mpirun, it is the stage of this rank; `pipeline_split` sets
+        the layers of each, such as 20,12. Raises InputError for what cannot be loaded, on all ranks if one cannot.
         """
         return load_model(
             folder, num_pipeline_ranks, backend, bits, device, precise=precise, pipeline_split=pipeline_split, lora=lora
@@ -104,7 +101,7 @@ class Transformer(transformer.Transformer):
 
 
 def check_options(num_pipeline_ranks: int = 1, backend: str = "auto", bits: int = 16, device: str = "auto") -> None:
-    """Refuse, by name, what this program does not do. Needs nothing loaded."""
+    """Raise InputError for an unsupported option. Loads nothing."""
     check_ranks(num_pipeline_ranks)
     if bits not in (16, 8, 4):
         raise InputError("must be 16 (as in the file), 8 or 4", option="bits", value=bits)
@@ -125,12 +122,12 @@ def load_model(
     world: World | None = None,
     lora: str | Path | None = None,
 ) -> Transformer:
-    """The model of a checkpoint, or of a folder that holds one; with several ranks, the stage of this one.
+    """The model of a checkpoint, or of a folder that holds one; with several ranks, the stage of this rank.
 
     `lora` is the folder of an adapter to merge into a folder's weights. `bits` 8 or 4 quantizes the matrices while
-    loading; `precise` keeps activations and cache float32; `world` is the job, where it has been joined. Raises
-    InputError for a folder that is no sound checkpoint, an option that is not available, or too little memory; then
-    nothing stays loaded. What cannot be on one rank is raised on all.
+    loading; `precise` keeps activations and cache float32; `world` is the job, if it has been joined. Raises InputError
+    for an invalid checkpoint, an unavailable option, or too little memory, on all ranks if one fails; then nothing
+    stays loaded.
     """
     check_options(num_pipeline_ranks, backend, bits, device)
     if num_pipeline_ranks > 1:
@@ -174,7 +171,7 @@ def load_whole(
 
 
 def backend_for(checkpoint: Checkpoint, bits: int, backend: str, device: str) -> str:
-    """The backend behind "auto" for this model; see `choose_backend`. A quantized model is worth the build."""
+    """The backend that "auto" means for this model; see `choose_backend`. A quantized model is worth the build."""
     total = sum(checkpoint.nbytes(name) for name in checkpoint.shapes)
     return choose_backend(backend, device, WORTH_BUILDING if bits != 16 else total)
 
@@ -196,7 +193,7 @@ def agreed_backend(
 
 
 def require_same_model(world: World, checkpoint: Checkpoint, chosen: dict[str, str], layers: list[range]) -> None:
-    """Raise InputError, on every rank, where ranks differ in files or in options `chosen`, or one lacks its weights."""
+    """Raise InputError, on every rank, if ranks differ in files or the options `chosen`, or one lacks its weights."""
     options = {setting(name): value for name, value in chosen.items()}
     remedy = "start all ranks with the same files, versions and options"
     require_same(world, identity(checkpoint) | options, remedy)
@@ -204,9 +201,9 @@ def require_same_model(world: World, checkpoint: Checkpoint, chosen: dict[str, s
 
 
 def check_memory(checkpoint: Checkpoint, bits: int, backend: str, stages: Iterable[range]) -> None:
-    """Raise InputError where the weights of this machine's stages need more memory than is free.
+    """Raise InputError if the weights of this machine's stages need more memory than is free.
 
-    Where it is the mapped file that does not fit, a note on standard error.
+    If only a mapped file does not fit, a note on standard error says so.
     """
     stages, free = list(stages), available_memory()
 
@@ -229,13 +226,13 @@ def check_memory(checkpoint: Checkpoint, bits: int, backend: str, stages: Iterab
 
 
 def remedy(smaller: dict[int, int], option: str) -> str:
-    """What to do where memory is short; `smaller`: the bits that would do, and the bytes that they need."""
+    """The remedy for too little memory; `smaller`: numbers of bits that would fit, with the bytes that they need."""
     ways = [f"{option} {bits} needs {gigabytes(size)}" for bits, size in smaller.items()]
     return " and ".join(ways) or "use a machine with more, or a smaller model"
 
 
 def note_adapter(checkpoint: Checkpoint, bits: int, backend: str, stages: Iterable[range]) -> None:
-    """Say, on standard error, which adapter is merged, and what the merged copies take where they take memory."""
+    """Print a note about the adapter that is merged, and the memory of its merged copies if they need some."""
     assert checkpoint.adapter is not None
     args = checkpoint.args
     changed = [parameters(args)[name] for name in checkpoint.adapter.deltas]
@@ -254,7 +251,7 @@ def build(
     world: World | None = None,
     loaded: Callable[[str, Weight], None] | None = None,
 ) -> Transformer:
-    """Read the weights of some layers; `loaded` is called with the name of each and what the backend has for it."""
+    """Load the weights of some layers; `loaded` is called with the name of each and the backend's weight."""
     done, total = 0, stage_nbytes(checkpoint, layers)
     everything = MappedFiles(checkpoint.mapped(checkpoint.shapes))
     args = checkpoint.args
@@ -282,11 +279,10 @@ def build(
 def read_weight(
     checkpoint: Checkpoint, parameter: Parameter, bits: int, backend: str
 ) -> Array | Float8 | BlockQuantized:
-    """A parameter as a backend gets it: as it is (16), or in the blocks that `bits` stands for.
+    """A parameter in the form for a backend: unchanged (16 bits), or quantized to `bits`.
 
-    Blocks of a file are checked and widened for portable, and stay as they lie for native.
-
-    What is not used where it lies in the file need not stay in memory once it is read.
+    Block-quantized tensors of a file are checked and widened for portable, and unchanged for native. The pages of a
+    tensor that is not used in place are released.
     """
     name, kind = parameter.name, block_kind(parameter, checkpoint.args, bits)
     made: Array | Float8 | BlockQuantized

@@ -1,4 +1,4 @@
-"""A file mapped into memory for reading, and names out of such a file in messages."""
+"""Maps a file into memory for reading, and quotes names of such a file in messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mistral.text import LFS_POINTER
 
 
 def quoted(name: str) -> str:
-    """A name out of a file in quotes, on one line and cut after 100 characters, for a message."""
+    """A name from a file for an error message: quoted, on one line, at most 100 characters."""
     return repr(name if len(name) <= 100 else name[:100] + "...")
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file for reading. Raises InputError if it is no file, empty, or a Git LFS pointer."""
+    """Map a file for reading. Raises InputError if it is missing, not a file, empty, or a Git LFS pointer."""
     try:
         if not path.is_file():  # a named pipe would block
             what = "is no file" if path.exists() else "no such file"

@@ -1,4 +1,4 @@
-"""What memory this machine can still give."""
+"""The memory that is available on this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mistral.limits import ROOT, address_space, data_memory, memory_limit
 
 @dataclass(frozen=True)
 class Resident:
-    """Bytes of this process in memory: now, at most so far, and of what is there now, its own and those of files.
+    """Resident bytes of this process: now, at the peak, and of those now the anonymous ones and those of mapped files.
 
-    Weights used where they lie in a mapped file are pages of a file; they count from the first time they are read.
+    Weights that are used in a mapped file are pages of that file; they count once they have been read.
     """
 
     now: int
@@ -25,7 +25,7 @@ class Resident:
 
 
 def resident_memory() -> Resident:
-    """As the system counts it; where it does not tell the parts apart, all is anonymous and there is no other peak."""
+    """The system's figures; if it does not separate the parts, all is anonymous and the peak is the current value."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -37,7 +37,7 @@ def resident_memory() -> Resident:
 
 
 def forget_peak() -> bool:
-    """Let the peak of `resident_memory` begin anew; False where the system does not let us."""
+    """Reset the peak of `resident_memory`; False if the system does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -46,7 +46,7 @@ def forget_peak() -> bool:
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Bytes that can be had without swapping, within the limits of a container and of the shell."""
+    """Bytes that are free without swapping, within the limits of the container and the shell."""
     free = [int(psutil.virtual_memory().available)]
     if container := memory_limit(root):
         free.append(container.free)
@@ -55,17 +55,17 @@ def available_memory(root: Path = ROOT) -> int:
 
 
 def require_memory(needed: int, available: int, purpose: str, remedy: str) -> None:
-    """Raise InputError, naming purpose and remedy, where `needed` bytes are more than are `available`."""
+    """Raise InputError, naming purpose and remedy, if `needed` bytes exceed `available`."""
     if needed > available:
         raise InputError(f"{purpose} needs {gigabytes(needed)} of memory and {gigabytes(available)} are free: {remedy}")
 
 
 def gigabytes(nbytes: int) -> str:
-    """Bytes in units of 10^9, with one decimal place below 100; in units of 10^6 where they are few."""
+    """Bytes in units of 10^9, with one decimal place below 100; small numbers in units of 10^6."""
     if nbytes < 1e8:
         return f"{nbytes / 1e6:.1f} MB"
     value = nbytes / 1e9
     return f"{value:.1f} GB" if value < 100 else f"{value:.0f} GB"
 
 
-BASE_MEMORY = 600 * 10**6  # bytes that Python, MindSpore and working memory may take beside weights and cache
+BASE_MEMORY = 600 * 10**6  # most bytes of Python, MindSpore and working memory, beside weights and cache

@@ -1,7 +1,7 @@
-"""Where a model lies: the folder or GGUF file behind what a user names, which may be a path, a file, or org/name.
+"""Finds a model: the folder or GGUF file for a name, which may be a path, a file, or org/name.
 
 Hugging Face's client keeps a model in a cache entry, `models--org--name`, with `refs/main`, which holds the name of a
-commit, and `snapshots/COMMIT`, whose files are links. Nothing here asks the network.
+commit, and `snapshots/COMMIT`, whose files are links. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mistral.errors import InputError
 
-# The files of a checkpoint or adapter: whoever names one of them means its folder.
+# The files of a checkpoint or adapter; the name of one of them means its folder.
 WEIGHTS = re.compile(r"(consolidated|model|pytorch_model)\b.*\.(safetensors|pth|pt|bin)")
 ADAPTERS = ("lora.safetensors", "adapter_model.safetensors", "adapter_model.bin")
 SETTINGS = re.compile(
@@ -25,38 +25,38 @@ REPOSITORY = re.compile(
 ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".xz", ".zst", ".7z")
 GGUF = ".gguf"
 FIRST_PART = re.compile(r"-\d{5}-of-(?=\d{5}\.gguf$)")
-OLD_GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg")  # how files of before GGUF begin
-SHOWN = 5  # models of a cache that a message names
+OLD_GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg")  # magic bytes of formats before GGUF
+SHOWN = 5  # most models of a cache in an error message
 
 
 def find_checkpoint(place: str | Path, option: str | None = None) -> Path:
     """The folder that `place` names: itself, the folder of a weight file, or a model in the local Hugging Face cache.
 
-    Or the GGUF file that it names, or that is the only one in the folder, with no other weights beside it. `~` is
-    expanded. `place` may be the root of a cache entry, which stands for its snapshot, or org/name, with
-    @revision if need be, where no folder has that name. `option`: the option that messages are about. Raises InputError
-    that says what lies there instead, or how to download what does not.
+    Or a GGUF file: the one that it names, or the only one in the folder, without other weights beside it. `~` is
+    expanded. `place` may be the root of a cache entry, which means its snapshot, or org/name, optionally with
+    @revision, if no folder has that name. `option`: the option that errors name. Raises InputError that says what is
+    there instead, or how to download what is missing.
     """
     try:
         path = Path(place).expanduser()
         if not str(place):
-            raise refusal("''", "is no name; name the folder of a downloaded model", option)
+            raise refusal("''", "is an empty name; name the folder of a downloaded model", option)
         if path.is_dir():
             return gguf_in(snapshot_in(path, option) or path, option)
         if path.exists():
             return folder_of(path, option)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise refusal(str(place)[:200], f"cannot be looked at ({reason}); name another folder", option) from None
+        raise refusal(str(place)[:200], f"cannot be accessed ({reason}); name another folder", option) from None
     except RuntimeError:
         raise refusal(place, "no user of that name; write the whole path", option) from None
     return gguf_in(cached(str(place), option), option)
 
 
 def gguf_in(folder: Path, option: str | None) -> Path:
-    """The GGUF file in a folder, of a set the first; the folder itself where it has other weights or no such file.
+    """The GGUF file in a folder, of a set the first; the folder itself if it has other weights or no such file.
 
-    Raises InputError where several files might be meant. With an `option`, which wants no model, it is the folder.
+    Raises InputError if there are several. With an `option`, which does not name a model, it is the folder.
     """
     names = [path.name for path in folder.iterdir()]
     models = {FIRST_PART.sub("-00001-of-", name) for name in names if name.endswith(GGUF) and "mmproj" not in name}
@@ -70,12 +70,12 @@ def gguf_in(folder: Path, option: str | None) -> Path:
 
 
 def refusal(place: str | Path, message: str, option: str | None) -> InputError:
-    """The error about a place, which is the value of `option` where that is named."""
+    """The error for a place, which is the value of `option` if that is given."""
     return InputError(f"{place}: {message}") if option is None else InputError(message, option=option, value=place)
 
 
 def snapshot_in(folder: Path, option: str | None = None) -> Path | None:
-    """The snapshot that a cache entry, or its folder `snapshots`, stands for; None for any other folder.
+    """The snapshot of a cache entry, or of its folder `snapshots`; None for any other folder.
 
     Raises InputError for an entry without a snapshot or with several of which none is main, and for a whole cache.
     """
@@ -93,7 +93,7 @@ def snapshot_in(folder: Path, option: str | None = None) -> Path | None:
 
 
 def snapshot_of(entry: Path, revision: str | None, option: str | None = None) -> Path:
-    """The folder of a revision of a cache entry: None is main or, where that is not known, the only one there is."""
+    """The folder of a revision of a cache entry; None means main, or if that is not known the only one."""
     found = {path.name: path for path in (entry / "snapshots").iterdir() if path.is_dir()}
     ref = entry / "refs" / (revision or "main")
     commit = ref.read_bytes()[:100].decode("ascii", "replace").strip() if ref.is_file() else revision
@@ -123,7 +123,7 @@ def download_command(repository: str, folder: str | None = None) -> str:
 
 
 def how_to_get(folder: Path, what: str = "") -> str:
-    """How a file that a folder lacks is had: the whole command where the folder is a snapshot in a cache."""
+    """How to get a file that a folder lacks: the whole command if the folder is a snapshot in a cache."""
     repository = repository_of(folder)
     return f"download it: {download_command(repository)}{f' {what}' if what else ''}" if repository else "download it"
 
@@ -162,13 +162,13 @@ def folder_of(path: Path, option: str | None) -> Path:
 
 
 def starts_as_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF files do, whatever it is called."""
+    """Whether a file starts with the magic bytes of GGUF, whatever its name."""
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
 
 
 def kind_of(path: Path) -> str:
-    """What a file is that is no checkpoint's, and what to name instead."""
+    """The kind of a file that is not part of a checkpoint, and what to name instead."""
     if not path.is_file():  # a device or a pipe, which is not read
         return "is no folder; name the folder of a downloaded model"
     name, start = path.name, b""
@@ -194,7 +194,7 @@ def kind_of(path: Path) -> str:
 
 
 def contents_of(folder: Path, names: set[str]) -> str | None:
-    """What a folder holds instead of a model, and what to do; None where nothing is known of it."""
+    """What a folder holds instead of a model, and what to do; None if that is not known."""
     for name in sorted(names):
         if name.endswith(GGUF):
             return f"holds {name}, a GGUF file; name it"

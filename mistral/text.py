@@ -1,4 +1,4 @@
-"""Text and JSON from strangers: only what is valid UTF-8, and JSON that can be written again as the same JSON."""
+"""Text and JSON from untrusted sources: only valid UTF-8, and JSON that can be written again unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from mistral.errors import InputError, one_line
 
 MAX_FILE = 1 << 25  # bytes of a JSON file
-LFS_POINTER = b"version https://git-lfs"  # how the small file begins that Git leaves in place of a large one
+LFS_POINTER = b"version https://git-lfs"  # start of the small file that Git leaves in place of a large one
 MAX_DIGITS = 1000  # of a whole number
 _LONG = re.compile(f"[0-9]{{{MAX_DIGITS + 1}}}")
 MAX_DEPTH = 64  # lists and objects within each other
@@ -20,7 +20,7 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029
 
 
 def shown(value: object, most: int = 40) -> str:
-    """A value out of a file for a message: in quotes, on one line, and of at most `most` characters."""
+    """A value of a file for an error message: quoted, on one line, at most `most` characters."""
     try:
         return repr(value if isinstance(value, str) and len(value) <= most else str(value)[:most])
     except (ValueError, RecursionError):  # a number of too many digits, or lists too deep in each other
@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError, with one line, for anything that is not sound JSON.
+    """The value of a JSON text. Raises ValueError, with a one-line message, for invalid JSON.
 
     Refused beside broken syntax are NaN and infinities, numbers too large to hold, a key twice in one object, half of a
     surrogate pair, and more than `MAX_DEPTH` levels.
@@ -105,7 +105,7 @@ def _finite(digits: str) -> float:
 
 
 def depth(value: Any) -> int:
-    """How many levels of lists and objects are within each other in a JSON value; counted without recursion."""
+    """The nesting depth of lists and objects in a JSON value, computed without recursion."""
     levels, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         levels += 1
@@ -124,9 +124,9 @@ def check_text(text: object) -> None:
 
 
 def json_line(value: Any, encoding: str = "utf-8") -> str:
-    """A value as JSON in one line, with characters as themselves where `encoding` has all of them, else as escapes.
+    """A value as JSON in one line; characters are escaped only if `encoding` lacks one of them.
 
-    Control characters are escaped in any case, those above ASCII too: some terminals obey them.
+    Control characters are always escaped, also those above ASCII, which some terminals execute.
     """
     text = _AS_IS.encode(value)
     if text.isascii() and "\x7f" not in text:  # most are, and then nothing is left to be escaped

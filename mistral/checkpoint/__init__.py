@@ -1,4 +1,4 @@
-"""A checkpoint as it is downloaded, opened as named, memory-mapped tensors."""
+"""A downloaded checkpoint, opened as named, memory-mapped tensors."""
 
 from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 

@@ -21,16 +21,16 @@ from mistral.model.args import ModelArgs, MoeArgs
 from mistral.model.rope import FactorScaling, LinearScaling, RopeScaling, YarnScaling
 from mistral.text import read_json
 
-# Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
+# Keys that do not change the arithmetic are accepted silently. Other unknown keys are accepted with one warning.
 # `lora` says how the weights were trained: those of an adapter have names of their own, and are refused by these.
 HARMLESS_PARAMS = frozenset({"model_type", "max_batch_size", "max_seq_len", "use_biases", "causal", "lora"})
 # Keys that describe what reads images or audio beside the decoder, which is not loaded
 TOWERS = {"vision_encoder": "images", "audio": "audio", "audio_encoder": "audio", "multimodal": "images"}
-FORMER_FORM = "mistral-mindspore"  # of quantized folders that early releases wrote
+FORMER_FORM = "mistral-mindspore"  # the format of quantized folders that early releases wrote
 
 
 def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> ModelArgs:
-    """The architecture in a table of the official form. Raises InputError naming `source` and the key."""
+    """The architecture in a table with the keys of params.json. Raises InputError naming `source` and the key."""
     keys = Keys(params, source)
     refuse_kind("model_type", keys.take("model_type"), source)
     keys.refuse(UNSUPPORTED)
@@ -78,13 +78,13 @@ def args_from_params(params: Mapping[str, Any], source: str = "params.json") -> 
 
 
 def read_args(path: Path) -> ModelArgs:
-    """The architecture in `params.json` or `config.json`, by the name. Raises InputError naming the file."""
+    """The architecture in `params.json` or `config.json`. Raises InputError naming the file."""
     table = read_json(path)
     return args_from_config(table, str(path)) if path.name == "config.json" else args_from_params(table, str(path))
 
 
 def params_of(args: ModelArgs) -> dict[str, Any]:
-    """The table that `params.json` has for these args: `args_from_params` of it gives them back."""
+    """The table of `params.json` for these args, the inverse of `args_from_params`."""
     windows = args.sliding_windows
     table: dict[str, Any] = {
         name: getattr(args, name)
@@ -102,13 +102,13 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
 
 
 def kind_of(scaling: RopeScaling) -> str:
-    """What `rope_type` calls a scaling."""
+    """The `rope_type` of a scaling."""
     kinds = {LinearScaling: "linear", YarnScaling: "yarn", FactorScaling: "factors"}  # the last in GGUF alone
     return kinds.get(type(scaling), "llama3")
 
 
 def towers_of(keys: Keys) -> tuple[str, ...]:
-    """What the model reads beside text, by the tables of params.json that describe its towers, each once."""
+    """What the model reads besides text ("images", "audio"), from the tables of its encoders in params.json."""
     found = dict[str, None]()
     for key, tower in TOWERS.items():
         inner = table_at(keys, key)
@@ -124,8 +124,8 @@ def towers_of(keys: Keys) -> tuple[str, ...]:
 def check_quantization(keys: Keys) -> None:
     """Raise InputError for a table `quantization`, unless it is that of official FP8 weights.
 
-    The tensors of these say which they are. Folders in formats of its own were written by this program's early
-    releases.
+    Which tensors are FP8 follows from their dtypes. Early releases of this program wrote folders in formats of their
+    own.
     """
     table = keys.take("quantization")
     if table is None:

@@ -1,4 +1,4 @@
-"""A checkpoint folder, as it is downloaded, opened as named, memory-mapped tensors."""
+"""A downloaded checkpoint folder, opened as named, memory-mapped tensors."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from mistral.places import find_checkpoint
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's tensors by the names of Mistral's own files, whatever form the files have.
+    """A model's tensors by the names of Mistral's own files, whatever the file format.
 
     `shapes` has exactly the tensors of a model of these `args`. Files stay mapped for as long as the checkpoint or an
-    array out of it lives. `towers`: bytes of what the files hold beside the decoder and is not loaded, by what it
-    reads. `warnings` are lines that a user may want to see. `gguf`: the values of a GGUF file's header, where it is
-    one; `folder` is then the one that it lies in.
+    array of it exists. `towers`: bytes of the encoders for "images" and "audio" in the files, which are not loaded.
+    `warnings` are lines for the user. `gguf`: the metadata of a GGUF file, if it is one; `folder` is then the folder
+    that contains it.
     """
 
     folder: Path
@@ -46,19 +46,19 @@ class Checkpoint:
     warnings: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
     tensors: Mapping[str, Found | StoredBlocks] = field(repr=False)
-    rotary_halves: bool  # the rows of wq and wk lie in Hugging Face's order
+    rotary_halves: bool  # the rows of wq and wk are in Hugging Face's order
     adapter: Adapter | None = None
     towers: Mapping[str, int] = field(default_factory=dict)
     gguf: Metadata | None = field(default=None, repr=False)
 
     @property
     def path(self) -> Path:
-        """What names the checkpoint: its folder, or the GGUF file."""
+        """The checkpoint's path: its folder, or the GGUF file."""
         return self.gguf.path if self.gguf else self.folder
 
     @property
     def name(self) -> str:
-        """What a person calls the checkpoint: the name of its folder, or of the GGUF file."""
+        """The checkpoint's name: that of its folder, or of the GGUF file."""
         return self.gguf.path.stem if self.gguf else self.folder.resolve().name
 
     @property
@@ -69,10 +69,9 @@ class Checkpoint:
     def get(self, name: str) -> Array:
         """One tensor, read-only, of shape `shapes[name]`: bfloat16 (ml_dtypes), float16 or float32.
 
-        A view of the mapped file, possibly strided; wq and wk of a Hugging Face file are copied into Mistral's order,
-        what an adapter changes is a copy, and a matrix of 8-bit floats or in blocks is widened to
-        float32. Of 8-bit floats, what an adapter changes is rounded to bfloat16. Raises InputError for blocks whose
-        scales are NaN or infinite.
+        A view of the mapped file, possibly strided. Copies are: wq and wk of a Hugging Face file, in Mistral's order;
+        tensors that an adapter changes (those of FP8 are rounded to bfloat16); FP8 and block-quantized matrices, as
+        float32. Raises InputError for blocks whose scales are NaN or infinite.
         """
         found = self.packed(name)
         if isinstance(found, BlockQuantized):
@@ -96,13 +95,13 @@ class Checkpoint:
         return self.adapter is not None and name in self.adapter.deltas
 
     def is_in_blocks(self, name: str) -> bool:
-        """Whether it lies in a block format of GGUF files; `get` gives float32 made of the blocks."""
+        """Whether the tensor is stored in a block format of GGUF files; `get` dequantizes it to float32."""
         return isinstance(self.tensors[name], StoredBlocks)
 
     def packed(self, name: str) -> Array | Float8 | BlockQuantized:
-        """One tensor as it lies in the file, without an adapter: what is packed is not widened.
+        """One tensor as stored in the file, without an adapter: FP8 and blocks are not widened.
 
-        Views of the mapped file, but for wq and wk of a Hugging Face file, which are copied into Mistral's order.
+        A view of the mapped file, except wq and wk of a Hugging Face file, which are copied into Mistral's order.
         """
         found = self.tensors[name].array()
         heads = parameters(self.args)[name].heads if self.rotary_halves else None
@@ -113,7 +112,7 @@ class Checkpoint:
         return Float8(values, found.scale) if isinstance(found, Float8) else values
 
     def loaded_dtype(self, name: str) -> np.dtype[np.generic]:
-        """The dtype in which a tensor is used: as it lies, uint8 for blocks, or of the copy that an adapter changes."""
+        """The dtype in which a tensor is used: that in the file (uint8 for blocks), or that of a merged copy."""
         if self.is_in_blocks(name) and self.is_merged(name):
             return np.dtype(np.float32)
         dtype = self.dtype(name)
@@ -125,42 +124,42 @@ class Checkpoint:
         return tensor.nbytes if dtype == tensor.dtype else int(np.prod(tensor.shape)) * dtype.itemsize
 
     def missing(self, name: str) -> Path | None:
-        """The file that holds the tensor, where that file is on another rank only; None where it is here."""
+        """The file that holds the tensor, if only another rank has that file; None if it is here."""
         return next((part.path for part in self.tensors[name].parts if part.buffer is None), None)
 
     def release(self, name: str) -> None:
-        """Tell the system that the pages of the tensor's file, once read, need not stay in memory."""
+        """Tell the system that the tensor's pages, which have been read, need not stay in memory."""
         for part in self.tensors[name].parts:
             part.release()
 
     def in_place(self, name: str) -> bool:
-        """Whether `get` gives the file's own bytes in row-major order, so that using them copies nothing."""
+        """Whether `get` returns the file's own bytes in row-major order, which can be used without a copy."""
         tensor = self.tensors[name]
         reordered = self.rotary_halves and parameters(self.args)[name].heads is not None
         return tensor.is_contiguous and not reordered and not self.is_merged(name)
 
     def mapped(self, names: Iterable[str], adapted: bool = True) -> dict[Path, mmap.mmap]:
-        """The mapped files, by their paths, that hold these tensors; `adapted`: also those of an adapter."""
+        """The mapped files, by path, that hold these tensors; `adapted`: also those of an adapter."""
         parts = [part for name in names for part in self.tensors[name].parts]
         if self.adapter and adapted:
             parts += [part for delta in self.adapter.deltas.values() for part in delta.stored]
         return {part.path: part.buffer for part in parts if part.buffer is not None}
 
     def nbytes(self, name: str) -> int:
-        """Bytes that the tensor takes in the file."""
+        """Bytes of the tensor in the file."""
         return self.tensors[name].nbytes
 
     def dtype(self, name: str) -> np.dtype[np.generic]:
-        """The tensor's dtype in the file; of blocks, that of their bytes."""
+        """The tensor's dtype in the file; uint8 for blocks."""
         return self.tensors[name].dtype
 
     def type_name(self, name: str) -> str:
-        """What the tensor's type is called: its dtype, or the format of its blocks."""
+        """The name of the tensor's type: its dtype, or its block format."""
         tensor = self.tensors[name]
         return tensor.kind.name if isinstance(tensor, StoredBlocks) else tensor.dtype.name
 
     def place(self, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Where the tensor lies in its file: first byte and strides, in elements, of each of its parts."""
+        """The tensor's location in its file: first byte and strides, in elements, of each of its parts."""
         return tuple((part.start, part.strides) for part in self.tensors[name].parts)
 
     def file_of(self, name: str) -> Path:
@@ -173,14 +172,13 @@ def open_checkpoint(
     lora: str | Path | None = None,
     elsewhere: Mapping[str, Mapping[str, StoredTensor]] | None = None,
 ) -> Checkpoint:
-    """Open a folder of official or Hugging Face files, or a GGUF file; only headers are read, and all that they show is
-    checked.
+    """Open a folder of official or Hugging Face files, or a GGUF file; only headers are read and checked.
 
-    `folder` may be all that `find_checkpoint` finds: also a weight file, or org/name in the local Hugging Face cache.
-    `lora`: the folder of an adapter, which is merged into the tensors that it changes when they are asked for.
-    `elsewhere`: files that are not in the folder, by name, and the tensors in them; these have a shape and no values.
-    Raises InputError, one line with the file and the tensor, for anything that does not make up one whole model. With
-    tied embeddings a separate output matrix is accepted if it is the embeddings again (compared in 64 rows).
+    `folder` may be anything that `find_checkpoint` accepts: also a weight file, or org/name in the local Hugging Face
+    cache. `lora`: the folder of an adapter, which is merged into a tensor when it is read. `elsewhere`: files of other
+    ranks, by name, with their tensors, which have shapes and no values. Raises InputError, naming the file and the
+    tensor, unless the files make up one whole model. With tied embeddings a separate output matrix is accepted if it
+    equals the embeddings (64 rows are compared).
     """
     folder = find_checkpoint(folder)
     if folder.is_file():

@@ -1,4 +1,4 @@
-"""The architecture in a Hugging Face `config.json`: what a key means, and what its class has where the key is absent.
+"""The architecture in a Hugging Face `config.json`: the meaning of keys, and the defaults of each class.
 
 The classes are those of transformers that compute this decoder: Mistral, Mixtral, Ministral, Ministral 3, and Llama
 with neither biases nor a window. A model that reads images or audio too has its decoder's config inside, as
@@ -18,7 +18,7 @@ from mistral.errors import InputError
 from mistral.model.args import ModelArgs, MoeArgs
 from mistral.text import shown
 
-# Keys that change nothing in the arithmetic: accepted in silence. Any other unknown key is accepted with one warning.
+# Keys that do not change the arithmetic are accepted silently. Other unknown keys are accepted with one warning.
 HARMLESS_CONFIG = frozenset(
     {
         "_name_or_path", "architectures", "attention_dropout", "attn_implementation", "bos_token_id", "dtype",
@@ -28,7 +28,7 @@ HARMLESS_CONFIG = frozenset(
         "transformers.js_config", "transformers_version", "unsloth_version", "unsloth_fixed", "use_cache",
     }
 )  # fmt: skip
-# What the config of a model with towers has beside that of its decoder. Its tie_word_embeddings is not the decoder's.
+# Keys of a multimodal model besides its decoder's config. Its tie_word_embeddings is not the decoder's.
 HARMLESS_OUTSIDE = HARMLESS_CONFIG | {
     "audio_config", "audio_token_id", "hidden_size", "ignore_index", "image_seq_length", "image_token_id",
     "image_token_index", "multimodal_projector_bias", "projector_hidden_act", "quantization_config",
@@ -45,11 +45,10 @@ ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 @dataclass(frozen=True)
 class ConfigClass:
-    """What a class of transformers has where a file leaves a key out.
+    """The defaults of a class of transformers for absent keys.
 
-    `n_kv_heads` None stands for as many as there are heads, `window` None for none, and None in place of another number
-    for a key that must be there; `head_dim` None for the width of a head. `windowed`: the class looks at sliding_window
-    at all. `rope`: its rope_parameters.
+    `n_kv_heads` None means as many as heads, `window` None no window, `head_dim` None dim / n_heads; None for another
+    number means that the key is required. `windowed`: the class uses sliding_window. `rope`: its rope_parameters.
     """
 
     dim: int | None = 4096
@@ -96,9 +95,9 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A class whose model has a tower beside a decoder: what it reads, and the decoder's config where a file is silent.
+    """A multimodal class: what its encoder reads, and the default config of its decoder.
 
-    `architecture` is what the class is called in `architectures`.
+    `architecture` is the name of the class in `architectures`.
     """
 
     architecture: str
@@ -116,11 +115,11 @@ WRAPPERS = {
     "llava": Wrapper("LlavaForConditionalGeneration", "images", {"model_type": "llama"}),
     "voxtral": Wrapper("VoxtralForConditionalGeneration", "audio", VOXTRAL_TEXT),
 }
-UNNAMED = ConfigClass(None, None, None, None, None)  # Mistral, of a file that says so little that it must say the sizes
+UNNAMED = ConfigClass(None, None, None, None, None)  # Mistral, with all sizes required
 
 
 def args_from_config(config: Mapping[str, Any], source: str = "config.json") -> ModelArgs:
-    """The architecture in a Hugging Face config of one of CLASSES, or of one of WRAPPERS around such a one.
+    """The architecture in a Hugging Face config of one of CLASSES, or of one of WRAPPERS around it.
 
     Raises InputError naming `source` and the key.
     """
@@ -139,7 +138,7 @@ def args_from_config(config: Mapping[str, Any], source: str = "config.json") -> 
 
 
 def wrapper_of(config: Mapping[str, Any]) -> Wrapper | None:
-    """The class of a model that has a tower, by model_type or architectures; None for any other."""
+    """The class of a multimodal model, by model_type or architectures; None for any other."""
     kind, listed = config.get("model_type"), config.get("architectures")
     if "model_type" in config:
         return WRAPPERS.get(kind) if isinstance(kind, str) else None
@@ -185,7 +184,7 @@ def decoder_args(config: Mapping[str, Any], source: str) -> ModelArgs:
 
 
 def class_of(config: Mapping[str, Any], source: str) -> ConfigClass:
-    """The class of a config, by model_type or, where that is absent, by architectures; without both, UNNAMED.
+    """The class of a config, by model_type, otherwise by architectures; UNNAMED without both.
 
     Raises InputError for a class that is not among CLASSES.
     """
@@ -208,7 +207,7 @@ def class_of(config: Mapping[str, Any], source: str) -> ConfigClass:
 
 
 def windows(keys: Keys, default: ConfigClass, n_layers: int) -> tuple[int | None, ...]:
-    """The window of each layer: `sliding_window` for all, or only for those that `layer_types` calls sliding."""
+    """The window of each layer: `sliding_window` for all layers, or for those of sliding type in `layer_types`."""
     window = default.window
     if default.windowed and "sliding_window" in keys.table:
         window = keys.window(keys.take("sliding_window"), "sliding_window")

@@ -1,6 +1,6 @@
 """Which weight files of a folder make up the model.
 
-Official files win: `params.json` with, in this order, consolidated.safetensors,
+Official files come first: `params.json` with, in this order, consolidated.safetensors,
 consolidated-0000x-of-0000N.safetensors, consolidated.NN.pth, consolidated.NN.pt. Otherwise Hugging Face's:
 `config.json` with model.safetensors, the files that an index lists, model-0000x-of-0000N.safetensors, and the same of
 pytorch_model.bin. The weights of the two are never mixed; official weights that came with a `config.json` alone, as the
@@ -25,10 +25,10 @@ _NUMBERED = re.compile(r"consolidated\.(?P<number>\d\d)\.(?P<kind>pth|pt)")
 
 @dataclass(frozen=True)
 class Form:
-    """A form of checkpoint found in a folder, and the files to read.
+    """A file format found in a folder, and the files to read.
 
-    `name` is for people. `weight_map` is the table of an index, if there is one: tensor name to file name; `index` is
-    that file. It may list files that are not in the folder: what is needed of these is missed later.
+    `name` is for messages. `weight_map` is the table of an index file `index`, if there is one: tensor name to file
+    name. It may list files that are not in the folder; whether they are needed is checked later.
     """
 
     name: str
@@ -49,7 +49,7 @@ class _Files:
 
 
 def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
-    """The form to read in a folder; `elsewhere` are names of files that other ranks have, which count as if here.
+    """The format to read in a folder; `elsewhere` are names of files that other ranks have, which count as present.
 
     Raises InputError if the folder holds no model or a set of files is incomplete.
     """
@@ -80,7 +80,7 @@ def find_form(folder: Path, elsewhere: Collection[str] = ()) -> Form:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Every file that could be part of a model's weights by its name, whether the set is whole or not."""
+    """Every file that could be part of a model's weights by its name, in complete sets or not."""
     return tuple(folder / name for name in sorted(_file_names(folder)) if WEIGHTS.fullmatch(name))
 
 
@@ -160,7 +160,7 @@ def _numbered(folder: Path, names: set[str]) -> _Files | None:
 
 
 def _indexed(folder: Path, names: set[str], index: str, kind: str) -> _Files:
-    """The files here that an index lists. Raises InputError where none is, or for an index that is none."""
+    """The files here that an index lists. Raises InputError if there are none, or for an invalid index."""
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or any(type(name) is not str for name in weight_map.values()):
         raise InputError(f"{folder / index}: no weight_map from tensors to files in it; download it again")
@@ -175,5 +175,5 @@ def _indexed(folder: Path, names: set[str], index: str, kind: str) -> _Files:
 
 
 def missing_file(folder: Path, name: str, index: str) -> str:
-    """The message about a file that an index lists and that is needed and not here."""
+    """The message for a needed file that an index lists and that is missing."""
     return f"{folder}: {quoted(name)} is missing, and {index} lists it; {how_to_get(folder, quoted(name))}"

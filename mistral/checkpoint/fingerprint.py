@@ -6,14 +6,14 @@ import hashlib
 
 from mistral.checkpoint.checkpoint import Checkpoint
 
-SAMPLE = 256  # bytes out of the middle of each tensor that go into the digest
+SAMPLE = 256  # bytes from the middle of each tensor in the digest
 
 
 def fingerprint(checkpoint: Checkpoint, bits: int = 16) -> str:
-    """The digest of a model, as 64 hexadecimal digits; `bits` as the model is used.
+    """The digest of a model, 64 hexadecimal digits; `bits` are those with which it is loaded.
 
-    SHA-256 of the architecture, the shape and dtype of every tensor, some bytes out of the middle of each, and the
-    identity of an adapter.
+    It is the SHA-256 of the architecture, the shape and dtype of every tensor, some bytes from the middle of each, and
+    the identity of an adapter.
     """
     digest = hashlib.sha256(repr((checkpoint.args, bits)).encode())
     for name in sorted(checkpoint.shapes):

@@ -1,7 +1,7 @@
-"""One matrix of 8-bit floats as it lies in a safetensors file: its values, X.weight, and beside it the scale of all.
+"""An FP8 matrix in a safetensors file: its values, X.weight, and its scale.
 
-The scale is called X.qscale_weight in official files and X.weight_scale_inv in Hugging Face's; both are multiplied by.
-Scales of activations may lie there too: they are for arithmetic in 8 bits, which is not done here.
+The scale is X.qscale_weight in official files and X.weight_scale_inv in Hugging Face's; the values are multiplied by it
+in both. Scales of activations, which such files may have too, are not used: this program does no 8-bit arithmetic.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACTIVATION_SCALES = (".qscale_act", ".activation_scale", ".input_scale")
 
 @dataclass(frozen=True)
 class Float8Tensor:
-    """A matrix (out, in) where a plain model has a `StoredTensor`; `name` is what the file calls its scale."""
+    """A matrix (out, in) in place of a `StoredTensor`; `name` is the name of its scale in the file."""
 
     values: StoredTensor
     scale: StoredTensor
@@ -54,7 +54,7 @@ class Float8Tensor:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the values lie row after row, so that they can be used as they lie."""
+        """Whether the values are contiguous, so that they can be used in place."""
         return self.values.is_contiguous
 
     @property
@@ -63,7 +63,7 @@ class Float8Tensor:
         return self.values, self.scale
 
     def array(self) -> Float8:
-        """The matrix, its values a view of the mapped file. Raises InputError for a scale that is none."""
+        """The matrix, its values a view of the mapped file. Raises InputError for a scale that is not positive."""
         scale = self.scale.number()
         if not scale > 0:
             raise InputError(
@@ -74,22 +74,22 @@ class Float8Tensor:
 
 
 def scale_name(weight: str, hugging_face: bool) -> str:
-    """What a file calls the scale of the matrix that it calls `weight`."""
+    """The name of the scale of the matrix that a file calls `weight`."""
     stem = weight.removesuffix(WEIGHT)
     return f"{stem}.weight_scale_inv" if hugging_face else f"{stem}.qscale_weight"
 
 
 def is_activation_scale(name: str, tensor: StoredTensor) -> bool:
-    """Whether a file's tensor is the scale of activations, which nothing here needs."""
+    """Whether a file's tensor is a scale of activations, which is not used."""
     return name.endswith(ACTIVATION_SCALES) and tensor.shape in SCALAR_SHAPES
 
 
 def take_float8(
     weight: str, values: StoredTensor, hugging_face: bool, tensors: Mapping[str, StoredTensor]
 ) -> Float8Tensor:
-    """The matrix whose values the file calls `weight`, with its scale. Raises InputError where that is not sound.
+    """The matrix whose values the file calls `weight`, with its scale. Raises InputError for an invalid scale.
 
-    A scale of 0 is let pass until the weights are read: so does a file look that was made and not yet filled.
+    A scale of 0 is accepted until the weights are read: a file that has been allocated and not yet written has it.
     """
     name = scale_name(weight, hugging_face)
     scale = tensors.get(name)

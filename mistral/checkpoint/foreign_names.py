@@ -1,9 +1,9 @@
-"""What a model's parameters are called in files of other forms than Mistral's own, and how their rows lie there.
+"""The names of a model's parameters in other file formats than Mistral's own, and the order of their rows.
 
-Hugging Face names are those of transformers' Mistral and Mixtral classes; a model that reads images or audio too has
-its decoder's names behind a prefix, in one of two spellings, and its towers under names of their own. Its
-rotary embedding turns the halves of a head, Mistral's turns neighbours, so the rows of its q and k projections lie in
-another order. The first Mixtral release stacked a layer's experts in one tensor.
+Hugging Face names are those of transformers' Mistral and Mixtral classes; in a multimodal model the decoder's names
+have a prefix, in one of two spellings, and its encoders have names of their own. transformers' rotary embedding pairs
+the two halves of a head, Mistral's pairs neighbouring elements, so the rows of the q and k projections are in another
+order. The first Mixtral release stacked a layer's experts in one tensor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ROTARY_TABLES = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.si
 
 
 def hugging_face_name(parameter: Parameter) -> str:
-    """What transformers calls the parameter."""
+    """The parameter's name in transformers."""
     if parameter.layer is None:
         return f"{_OUTSIDE_LAYERS[parameter.weight]}.weight"
     layer = f"model.layers.{parameter.layer}"
@@ -45,21 +45,21 @@ def hugging_face_name(parameter: Parameter) -> str:
 
 
 def wrapped_names(name: str) -> tuple[str, ...]:
-    """What a file may call a parameter that transformers calls `name` in a decoder alone: that, or as part of a model.
+    """The possible names in a file of the parameter that is `name` in a decoder alone.
 
-    An outer class has its decoder as `language_model`, and an inner one as `model.language_model`.
+    In a multimodal model the decoder is `language_model` or `model.language_model`.
     """
     return name, f"language_model.{name}", f"model.language_model.{name.removeprefix('model.')}"
 
 
 def tower_of(name: str) -> str | None:
-    """What the tower reads that a file's tensor is part of, by its name: "images" or "audio"; None for any other."""
+    """What the encoder of a tensor with this name reads, "images" or "audio"; None for a tensor of the decoder."""
     name = name.removeprefix("model.")
     return next((reads for prefix, reads in _TOWERS.items() if name.startswith(prefix)), None)
 
 
 def first_mixtral_name(parameter: Parameter) -> str:
-    """The tensor of the first Mixtral release that the parameter is, or that has it among its stacked experts.
+    """The name in the first Mixtral release of the parameter, or of the stack of experts that holds it.
 
     A stack has shape (E*F, D) and no `.weight` to its name: expert e owns rows F*e to F*(e+1). Its w2 is stored
     transposed.
@@ -83,5 +83,5 @@ def neighbouring_pairs(rows: Array, n_heads: int) -> Array:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file's tensor is a table of rotary angles, which some files carry and no model needs."""
+    """Whether a file's tensor is a table of rotary angles, which some files contain and no model needs."""
     return name.endswith(_ROTARY_TABLES) or name in ("rope.freqs", "freqs_cis")

@@ -10,28 +10,28 @@ from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.text import shown
 
-SMALL = 1 << 24  # no dimension of a model is larger: bounds what a hostile file can make us compute
+SMALL = 1 << 24  # larger than any dimension of a model: limits the work that a hostile file can cause
 MAX_LAYERS = 4096
 
 
 class Keys:
-    """A JSON object being read: remembers what was asked for, so that the rest can be reported.
+    """A JSON object that is being read; it remembers the keys that were read, so that others can be reported.
 
-    `source` is what messages call it. All methods raise InputError, naming source and key, for a value that cannot be.
+    `source` is its name in errors. All methods raise InputError, naming source and key, for an invalid value.
     """
 
     def __init__(self, table: Mapping[str, Any], source: str) -> None:
         self.table, self.source, self.taken = table, source, set[str]()
 
     def take(self, key: str) -> Any:
-        """The value of a key, None where it is absent; noted as asked for."""
+        """The value of a key, None if it is absent; the key counts as read."""
         self.taken.add(key)
         return self.table.get(key)
 
     def number(self, key: str, default: float | None = None, zero: bool = False) -> float:
-        """A positive, finite number, or 0 where `zero` allows it; decimal text counts as one.
+        """A positive, finite number, or 0 if `zero` allows it; a decimal text is accepted.
 
-        `default` where the key is absent or null.
+        `default` if the key is absent or null.
         """
         value = self.take(key)
         if value is None and default is not None:
@@ -48,7 +48,7 @@ class Keys:
         return number
 
     def integer(self, key: str, default: int | None = None, limit: int = SMALL) -> int:
-        """A whole number from 1 to `limit`; `default` where the key is absent or null."""
+        """An integer from 1 to `limit`; `default` if the key is absent or null."""
         if default is not None and self.table.get(key) is None:
             self.taken.add(key)
             return default
@@ -60,14 +60,14 @@ class Keys:
         return int(number)
 
     def boolean(self, key: str) -> bool:
-        """true or false; false where the key is absent or null."""
+        """A boolean; false if the key is absent or null."""
         value = self.take(key)
         if value not in (None, True, False):
             raise InputError(f"{self.source}: {key} must be true or false, not {shown(value)}")
         return bool(value)
 
     def window(self, value: Any, key: str) -> int | None:
-        """A sliding window out of the value of `key`: None for null, else a whole number."""
+        """A sliding window from the value of `key`: None for null, otherwise an integer."""
         return None if value is None else Keys({key: value}, self.source).integer(key)
 
     def window_list(self) -> list[int | None]:
@@ -85,9 +85,9 @@ class Keys:
         return [self.window(v, given[0] if given else "sliding_window") for v in values]
 
     def refuse(self, unsupported: Mapping[str, str]) -> None:
-        """Raise InputError for a key of these that is set: neither absent, null nor false.
+        """Raise InputError for one of these keys that is set: neither absent, null nor false.
 
-        `unsupported`: what each stands for, by the key; empty where the key says it.
+        `unsupported`: the meaning of each key; empty if the key is clear by itself.
         """
         for key in sorted(unsupported.keys() & self.table.keys()):
             if self.take(key) not in (None, False):
@@ -95,12 +95,12 @@ class Keys:
                 raise InputError(f"{self.source}: {key} is set, and this program does not support it{reason}")
 
     def refuse_unknown(self) -> None:
-        """Raise InputError for a key that was not asked for."""
+        """Raise InputError for a key that was not read."""
         for key in sorted(self.table.keys() - self.taken):
             raise InputError(f"{self.source}: {shown(key)} is set, and this program does not support it")
 
     def build(self, harmless: frozenset[str], **fields: Any) -> ModelArgs:
-        """The architecture of these fields; keys neither asked for nor `harmless` are noted as ignored."""
+        """The architecture with these fields; keys neither read nor `harmless` are noted as ignored."""
         ignored = tuple(sorted(str(key)[:40] for key in self.table.keys() - self.taken - harmless))
         try:
             return ModelArgs(**fields, ignored_keys=ignored)

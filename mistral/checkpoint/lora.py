@@ -2,8 +2,8 @@
 
 Two layouts are read. Mistral's own: lora.safetensors, whose tensors are called X.lora_A.weight (r, in) and
 X.lora_B.weight (out, r) for the model's X.weight, and params.json, whose `lora` holds the scale. And that of Hugging
-Face's PEFT; see `mistral/checkpoint/peft.py`. There the rows of q and k lie in Hugging Face's order, and so do those of
-B, which are put in Mistral's.
+Face's PEFT; see `mistral/checkpoint/peft.py`. There the rows of q and k are in Hugging Face's order, and so are those
+of B, which are put into Mistral's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def widened(array: Array) -> NDArray[np.float32]:
 
 
 def narrowed(array: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
-    """The array rounded to `dtype`, to the nearest and ties to even. The array itself is written over.
+    """The array rounded to `dtype`, to nearest with ties to even. The array itself is overwritten.
 
     Finite values become bfloat16 by their bits, which is faster than a cast.
     """
@@ -74,7 +74,7 @@ class LoraDelta:
 
     @property
     def stored(self) -> tuple[StoredTensor, ...]:
-        """The tensors of the file that it is made of."""
+        """The tensors of the file that make it up."""
         return (self.a, self.b) if self.base is None else (self.a, self.b, self.base)
 
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -91,7 +91,7 @@ class LoraDelta:
     def added_to(self, weight: Array, dtype: np.dtype[np.generic] | None = None) -> Array:
         """A copy of weight + scale * B A, computed in float32 and rounded once to `dtype`, or to the weight's own.
 
-        Raises InputError for factors that are not finite, and for a sum that is not where the weight was.
+        Raises InputError for factors that are not finite, and for a sum that is not finite although the weight was.
         """
         a, b = self.factors()
         with np.errstate(over="ignore"):
@@ -180,8 +180,8 @@ def find_adapter(folder: Path) -> Path:
 def official_scale(params: Path) -> Callable[[str, int], float]:
     """The function (module, rank of its tensors) -> scale for an adapter of mistral-finetune.
 
-    Its params.json has one scale for all matrices. Raises InputError where it has none; the function does for a tensor
-    of another rank than the file says.
+    Its params.json has one scale for all matrices. Raises InputError without one; the function raises it for a tensor
+    of another rank than the file's.
     """
     if not params.is_file():
         raise InputError(f"{params}: missing; it has the adapter's scale, copy it from where the adapter was trained")
@@ -204,10 +204,10 @@ def official_scale(params: Path) -> Callable[[str, int], float]:
 
 
 def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Module of the adapter -> the model's parameter, for each pair of A and B.
+    """The model's parameter by module of the adapter, for each pair of A and B.
 
-    `called`: the parameters that an adapter can change, by the layout's names for them. Raises InputError for any
-    tensor in the file that belongs to none of them.
+    `called`: the parameters that an adapter can change, by their names in this layout. Raises InputError for any other
+    tensor in the file.
     """
     found: dict[str, Parameter] = {}
     modules: dict[str, str] = {}  # by the parameters' names
@@ -231,7 +231,7 @@ def pairs(file: Path, tensors: Mapping[str, StoredTensor], called: Mapping[str, 
 
 
 def reason(name: str) -> str:
-    """The end of a message about a tensor that is no part of a plain adapter: what it is, by its name in the file."""
+    """The end of an error about a tensor that is not part of a plain LoRA adapter: what its name means."""
     if "magnitude" in name:
         return ": DoRA is not supported"
     if name.endswith(".bias"):

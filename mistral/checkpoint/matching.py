@@ -1,4 +1,4 @@
-"""What a checkpoint's files hold, matched against what its model needs."""
+"""The tensors in a checkpoint's files, matched with those that its model needs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from mistral.ops.float8 import FLOAT8
 _WEIGHT_DTYPES = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
 _MAX_TENSORS = 1 << 18
 _SAMPLED_ROWS = 64
-HEAD_IN_FILE = "lm_head.weight"  # what Hugging Face files call the output matrix
+HEAD_IN_FILE = "lm_head.weight"  # the output matrix in Hugging Face files
 Tensors = Mapping[str, StoredTensor]
 Found = StoredTensor | Float8Tensor
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What files hold: tensors that may be the model's, by their names there, and bytes of its towers.
+    """The contents of files: tensors of the decoder by their names there, and bytes of the encoders.
 
-    `towers`: by what they read, "images" or "audio"; nothing of them is read. `warnings` are about tensors that no
-    model needs.
+    `towers`: bytes of the encoders for "images" and "audio", which are not read. `warnings` are about tensors that are
+    not needed.
     """
 
     tensors: dict[str, StoredTensor]
@@ -57,8 +57,8 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
 def read_files(form: Form, elsewhere: Mapping[str, Tensors]) -> Contents:
     """The tensors of all files by their names in the files.
 
-    `elsewhere`: the tensors in files that only other ranks have, by file name. Raises InputError if a name is there
-    twice (tensor-parallel parts are not joined), unless an index says which is meant, or it belongs to no layer and the
+    `elsewhere`: the tensors in files that only other ranks have, by file name. Raises InputError for a duplicate name
+    (tensor-parallel parts are not joined), unless an index names the file, or the tensor is outside the layers and the
     files are those of the first Mixtral release, which have four layers each.
     """
     tensors: dict[str, StoredTensor] = {}
@@ -99,10 +99,10 @@ def require_countable(args: ModelArgs, args_file: Path) -> None:
 
 
 def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Found]:
-    """Every tensor of the model by its name in Mistral's files, its rows still as the file has them.
+    """Every tensor of the model by its name in Mistral's files, with its rows in the order of the file.
 
-    Raises InputError for one that is missing, not expected, of the wrong shape or dtype, or elsewhere than an index
-    says. What an index says of tensors that the model does not need is of no account.
+    Raises InputError for one that is missing, not expected, of the wrong shape or dtype, or not in the file that an
+    index names. Entries of an index for tensors that the model does not need are ignored.
     """
     require_countable(args, form.args_file)
     left = dict(tensors)
@@ -134,7 +134,7 @@ def match_names(form: Form, args: ModelArgs, tensors: Tensors) -> dict[str, Foun
 
 
 def _missing(in_file: str, name: str, form: Form, tensors: Tensors) -> str:
-    """The message about a tensor that the files, which call it `in_file`, do not have."""
+    """The message for a missing tensor, which the files would call `in_file`."""
     file_name = (form.weight_map or {}).get(in_file)
     if file_name is not None and form.index and file_name not in {file.name for file in form.files}:
         return missing_file(form.index.parent, file_name, form.index.name)
@@ -155,7 +155,7 @@ def _missing(in_file: str, name: str, form: Form, tensors: Tensors) -> str:
 
 
 def _name_in_file(parameter: Parameter, form: Form, args: ModelArgs, tensors: Tensors) -> tuple[str, int | None]:
-    """What the files call a parameter, and its place in a stack of experts if they stack them.
+    """The name of a parameter in the files, and its index in a stack of experts if they are stacked.
 
     Of two tied matrices a file may have either.
     """
@@ -171,7 +171,7 @@ def _name_in_file(parameter: Parameter, form: Form, args: ModelArgs, tensors: Te
 
 
 def _spelt(names: Sequence[str], tensors: Tensors) -> str:
-    """Of the names that a missing tensor might have, that in the spelling of the files."""
+    """Of the possible names of a missing tensor, the one in the files' spelling."""
     _, outer, inner = names[:3]
     if any(name.startswith("model.language_model.") for name in tensors):
         return inner if outer.startswith("language_model.model.") else names[0]
@@ -181,7 +181,7 @@ def _spelt(names: Sequence[str], tensors: Tensors) -> str:
 def _take(
     name: str, tensor: StoredTensor, parameter: Parameter, expert: int | None, form: Form, args: ModelArgs
 ) -> StoredTensor:
-    """The parameter that a file's tensor is, or that is the given `expert` of a stack; its shape and dtype checked."""
+    """A parameter from a file's tensor, or from the given `expert` of a stack, with shape and dtype checked."""
     if expert is None:
         _check_tensor(name, tensor, parameter.shape, form, _may_be_float8(parameter))
         return tensor
@@ -192,7 +192,7 @@ def _take(
 
 
 def _may_be_float8(parameter: Parameter) -> bool:
-    """Whether a parameter is one that 8-bit floats are read for: a matrix of a layer, or the head."""
+    """Whether a parameter may be FP8: a matrix of a layer, or the output matrix."""
     return parameter.is_matrix and parameter.part not in ("embedding", "router")
 
 

@@ -17,14 +17,14 @@ from mistral.errors import InputError
 from mistral.text import read_json, shown
 
 PREFIX = "base_model.model."
-# Settings that change the arithmetic in ways that are not done here: refused unless absent, null, false or empty.
+# Settings that change the arithmetic in unsupported ways: refused unless absent, null, false or empty.
 UNSUPPORTED = (
     "modules_to_save", "lora_bias", "fan_in_fan_out", "trainable_token_indices", "target_parameters",
     "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config",
 )  # fmt: skip
-# Ways to begin that change the model's own weights, which the adapter alone then does not fit.
+# Initialisations that change the model's own weights, so that the adapter does not fit the original ones.
 CHANGES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Patterns are regular expressions of a file that anyone may have written: only such as end in a bounded time.
+# Patterns are regular expressions from an untrusted file: only those that match in bounded time are accepted.
 MOST_PATTERNS, LONGEST_PATTERN, MOST_REPEATS = 4096, 200, 2
 MOST_MATCHES = 1 << 21  # of all modules with all patterns: some seconds
 
@@ -64,7 +64,7 @@ def read_scales(path: Path) -> Callable[[str, int], float]:
 
 
 def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise InputError for a setting that changes the arithmetic in a way that is not done here."""
+    """Raise InputError for a setting that changes the arithmetic in an unsupported way."""
     kind, bias, begin = config.get("peft_type"), config.get("bias", "none"), config.get("init_lora_weights")
     if kind != "LORA":
         raise InputError(f"{path}: peft_type {shown(kind)} is not supported (LORA is)")
@@ -84,14 +84,14 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def number(path: Path, name: str, value: Any) -> float:
-    """The value of the setting `name` as a float. Raises InputError where it is not a finite number up to 1e9."""
+    """The value of the setting `name` as a float. Raises InputError unless it is a finite number up to 1e9."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
         raise InputError(f"{path}: {name} must be a number, not {shown(value)}")
     return float(value)
 
 
 def table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The setting `name`, a table from patterns to values; empty where it is absent. Raises InputError for no table."""
+    """The setting `name`, a dictionary of values by pattern; empty if absent. Raises InputError for anything else."""
     found = config.get(name) or {}
     if not isinstance(found, dict) or len(found) > MOST_PATTERNS:
         raise InputError(f"{path}: {name} must be a table of patterns")
@@ -99,9 +99,9 @@ def table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def compiled(path: Path, pattern: str) -> re.Pattern[str]:
-    """A pattern of the file compiled as PEFT does: it has to match the end of a module's name, from a dot on.
+    """A pattern of the file, compiled as in PEFT: it must match the end of a module's name, after a dot.
 
-    Raises InputError for one that is no pattern or could take long to match.
+    Raises InputError for an invalid pattern, or one that could take long to match.
     """
     repeats = len(re.findall(r"[*+?{]", pattern))
     try:

@@ -1,4 +1,4 @@
-"""Which block format each parameter of a quantized model has: the mixtures of llama.cpp, by their names there."""
+"""The block format of each parameter of a quantized model: llama.cpp's mixtures, by its names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
 
 def check_mixture(option: str, name: str) -> None:
-    """Raise InputError, naming the option, for a mixture that there is none of."""
+    """Raise InputError, naming the option, for an unknown mixture."""
     if name not in MIXTURES:
         raise InputError(f"must be one of {', '.join(MIXTURES)}", option=option, value=name)
 
@@ -23,7 +23,7 @@ def check_mixture(option: str, name: str) -> None:
 def kind_of(parameter: Parameter, args: ModelArgs, mixture: str, weighted: bool = False) -> Kind:
     """The type of a parameter in a file of this mixture; `weighted`: importances are known.
 
-    Norms and routers stay float32. Where 32 does not divide a row it is float16.
+    Norms and routers stay float32. If 32 does not divide the row length, the type is float16.
     """
     if not parameter.is_matrix or parameter.part == "router":
         return BY_NAME["F32"]
@@ -34,7 +34,7 @@ def kind_of(parameter: Parameter, args: ModelArgs, mixture: str, weighted: bool 
 
 
 def block_kind(parameter: Parameter, args: ModelArgs, bits: int) -> Kind | None:
-    """The block format of a parameter of a model that is loaded with `bits`; None where it stays as it is."""
+    """The block format of a parameter of a model that is loaded with `bits`; None if it is not quantized."""
     if bits not in MIXTURE_OF_BITS:
         return None
     kind = kind_of(parameter, args, MIXTURE_OF_BITS[bits])
@@ -42,7 +42,7 @@ def block_kind(parameter: Parameter, args: ModelArgs, bits: int) -> Kind | None:
 
 
 def _wanted(parameter: Parameter, args: ModelArgs, mixture: str, weighted: bool) -> str:
-    """The type that a mixture has for a matrix, whatever the length of its rows."""
+    """The type of a matrix in a mixture, if its row length allows it."""
     base = mixture.removesuffix("_M")
     if base in ("F16", "BF16", "Q8_0"):
         return base
@@ -80,5 +80,5 @@ def _wanted_in_attention(parameter: Parameter, args: ModelArgs, mixture: str) ->
 
 
 def _more_bits(layer: int, n_layers: int) -> bool:
-    """Whether a layer is among those whose wv and w2 have more bits: the outer eighths, and each third between."""
+    """Whether wv and w2 of a layer have more bits: in the first and last eighth, and in every third layer between."""
     return layer < n_layers // 8 or layer >= 7 * n_layers // 8 or (layer - n_layers // 8) % 3 == 2

@@ -1,4 +1,4 @@
-"""How positions are turned for a longer context, by the spellings of params.json and of config.json."""
+"""RoPE scaling and query scaling in params.json and config.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scaling = TypeVar("Scaling", LinearScaling, Llama3Scaling, YarnScaling)
 def official_rotary(keys: Keys) -> tuple[RopeScaling | None, Llama4Scaling | None]:
     """The scaling of frequencies and of queries in params.json: `yarn` and `llama_4_scaling`.
 
-    `rope_scaling` is what this program itself writes, in Hugging Face's form. Raises InputError where two differ.
+    `rope_scaling` is written by this program itself, with Hugging Face's keys. Raises InputError if two differ.
     """
     plain, yarn = rope_scaling(keys, "rope_scaling"), official_yarn(keys)
     if plain and yarn and plain != yarn:
@@ -27,7 +27,7 @@ def official_rotary(keys: Keys) -> tuple[RopeScaling | None, Llama4Scaling | Non
 
 
 def official_yarn(keys: Keys) -> YarnScaling | None:
-    """The table `yarn` of params.json; None where it is absent. `apply_scale` absent means true."""
+    """The table `yarn` of params.json; None if it is absent. An absent `apply_scale` means true."""
     inner = table_at(keys, "yarn")
     if inner is None:
         return None
@@ -42,7 +42,7 @@ def official_yarn(keys: Keys) -> YarnScaling | None:
 
 
 def official_llama_4(keys: Keys) -> Llama4Scaling | None:
-    """The table `llama_4_scaling`; None where it is absent or its beta is 0."""
+    """The table `llama_4_scaling`; None if it is absent or its beta is 0."""
     inner = table_at(keys, "llama_4_scaling")
     if inner is None:
         return None
@@ -52,7 +52,7 @@ def official_llama_4(keys: Keys) -> Llama4Scaling | None:
 
 
 def table_at(keys: Keys, key: str) -> Keys | None:
-    """The table of a key; None where it is absent, null or false. Raises InputError for any other value."""
+    """The table of a key; None if it is absent, null or false. Raises InputError for any other value."""
     table = keys.take(key)
     if table is None or table is False:
         return None
@@ -107,7 +107,7 @@ def yarn(inner: Keys, origin: int | None) -> YarnScaling:
 
 
 def within(inner: Keys, made: Callable[[], Scaling]) -> Scaling:
-    """What `made` returns; an InputError that does not name the table is raised again with its name."""
+    """The result of `made`; an InputError that does not name the table is raised again with its name."""
     try:
         return made()
     except InputError as error:
@@ -152,6 +152,6 @@ def rotary(
 
 
 def query_scaling(inner: Keys, origin: int | None) -> Llama4Scaling | None:
-    """`llama_4_scaling_beta` of a table; None where it is absent or 0."""
+    """`llama_4_scaling_beta` of a table; None if it is absent or 0."""
     beta = inner.number("llama_4_scaling_beta", 0.0, zero=True)
     return Llama4Scaling(inner.integer(ORIGIN, default=origin, limit=LONGEST), beta) if beta else None

@@ -1,4 +1,4 @@
-"""What models and files have that this program does not compute, and the sentence with which each is refused."""
+"""Models and settings that this program does not support, and the error for each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ LATENT = "multi-head latent attention (as in Mistral Small 4, Large 3 and Leanst
 SHARED = "experts that all tokens share (as in Mistral Small 4, Large 3 and Leanstral)"
 STATES = "a state space model (as Codestral Mamba), which has no attention"
 STEERED = "a decoder that is steered by the time of its audio (as in Voxtral Realtime)"
-# Keys that change the arithmetic in ways this project does not implement, and what they stand for: refused unless
-# absent, null or false.
+# Keys that change the arithmetic in unsupported ways, with their meaning: refused unless absent, null or false.
 UNSUPPORTED = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), LATENT),
     **dict.fromkeys(("num_shared_experts", "n_shared_experts"), SHARED),
@@ -57,13 +56,13 @@ METHODS = {
 
 
 def refuse_kind(name: str, value: object, source: str) -> None:
-    """Raise InputError for a kind of model, the value of the key `name`, that is known and not supported."""
+    """Raise InputError for a kind of model, the value of the key `name`, that is known to be unsupported."""
     if isinstance(value, str) and value in OTHER_KINDS:
         raise InputError(f"{source}: {name} {shown(value)} {OTHER_KINDS[value]}; that is not supported")
 
 
 def refuse_sound(table: Mapping[str, Any], source: str) -> None:
-    """Raise InputError where `multimodal` is that of a model that writes sound, or that reads it as it comes."""
+    """Raise InputError if `multimodal` is that of a model that generates audio, or reads it in real time."""
     if {"audio_model_args", "audio_tokenizer_args"} & table.keys():
         raise InputError(f"{source}: multimodal {OTHER_KINDS['voxtral_tts']}; that is not supported")
     whisper = table.get("whisper_model_args")
@@ -73,7 +72,7 @@ def refuse_sound(table: Mapping[str, Any], source: str) -> None:
 
 
 def check_official_quantization(table: Mapping[str, Any], source: str) -> None:
-    """Raise InputError unless `quantization` of an official file says FP8 with a scale for each tensor."""
+    """Raise InputError unless `quantization` of an official file is FP8 with one scale for each tensor."""
     format, scheme = table.get("qformat_weight"), table.get("qscheme_act", "TENSOR")
     if format != FLOAT8_FORMAT:
         raise refusal(f"{source}: quantization", f"weights of the format {shown(format)}")
@@ -82,7 +81,7 @@ def check_official_quantization(table: Mapping[str, Any], source: str) -> None:
 
 
 def check_quantization_config(table: object, source: str) -> None:
-    """Raise InputError unless `quantization_config` is absent or says FP8 with a scale for each tensor."""
+    """Raise InputError unless `quantization_config` is absent or FP8 with one scale for each tensor."""
     if table in (None, False):
         return
     name = f"{source}: quantization_config"
@@ -98,7 +97,7 @@ def check_quantization_config(table: object, source: str) -> None:
 
 
 def packed(table: Mapping[str, Any]) -> str:
-    """The end of a name of a format: what its table says of its numbers, where that says more."""
+    """The end of a format's name: details of its numbers, if its table has them."""
     format = table.get("format")
     words = str(format).lower() if isinstance(format, str) else ""
     groups = table.get("config_groups")
@@ -107,7 +106,7 @@ def packed(table: Mapping[str, Any]) -> str:
 
 
 def refusal(name: str, what: str) -> InputError:
-    """The error about weights that another program quantized in a way that is not read."""
+    """The error for weights in an unsupported quantization format."""
     return InputError(
         f"{name}: {what} are not read; download the original weights, in a -BF16 repository where the model has one"
         if what.startswith("weights")

@@ -1,4 +1,4 @@
-"""Bytes of memory that weights take, by backend, bits and stage."""
+"""Bytes of memory for weights, by backend, bits and stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistral.ops.blocks.block_quantized import byte_shape
 def copied_nbytes(checkpoint: Checkpoint, bits: int, backend: str, layers: range | None = None) -> int:
     """Bytes of memory beside the mapped file that the weights of a stage take: those not in the file as they are used.
 
-    `bits` of the model as it is used; the stage holds `layers`, or all of them.
+    `bits`: those with which the model is loaded; `layers`: those of the stage (default: all).
     """
     args = checkpoint.args
     layers = range(args.n_layers) if layers is None else layers

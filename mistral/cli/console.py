@@ -1,4 +1,4 @@
-"""What a person sees: text that a model writes, answers side by side, and a progress line."""
+"""Output at a terminal: generated text, several answers in order, and a progress line."""
 
 from __future__ import annotations
 

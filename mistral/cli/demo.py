@@ -1,4 +1,4 @@
-"""The demo command: complete a few prompts, all at once, and show them in order."""
+"""The demo command: complete a few prompts as one batch, and show them in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Demo(Options):
     prompts: tuple[str, ...] = option((), "A prompt, a JSON list of prompts, or @FILE with either.")
     prompt_cache: str | None = option(
         None,
-        "A file that keeps what was computed of the first prompt; what prompts share with it is not read again.",
+        "A file for the cache of the first prompt; prompts reuse the prefix that they share with it.",
         file=True,
     )
 
@@ -47,9 +47,9 @@ class Demo(Options):
 
 
 def complete(session: Session, texts: Sequence[str], cache: PromptCache | None = None) -> None:
-    """Complete the texts all at once; show them in order, or each as a JSON line when it is finished.
+    """Complete the texts as one batch; show them in order, or each as a JSON line when it is finished.
 
-    Raises InputError, at the end, where a text could not be completed.
+    Raises InputError, at the end, if a text could not be completed.
     """
     options = session.options
     requests = [session.request(session.tokenizer.encode(text), text_follows=True) for text in texts]
@@ -78,6 +78,6 @@ def complete(session: Session, texts: Sequence[str], cache: PromptCache | None =
 
 
 def record(index: int, prompt: str, answer: PartialAnswer) -> dict[str, Any]:
-    """A finished answer as JSON has it."""
+    """A finished answer as a JSON object."""
     result = {"index": index, "prompt": prompt, "text": answer.text, "ids": answer.ids}
     return result | {"finish_reason": answer.finish_reason} | ({"error": str(answer.error)} if answer.error else {})

@@ -1,4 +1,4 @@
-"""How far a model's predictions are from those of another checkpoint, token by token of a text."""
+"""The Kullback-Leibler divergence of a model's predictions from those of another checkpoint, over a text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Float64s = NDArray[np.float64]
 class Divergence:
     """What two models say of the same tokens; `mean_kl` is that of the reference to the model, in nats.
 
-    same_top: the share of places where both find the same token the likeliest. kl_p99: what 99 of 100 places stay
-    below. logprob, reference_logprob: the mean of the text's tokens.
+    same_top: the share of tokens for which both find the same token the likeliest. kl_p99: the 99th percentile.
+    logprob, reference_logprob: the means over the text's tokens.
     """
 
     tokens: int
@@ -81,7 +81,7 @@ def _both(
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Float64s:
-    """Log-probabilities (n, V), in float64. Raises InputError for logits that are not numbers."""
+    """Log-probabilities (n, V), in float64. Raises InputError for logits that are not finite."""
     if not np.isfinite(logits).all():
         raise InputError(
             "logits hold NaN or infinity: the checkpoint's weights are damaged or overflow; check its files"

@@ -1,4 +1,4 @@
-"""The text of a file, or of standard input, whole."""
+"""Reads the text of a file, or of standard input."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def display_name(path: str) -> str:
 
 
 def read_bytes(path: str) -> bytes:
-    """What is in the file, or on standard input for -, at most `MAX_BYTES`.
+    """The bytes of a file, or of standard input for -, at most `MAX_BYTES`.
 
-    Raises InputError where it cannot be read, or is longer.
+    Raises InputError if it cannot be read, or is longer.
     """
     try:
         if path == STANDARD_INPUT:

@@ -1,4 +1,4 @@
-"""The command line: parse, wire, print, exit code."""
+"""The command line: parses arguments, runs the command, and returns an exit code."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def overview(program: str) -> Help:
 
 
 def parse(arguments: list[str]) -> AnyCommand:
-    """The command that a command line asks for, all its options sound. Raises InputError naming what is not."""
+    """The command of a command line, with all options checked. Raises InputError naming an invalid argument."""
     name = arguments[0]
     if name not in COMMANDS:
         raise InputError(f"{name!r} is not a command; {command_hint(name, COMMANDS)}")
@@ -92,7 +92,7 @@ def parse(arguments: list[str]) -> AnyCommand:
 
 
 def run(arguments: list[str], program: str) -> int:
-    """Do what a command line asks for; returns the exit code. Raises InputError naming what cannot be."""
+    """Run a command line; returns the exit code. Raises InputError naming an invalid argument."""
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in HELP:
@@ -118,7 +118,7 @@ def run(arguments: list[str], program: str) -> int:
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m main") -> int:
-    """Run the command line; returns its exit code. What goes wrong is one line on standard error."""
+    """Run the command line; returns its exit code. An error is one line on standard error."""
     prepare_streams()
     if arguments is None:
         with status_line():
@@ -147,7 +147,7 @@ def guarded(arguments: list[str], program: str) -> int:
         loaded()
         print(str(error) or "interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has left
+    except BrokenPipeError:  # the reader of the output is gone
         discard_output()
         return 0
     except OSError as error:

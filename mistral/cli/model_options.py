@@ -31,13 +31,15 @@ class Options:
 
     ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
     max_tokens: int = option(35, "New tokens for each prompt, at most.", CHOICE)
-    temperature: float = option(0.0, "0 takes the likeliest token; higher values spread the choice.", CHOICE)
-    top_p: float = option(
-        1.0, "Choose among the likeliest tokens that together reach this probability; 1 is off.", CHOICE
+    temperature: float = option(
+        0.0, "0 takes the likeliest token; higher values make unlikely tokens more likely.", CHOICE
     )
-    top_k: int = option(0, "Choose among this many of the likeliest tokens; 0 is off.", CHOICE)
+    top_p: float = option(
+        1.0, "Sample from the likeliest tokens that together reach this probability; 1 is off.", CHOICE
+    )
+    top_k: int = option(0, "Sample from this many of the likeliest tokens; 0 is off.", CHOICE)
     min_p: float = option(
-        0.0, "Leave out tokens below this share of the likeliest one's probability; 0 is off.", CHOICE
+        0.0, "Exclude tokens with less than this share of the likeliest one's probability; 0 is off.", CHOICE
     )
     repetition_penalty: float = option(
         1.0, "Above 1, tokens that occurred before become less likely; 1 is off.", CHOICE
@@ -46,7 +48,9 @@ class Options:
     stop: tuple[str, ...] = option(
         (), "End an answer before this text; a JSON list of texts for several, or @FILE.", CHOICE
     )
-    chunk_size: int | None = option(None, "Prompt tokens read at once; 512 when left out. Changes no result.", MACHINE)
+    chunk_size: int | None = option(
+        None, "Prompt tokens in one prefill step; 512 when left out. Changes no result.", MACHINE
+    )
     max_context: int | None = option(
         None, "Prompt and answer together, in tokens, where the checkpoint allows more.", MACHINE
     )
@@ -55,17 +59,17 @@ class Options:
     )
     device: str = option("auto", "auto, CPU or Ascend.", MACHINE, DEVICES)
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.", MACHINE)
-    bits: int = option(16, "16: the weights as they lie in the file; 8 or 4: quantized while loading.", MACHINE, BITS)
+    bits: int = option(16, "16: the weights as stored in the file; 8 or 4: quantized while loading.", MACHINE, BITS)
     lora: str | None = option(
         None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged into the weights.", MACHINE, file=True
     )
     precise: bool = option(False, "Keep activations and cache in float32.", MACHINE)
     speculate: str = option(
-        "auto", "Guess tokens, check several in a step: auto (on native), suffix or off; changes no result.", MACHINE,
+        "auto", "Speculative decoding: auto (on native), suffix or off; changes no result.", MACHINE,
         MODES,
     )  # fmt: skip
     draft: str | None = option(
-        None, "A smaller model of the same vocabulary that guesses, or self: this one's own 4-bit copy.", MACHINE,
+        None, "A draft model with the same vocabulary, or self: a 4-bit copy of this one.", MACHINE,
         file=True,
     )  # fmt: skip
     num_pipeline_ranks: int = option(
@@ -75,9 +79,9 @@ class Options:
         "auto", "Layers of each rank, as 20,12; auto: such that no rank is much slower.", RANKS
     )
     num_micro_batches: int | None = option(
-        None, "Parts of the batch under way between the ranks at once, at most; chosen when left out.", RANKS
+        None, "Most micro-batches in the pipeline at once; chosen when left out.", RANKS
     )
-    json: bool = option(False, "Results as JSON, one object a line.", OUTPUT)
+    json: bool = option(False, "Results as JSON, one object per line.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""

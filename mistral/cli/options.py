@@ -20,8 +20,8 @@ MISTAKEN = ("yes", "no", "on", "off")  # what is written there by mistake, and i
 OFF, FILE = "off", "@"  # how a flag may mean an option, see _meant
 OWN, CHOICE, FORM, MACHINE, RANKS, OUTPUT = (
     "What it works on",
-    "How a token is chosen",
-    "What an answer must be",
+    "Sampling",
+    "Structured output",
     "Where it runs",
     "Several processes",
     "What comes out",

@@ -1,4 +1,4 @@
-"""The score command: how likely a model finds a text, token by token."""
+"""The score command: the log-probability of each token of a text, and the perplexity."""
 
 from __future__ import annotations
 
@@ -45,10 +45,8 @@ class Score(Options):
     """
 
     file: str | None = operand("The text file, in UTF-8; - is standard input.", alone=True)
-    stride: int | None = option(None, "Tokens by which a window moves on; half of the context when left out.")
-    min_context: int | None = option(
-        None, "Instead: tokens that a scored one has before it, but for those at the start."
-    )
+    stride: int | None = option(None, "Tokens by which a window advances; half of the context when left out.")
+    min_context: int | None = option(None, "Instead: the least tokens before each scored one, except at the start.")
     reference: str | None = option(
         None, "Another checkpoint of the same vocabulary: how far this one's predictions are from its.", file=True
     )
@@ -99,7 +97,7 @@ class Score(Options):
 
 
 def require_reference(reference: str) -> None:
-    """Raise InputError, naming the option, where there is no checkpoint to compare with."""
+    """Raise InputError, naming the option, if there is no checkpoint to compare with."""
     try:
         find_checkpoint(reference)
     except InputError as error:
@@ -269,7 +267,7 @@ def show_tokens(
 
 
 def show_summary(found: Mapping[str, Any], as_json: bool) -> None:
-    """The text as a whole, in one line."""
+    """Print the summary in one line."""
     if as_json:
         print(result_line({"summary": found}), flush=True)
         return

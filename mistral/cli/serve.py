@@ -1,4 +1,4 @@
-"""The serve command: a model behind OpenAI's, Anthropic's and Mistral's interfaces."""
+"""The serve command: an HTTP server with the interfaces of OpenAI, Anthropic and Mistral."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mistral.server.settings import ServerSettings
 
 
-STORE_SHARE = 8  # of the memory that is free, one part keeps beginnings of prompts, where nothing else was asked
+STORE_SHARE = 8  # the default prefix cache takes 1 / STORE_SHARE of the free memory
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Serve(Options):
     )
     cors: tuple[str, ...] = option((), "An origin whose pages may call, such as https://example.org; * is any.", OWN)
     log_prompts: bool = option(False, "Write prompts and answers into the log.", OWN)
-    drain_seconds: float = option(30.0, "Time for answers under way when the server is told to end.", OWN)
+    drain_seconds: float = option(30.0, "Time in which open answers may finish when the server is stopped.", OWN)
     max_tokens: int | None = option(  # type: ignore[assignment]  # here it may be left open
-        None, "New tokens for requests that do not say; to the end of the context when left out.", CHOICE
+        None, "Default of new tokens, if a request does not set it; to the end of the context when left out.", CHOICE
     )
-    temperature: float = option(1.0, "For requests that do not say; 0 takes the likeliest token.", CHOICE)
-    max_rows: int = option(64, "Answers under way at once.", MACHINE)
-    max_queue: int = option(1024, "Answers that may wait beside those; more are told to try again.", MACHINE)
-    step_ms: int = option(200, "Time for one step while anyone is being answered, in milliseconds.", MACHINE)
+    temperature: float = option(1.0, "Default, if a request does not set it; 0 takes the likeliest token.", CHOICE)
+    max_rows: int = option(64, "Most answers that are generated at once.", MACHINE)
+    max_queue: int = option(1024, "Most answers that wait; further requests get status 429.", MACHINE)
+    step_ms: int = option(200, "Time limit of a step while any answer is being generated, in milliseconds.", MACHINE)
     prefix_bytes: int | None = option(
-        None, "Memory for beginnings of prompts that are kept for later ones; an eighth of what is free.", MACHINE
+        None, "Memory of the prefix cache, in bytes; an eighth of what is free when left out.", MACHINE
     )
 
     def check(self) -> None:
@@ -57,7 +57,7 @@ class Serve(Options):
         self.server_settings().check()
 
     def server_settings(self) -> ServerSettings:
-        """The options of the server, and what an answer is like where a request does not say."""
+        """The settings of the server, and the defaults of requests."""
         from mistral.server.settings import Defaults, ServerSettings
 
         defaults = Defaults(

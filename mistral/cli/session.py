@@ -1,4 +1,4 @@
-"""What every command needs: a checkpoint, its tokenizer, its model, and the options that shape an answer."""
+"""Checkpoint, tokenizer, model and engine, opened for a command."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Session:
         return figures
 
     def drafts_kept(self) -> str:
-        """How many drafts were right, for people."""
+        """The share of accepted draft tokens, as text."""
         t = self.timings
         return f"{100 * t.acceptance:.0f} % right, {t.tokens_per_step:.2f} tokens a step"
 
@@ -104,7 +104,7 @@ class OpenedFiles:
     """A checkpoint and its tokenizer, opened and checked; nothing of the model is loaded yet.
 
     `world`: the ranks that share the layers, None for this process alone. `started`: when opening began, in seconds of
-    `time.perf_counter`. `draft`: what guesses tokens, where that is a model; on the first rank alone.
+    `time.perf_counter`. `draft`: the files of a draft model, on the first rank.
     """
 
     options: Options
@@ -130,7 +130,7 @@ class OpenedFiles:
         return self.world.led(attempt) if self.world else attempt()
 
     def load_draft(self) -> Transformer | None:
-        """The model that guesses tokens, on the first rank. Raises InputError, on every rank, where it cannot be."""
+        """The draft model, on the first rank. Raises InputError, on every rank, if it cannot be loaded."""
         options, draft = self.options, self.draft
         if options.draft is None:
             return None

@@ -1,4 +1,4 @@
-"""Options that are not typed: in variables of the environment, and in a file of the user's."""
+"""Options from environment variables and from the user's settings file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line at the bottom of a terminal that says what is going on until there is something to show. Standard library.
+"""The status line at the bottom of a terminal, shown until there is output. Uses only the standard library.
 
 While it is on, standard output and standard error take it away before anything else is written. Where standard error is
 no terminal, the program says in one plain line what it loads, if that takes longer than a moment.

@@ -1,4 +1,4 @@
-"""Other programs' names for commands and options: what they stand for here, or a sentence about what to do instead."""
+"""Other programs' names for commands and options: their equivalents here, or a hint about what to use instead."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ With @ before it, the option's text is in the file that is named. A command's ow
 """
 
 _DEVICE = "there are a CPU and Ascend to compute on; --device says which"
-_BITS = "weights are used as they lie in the file; --bits 8 or --bits 4 quantizes them while loading"
+_BITS = "weights are used as stored in the file; --bits 8 or --bits 4 quantizes them while loading"
 _MAPPED = "a checkpoint is always mapped; leave it out"
 _SHAPE = "--temperature, --top_p, --top_k and --min_p shape the choice"
 _SERVER = "it is an option of serve"

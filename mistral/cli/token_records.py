@@ -1,4 +1,4 @@
-"""What has come of a request so far, and how its tokens are shown."""
+"""A partial answer, and its tokens as lines and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mistral.tokenizer.tokenizer import Tokenizer
 
 @dataclass
 class PartialAnswer:
-    """What has come of a request so far; `parts` tells thoughts from text, where there may be some."""
+    """The answer to a request so far; `parts` separates thinking from text, if there may be any."""
 
     parts: ThoughtStream = field(default_factory=lambda: ThoughtStream(None))
     steps: list[Generated] = field(default_factory=list)

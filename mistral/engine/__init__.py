@@ -1,1 +1,1 @@
-"""Rows that come and go: the cache they share a model through, sampling, and the scheduler that moves them on."""
+"""Many sequences at once: the rows of the KV cache, sampling, speculative decoding, and the scheduler."""

@@ -1,4 +1,4 @@
-"""How often drafts of one drafter have been right lately. Pure."""
+"""The recent share of accepted draft tokens of one drafter. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request that has a row of the engine: how far its prompt has been read and its answer written."""
+"""A request that has a row of the engine: the progress of its prompt and its answer."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from mistral.errors import InputError
 from mistral.model import kv_cache
 from mistral.model.kv_cache import Snapshot
 
-ANSWER_ROOM = 1024  # tokens of an answer whose memory is counted at once; more as it grows
+ANSWER_ROOM = 1024  # tokens of an answer that memory is reserved for at a time
 
 
 class ActiveRow:
     """A row between its request's admission and the end of its answer."""
 
     def __init__(self, handle: Handle, engine: RowEngine, start: Snapshot | None = None) -> None:
-        """`start` holds tokens that the prompt begins with. Raises InputError where memory is short."""
+        """`start` is a snapshot of a prefix of the prompt. Raises InputError if memory is short."""
         request = handle.request
         self.handle, self.index, self.request = handle, handle.index, request
         self.capacity = row_capacity(request, engine.context_limit)
         self.max_tokens = self.capacity - len(request.prompt)
         self.reserved = reserved_at_first(request, engine.context_limit)
         self.row, reused = self._begin(engine, self.capacity, start or request.start)
-        self.request = replace(request, start=None)  # whose memory may go
-        self.ids = request.prompt  # to be read: once it has been parked, with what has been answered
+        self.request = replace(request, start=None)  # its memory may be released
+        self.ids = request.prompt  # tokens to read: after parking, the prompt and the answer so far
         self.reused = self.stored = self.sent = self.read = reused
         self.answer = list[int]()
-        self.waits = False  # for the token that follows what has been sent
+        self.waits = False  # for the token after those that were sent
         self.ended = self.parked = False
-        self.yielded = False  # it was parked so that another key has a row, and not for its memory
-        self.kept: Snapshot | None = None  # of a parked row
+        self.yielded = False  # parked to give another key a row, and not for its memory
+        self.kept: Snapshot | None = None  # the copy of a parked row
 
     def _begin(self, engine: RowEngine, capacity: int, start: Snapshot | None) -> tuple[int, int]:
-        """A row of the engine -> its number, and how many tokens of the prompt it has already."""
+        """Get a row of the engine -> its number, and the number of prompt tokens that it already has."""
         request = self.request
         ends = frozenset[int]() if request.ignore_eos else end_ids(request.eos_id)
         sampling = Sampling(
@@ -58,14 +58,14 @@ class ActiveRow:
         return engine.join(capacity, sampling, self.reserved), 0
 
     def grow(self, engine: RowEngine) -> None:
-        """See that there is memory for the row's next token. Raises InputError where there is none."""
+        """Reserve memory for the row's next token. Raises InputError if there is none."""
         needed = len(self.request.prompt) + len(self.answer)
-        if needed <= self.reserved or self.request.slot:  # that of a slot is counted as a whole
+        if needed <= self.reserved or self.request.slot:  # a slot has memory for its whole capacity
             return
         self.reserved = self._with_room(needed, lambda tokens: engine.grow(self.row, tokens))
 
     def _with_room(self, needed: int, reserve: Callable[[int], None]) -> int:
-        """Reserve tokens for the answer beyond those needed, or at least these -> how many are reserved."""
+        """Reserve ANSWER_ROOM tokens beyond those needed, or at least the needed ones -> how many are reserved."""
         ample = min(self.capacity, needed + ANSWER_ROOM)
         try:
             reserve(ample)
@@ -76,14 +76,14 @@ class ActiveRow:
 
     @property
     def can_park(self) -> bool:
-        """Whether the row may give its memory to others now: it is being answered, and nothing of it is under way."""
+        """Whether the row may be parked now: it is in decode, and no step of it is being computed."""
         return not (self.reads or self.waits or self.request.slot or self.parked)
 
     def park(self, engine: RowEngine, keep: bool = False) -> None:
-        """Give the row's memory away; the answer goes on later as it would have.
+        """Release the row's memory; the answer continues later, unchanged.
 
-        With `keep`, a copy of what the cache holds stays on the host, whose memory is counted; else the tokens are read
-        again. Raises InputError where there is no memory for a copy; nothing has changed then.
+        With `keep`, a copy of the row is kept on the host, in reserved memory; otherwise its tokens are read again.
+        Raises InputError, and changes nothing, if there is no memory for the copy.
         """
         ids = [*self.request.prompt, *self.answer[:-1]]
         self.kept = engine.export(self.row, ids) if keep else None
@@ -91,14 +91,15 @@ class ActiveRow:
         self.parked, self.sent, self.ids = True, 0, ids
 
     def forget_kept(self, engine: RowEngine) -> None:
-        """Give away the copy of a parked row, too."""
+        """Release the copy of a parked row, too."""
         self.kept = None
         engine.park(self.row)
 
     def unpark(self, engine: RowEngine, ample: bool = False, found: Snapshot | None = None) -> None:
-        """Go on with the copy that was kept, or with what was found of the tokens elsewhere, and read what is missing.
+        """Continue a parked row with its copy, or a snapshot `found` of a prefix of its tokens; the rest is read again.
 
-        Raises InputError where there is no memory for the next token, or with `ample` for some more; it stays parked.
+        Raises InputError if there is no memory for the next token, or with `ample` for ANSWER_ROOM more; the row then
+        stays parked.
         """
         start, needed = self.kept or found, len(self.ids) + 1
 
@@ -111,36 +112,36 @@ class ActiveRow:
         self.parked, self.yielded, self.kept = False, False, None
 
     def leave(self, engine: RowEngine) -> None:
-        """Give the engine's row back, unless it is that of a prefix slot."""
+        """Release the engine's row, unless it belongs to a prefix slot."""
         self.ended, self.kept = True, None
         if not self.request.slot:
             engine.leave(self.row)
 
     @property
     def reads(self) -> bool:
-        """Whether a part of what is to be read has not been sent yet."""
+        """Whether the row is in prefill: some of its tokens to read have not been sent yet."""
         return self.sent < len(self.ids)
 
     @property
     def progress(self) -> RowProgress:
-        """What a micro-batch could take of the row."""
+        """The row's progress, from which the next micro-batch is chosen."""
         return RowProgress(len(self.ids) - self.sent, self.waits)
 
     @property
     def draft_room(self) -> int:
-        """Tokens that may be computed beyond the one just sampled: what can be taken back, and may be of use."""
+        """The most draft tokens of the next step: the row can be rewound over them, and the answer may have them."""
         left = self.max_tokens - len(self.answer) - 1
         if not self.request.slot:
             left = min(left, self.reserved - len(self.request.prompt) - len(self.answer))
         return max(0, min(kv_cache.SPARE, left))
 
     def work(self, tokens: int, drafts: Sequence[int] = ()) -> Work:
-        """The row's next tokens: so many of its prompt, or the token just sampled, and drafts of what follows it."""
+        """The row's work in a step: `tokens` tokens of its prompt, or the token just sampled and draft tokens."""
         prompt, start = self.request.prompt, self.sent
         if start == len(self.ids):
             self.waits = True
             work = Work(self.row, [self.answer[-1]], sample=True, drafts=drafts)
-        elif self.answer:  # it was parked: the token that follows is known
+        elif self.answer:  # it was parked: the next token is already known
             self.sent += tokens
             work = Work(self.row, self.ids[start : self.sent], "none")
         else:
@@ -155,7 +156,7 @@ class ActiveRow:
         return work
 
     def prefilled(self, work: Work, outcome: Outcome) -> Prefilled:
-        """Count a chunk of the prompt as read."""
+        """Count a chunk of the prompt as read -> the event."""
         self.read += len(work.ids)
         return Prefilled(self.index, self.read, len(self.request.prompt), outcome.logprobs, outcome.tops, self.reused)
 
@@ -165,7 +166,7 @@ class ActiveRow:
         return self.read == len(self.request.prompt)
 
     def generated(self, outcome: Outcome) -> Generated:
-        """Take the token that was chosen. Raises InputError where it stands for no text."""
+        """Add the sampled token to the answer -> the event. Raises InputError if it cannot be decoded."""
         if outcome.id is None:  # no token was asked for
             return Generated(self.index, None, None, "", "length")
         text = self.request.text
@@ -184,17 +185,17 @@ class ActiveRow:
         return Generated(self.index, outcome.id, outcome.logprob, shown, reason, outcome.top)
 
     def again(self) -> None:
-        """The last step came to nothing: the row takes the same token once more."""
+        """Repeat the last step, which had no result."""
         self.waits = False
 
     def cut(self) -> Generated:
-        """The end of an answer that no memory is left for."""
+        """The last event of an answer for which there is no more memory."""
         text = self.request.text
         return Generated(self.index, None, None, text.flush() if text else "", "length")
 
 
 def reserved_at_first(request: Request, limit: int | None) -> int:
-    """Tokens whose memory is counted when a request begins."""
+    """Tokens that memory is reserved for when a request gets its row."""
     return min(row_capacity(request, limit), len(request.prompt) + ANSWER_ROOM)
 
 

@@ -1,8 +1,9 @@
-"""The distribution of the next id of one row: weights of the ids, what filters keep of them, and draws. NumPy only.
+"""The distribution of the next id of one row: weights of the ids, filters (top-k, top-p, min-p), and draws. NumPy only.
 
-A weight is exp((score - largest score) / temperature): a probability in units of the largest. All weights of a row are
-computed in float32 alone; those that decide are computed again in float64. All functions take one row, contiguous, and
-add up along arrays whose shapes follow from this row: the result depends on nothing else, bit for bit.
+A weight is exp((score - largest score) / temperature): a probability relative to the largest. The weights of the whole
+vocabulary are computed in float32; those near a decision are computed again in float64. All functions take one
+contiguous row, and sum over arrays whose shapes depend only on this row, so the result is the same bit for bit in any
+batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Ids = npt.NDArray[np.int64]
 FEW = 2048  # ids that are weighed in float64
 BLOCK = 128  # ids whose float32 weights are added up before a draw
 MIN_GROUPS = 1024  # groups of scores whose maxima give a bound for top_k
-# float32 weights serve between these temperatures: where an exponent overflows, the weight is 0 in float64 too.
+# float32 weights are used between these temperatures: where an exponent overflows, the weight is 0 in float64 too.
 FLOAT32_TEMPERATURES = (1e-30, 1e30)
 # The largest relative error of a float32 weight above 1e-38, and of a sum of such weights. The difference, the inverse
 # of the temperature and their product are rounded, 1.8e-7 of an exponent of at most 88; exp adds 3e-7. In a sum, terms
@@ -30,7 +31,7 @@ LEVEL_SHIFT, LEVEL_OF_ONE = 14, 127 << 9
 
 
 def weights_of(scores: Float32s, largest: float, temperature: float) -> Float64s:
-    """The weights of scores (n,), the largest score of the row being given."""
+    """The weights (n,) of scores (n,); `largest` is the largest score of the row."""
     with np.errstate(over="ignore", under="ignore"):  # a tiny temperature takes all but the largest to exp(-inf) = 0
         weights: Float64s = np.exp((scores.astype(np.float64) - largest) / temperature)
     return weights
@@ -56,7 +57,7 @@ def split(weights: Float32s) -> tuple[Ids, float]:
     """The heavy ids of weights (V,), which have 1 / FEW of the sum or more each, and the sum of all other weights."""
     heavy = np.flatnonzero(weights >= np.float32(float(block_sums(weights).sum()) / FEW))
     saved = weights[heavy]
-    weights[heavy] = 0  # subtracted from the sum, they would leave their rounding in it
+    weights[heavy] = 0  # subtracting them from the sum instead would leave rounding errors
     rest = float(block_sums(weights).sum())
     weights[heavy] = saved
     return heavy, rest
@@ -90,7 +91,7 @@ def top_k(scores: Float32s, k: int) -> Ids:
 
 
 def top_p(weights: Float64s, p: float) -> Float64s:
-    """The fewest largest weights whose share of the sum reaches p, the first among equals; 0 in place of the others."""
+    """The fewest largest weights whose share of the sum reaches p, the first among equals; the others are set to 0."""
     order, running = _by_size(weights)
     kept = np.zeros_like(weights)
     nucleus = order[: _reaches(running, p * float(weights.sum()))]
@@ -132,9 +133,9 @@ def keep_min_p(weights: Float32s, scores: Float32s, temperature: float, min_p: f
 
 
 def draw(weights: Float64s, uniform: float) -> tuple[int, float]:
-    """Where the cumulative weights pass `uniform` of [0, 1): the index, and how far within its own weight that is.
+    """Draw an index by weights (n,) with `uniform` from [0, 1) -> the index, and the relative position in its weight.
 
-    The index is never one of weight 0. The second number is uniform again, where `uniform` is.
+    The index never has weight 0. The position is uniform in [0, 1) if `uniform` is, and can be used for another draw.
     """
     cumulative = np.cumsum(weights)
     passed = min(uniform * cumulative[-1], np.nextafter(cumulative[-1], 0))  # below the end, whatever the rounding
@@ -146,8 +147,8 @@ def draw(weights: Float64s, uniform: float) -> tuple[int, float]:
 def draw_id(weights: Float32s, scores: Float32s, temperature: float, uniform: float) -> int:
     """An id drawn by float32 weights (V,), of which some are 0.
 
-    Of up to FEW ids, one is drawn by float64 weights. Of more, a block is drawn by the sums of float32 weights, then
-    an id of the block by float64 weights: any id whose weight is not 0 can come of it.
+    Up to FEW ids are drawn from by float64 weights. Of more, a block is drawn by the sums of float32 weights, then an
+    id of the block by float64 weights; every id whose weight is not 0 can be drawn.
     """
     kept, start = weights > 0, 0
     if np.count_nonzero(kept) > FEW:
@@ -159,13 +160,13 @@ def draw_id(weights: Float32s, scores: Float32s, temperature: float, uniform: fl
 
 
 def _by_size(weights: Float64s) -> tuple[Ids, Float64s]:
-    """The order of weights (n,) from the largest down, the first among equals first, and their sums in this order."""
+    """The indices that sort weights (n,) in descending order, stably, and the cumulative sums in this order."""
     order = np.argsort(-weights, kind="stable")
     return order, np.cumsum(weights[order])
 
 
 def _reaches(running: npt.NDArray[Any], wanted: float) -> int:
-    """How many terms it takes for running sums to reach what is wanted; all, where rounding keeps them below."""
+    """The number of terms with which running sums reach `wanted`; all of them if rounding keeps the sums below."""
     return min(int(np.searchsorted(running, wanted)) + 1, len(running))
 
 

@@ -1,4 +1,4 @@
-"""How many drafts a step should have, by what steps take and how likely drafts are right. Pure."""
+"""The number of draft tokens of a step, from the cost of steps and the acceptance of drafts. Pure functions."""
 
 from __future__ import annotations
 

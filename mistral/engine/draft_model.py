@@ -1,4 +1,4 @@
-"""Guesses by a smaller model of the same vocabulary, which has rows of its own."""
+"""Draft tokens of a smaller model with the same vocabulary, which has rows of its own."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from mistral.engine.work import Work
 from mistral.errors import InputError
 from mistral.model.transformer import Transformer
 
-CHUNK = 512  # tokens that it reads at once
-MOST_IDLE = 4  # rows that wait for a prompt which begins alike
+CHUNK = 512  # tokens that it reads in a step
+MOST_IDLE = 4  # rows that are kept for later prompts with a common prefix
 
 
 class DraftModel:
-    """A model that guesses for the rows of another engine. Its rows outlive requests, as conversations go on.
+    """A draft model for the rows of another engine. Its rows outlive requests, for the next turn of a conversation.
 
-    As with all that was computed, a row is found again by requests of the same space alone.
+    As with the prefix cache, only requests of the same space reuse a row.
     """
 
     def __init__(
         self, model: Transformer, spare_bytes: Callable[[], int], clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """`spare_bytes`: memory that is left beside what the other engine has. `clock`: seconds."""
+        """`spare_bytes`: returns the bytes that the other engine leaves free. `clock`: seconds."""
         self.engine, self._spare, self._clock = Engine(model), spare_bytes, clock
         self._idle = list[tuple[str, PrefixSlot]]()
         self._budget = StepBudget(1.0)
 
     def drafter(self, row: ActiveRow) -> Drafter:
-        """What guesses for a row; see `NewDrafter`."""
+        """The drafter of a row; see `NewDrafter`."""
         return ModelDrafter(self, row.request.prompt, row.capacity, row.handle.space)
 
     def take(self, prompt: Sequence[int], capacity: int, space: str) -> PrefixSlot:
-        """A slot for a prompt, which has begun. Raises InputError where memory is short."""
+        """A slot that is prepared for a prompt. Raises InputError if memory is short."""
         alike = [each for each in self._idle if each[0] == space]
         found = max(alike, key=lambda each: common_prefix(each[1].cached_ids(), prompt), default=None)
         if found and common_prefix(found[1].cached_ids(), prompt):
@@ -54,9 +54,9 @@ class DraftModel:
         return slot
 
     def admit(self, capacity: int, before: int) -> None:
-        """Raise InputError where the other engine leaves too little memory for a row that has had `before` tokens.
+        """Raise InputError if there is too little memory for a row of `capacity` tokens that had `before`.
 
-        Rows that are idle go before that.
+        Idle rows are released first.
         """
         needed = self.engine.cache.nbytes(capacity) - self.engine.cache.nbytes(before)
         while self._idle and self.engine.row_bytes + needed > self._spare():
@@ -65,13 +65,13 @@ class DraftModel:
             raise InputError("there is no memory for the drafts of this row; it goes on without")
 
     def give_back(self, slot: PrefixSlot, space: str) -> None:
-        """A row has ended; what its slot holds may be of use to a later one of its space."""
+        """Keep the slot of an ended row for a later one of its space."""
         self._idle.append((space, slot))
         if len(self._idle) > MOST_IDLE:
             self._idle.pop(0)[1].leave()
 
     def read(self, slot: PrefixSlot, tokens: Sequence[int], seconds: float | None) -> int:
-        """Read what follows what a slot holds, for about so many seconds (None: any) -> how many tokens were read."""
+        """Read tokens into a slot, for about `seconds` (None: no limit) -> how many were read."""
         count = len(tokens)
         if seconds is not None:
             self._budget.seconds = seconds
@@ -87,7 +87,7 @@ class DraftModel:
 
 
 class ModelDrafter(Drafter):
-    """See `Drafter`. Its slot holds prompt, answer and its last draft, and goes back to where that was right."""
+    """See `Drafter`. Its slot holds prompt, answer and the last draft, and is rewound over rejected tokens."""
 
     computes = True
 
@@ -96,10 +96,10 @@ class ModelDrafter(Drafter):
         self._source, self._prompt, self._space = source, prompt, space
         self._most = capacity if limit is None else min(capacity, limit)
         self._slot: PrefixSlot | None = None
-        self._capacity = self._answered = 0  # of the slot; tokens of the answer that were known at the last draft
+        self._capacity = self._answered = 0  # of the slot; length of the answer at the last draft
 
     def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
-        """See `Drafter.catch_up`. The last few tokens are left to the step that makes the first draft."""
+        """See `Drafter.catch_up`. The last few tokens are left to the step of the first draft."""
         known = len(self._prompt) + len(answer)
         if known >= self._most or (self._answered and len(answer) - self._answered <= LEAST):
             return True
@@ -108,7 +108,7 @@ class ModelDrafter(Drafter):
         return len(unread) <= LEAST or len(unread) - self._source.read(slot, unread, seconds) <= LEAST
 
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
-        """The likeliest tokens, one after the other."""
+        """The model's likeliest tokens, one after the other."""
         known = len(self._prompt) + len(answer)
         most = min(most, self._most - known)
         if most < 1:
@@ -127,7 +127,7 @@ class ModelDrafter(Drafter):
         return found
 
     def _ready(self, answer: Sequence[int], needed: int) -> PrefixSlot:
-        """The slot, which holds a part of prompt and answer, and not all of them. Raises InputError without memory."""
+        """The slot, which holds a proper prefix of prompt and answer. Raises InputError if memory is short."""
         capacity = max(self._capacity, min(self._most, needed + ANSWER_ROOM) if needed > self._capacity else 0)
         if self._slot is None:
             self._slot = self._source.take(self._known(answer, 0), capacity, self._space)
@@ -143,12 +143,12 @@ class ModelDrafter(Drafter):
         return self._slot
 
     def _known(self, answer: Sequence[int], start: int) -> list[int]:
-        """Prompt and answer from a place on."""
+        """Prompt and answer from index `start` on."""
         behind = start - len(self._prompt)
         return list(answer[behind:]) if behind >= 0 else [*self._prompt[start:], *answer]
 
     def close(self) -> None:
-        """Keep the row for a prompt that begins alike."""
+        """Keep the row for a prompt with a common prefix."""
         slot, self._slot = self._slot, None
         if slot:
             self._source.give_back(slot, self._space)

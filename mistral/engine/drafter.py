@@ -1,4 +1,4 @@
-"""What guesses the next tokens of a row. A guess costs time where it is wrong, and never changes a token."""
+"""The interface of drafters, which propose the next tokens of a row. A wrong draft costs time and changes no token."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 
 
 class Drafter(ABC):
-    """Guesses what one row goes on with. It belongs to that row.
+    """Proposes the next tokens of one row (draft tokens).
 
-    What its methods raise ends the drafts of this row, and nothing else.
+    An exception that it raises ends the drafts of this row, and nothing else.
     """
 
     computes = False
-    """Whether each token of a draft takes the time of a model: then no more are asked for than are worth it."""
+    """Whether a model computes each draft token: then only as many are asked for as are worth their time."""
     expected: Sequence[float] = (0.6,)
-    """The share of guesses that is thought to be right before any was tried: one, or as `Acceptance` has them."""
+    """The assumed share of accepted draft tokens before any was tried: one, or one for each class of `Acceptance`."""
     agreed = 0
-    """Tokens that agreed with where the last draft comes from; how likely it is right may depend on that."""
+    """The number of tokens before the last draft that matched its source; the acceptance may depend on it."""
 
     def catch_up(self, answer: Sequence[int], seconds: float | None) -> bool:
-        """Read what is needed to go on after this answer, for about so many seconds (None: any) -> whether it is read.
+        """Read what is needed to draft after this answer, for about `seconds` (None: no limit) -> whether all is read.
 
-        Until then there are no drafts of this one.
+        Until then this drafter has no drafts.
         """
         return True
 
     @abstractmethod
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
-        """At most `most` tokens that may follow the answer so far; it is only ever added to."""
+        """At most `most` tokens that may follow the answer so far. Between calls the answer only grows."""
 
     def close(self) -> None:
-        """The row has ended: give back what is held for it. May be called again."""
+        """Release what is held for the row, which has ended. May be called again."""
         return
 
 
 def sound(draft: Sequence[int], most: int, vocab_size: int) -> list[int]:
-    """The beginning of a draft that can be computed: at most `most` ids, all of them the model's."""
+    """The valid part of a draft: at most `most` ids, up to the first that is not in the vocabulary."""
     found = list[int]()
     for token in draft[:most]:
         if not 0 <= token < vocab_size:

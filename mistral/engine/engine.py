@@ -1,4 +1,4 @@
-"""The engine: rows join and leave, and a micro-batch moves any of them on."""
+"""The engine: rows join and leave, and a micro-batch runs a step for any of them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import RollingCache, Snapshot, cache_nbytes, can_rewind
 from mistral.model.transformer import Transformer
 
-LOOK_SECONDS = 0.02  # for which the memory that was free is taken to be free
-OPEN_ENDED = 4096  # new tokens of an answer without a limit, where nothing limits the context
+LOOK_SECONDS = 0.02  # for which a measurement of free memory is used again
+OPEN_ENDED = 4096  # new tokens of an answer if neither the request nor the context has a limit
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a stage can hold: its machine, its layers, and the bytes of memory that are free on that machine."""
+    """The memory of a stage: its machine, its layers, and the bytes that are free on that machine."""
 
     host: str
     layers: range
@@ -43,21 +43,22 @@ class Engine:
     num_pipeline_ranks = 1
     num_micro_batches: int | None = None
     on_layer: Callable[[int, float], None] | None = None
-    """Called after each layer of a step that reads prompts, with the prompt tokens of the step and the share of the
-    model's layers that they are through; it changes no result. What it raises ends the step, as Ctrl-C does."""
+    """Called after each layer of a step that reads prompts, with the number of prompt tokens in the step and the share
+    of the model's layers that are done; it changes no result. An exception that it raises ends the step, as Ctrl-C
+    does."""
     prefix_store: PrefixStore | None = None
-    """Takes memory that rows leave, on this rank's machine, and gives it back to those that come."""
+    """The prefix cache; it uses memory of this rank's machine that rows do not need, and releases it for new rows."""
 
     def __init__(self, model: Transformer, max_context: int | None = None) -> None:
-        """`max_context` limits the tokens of a row where the checkpoint itself does not, or does so less."""
+        """`max_context` limits the tokens of a row; the checkpoint's own limit holds as well."""
         self.context_limit = context_limit(model.args, max_context)
         self.model, self.stage = model, Stage(model)
-        self._reserved: dict[int, int] = {}  # tokens of each row whose memory is counted
+        self._reserved: dict[int, int] = {}  # tokens of each row that memory is reserved for
         self._rooms: list[Room] = []
-        self._looked = 0.0  # when
+        self._looked = 0.0  # time of the last measurement of free memory
         self._next_row = self._next_ticket = 0
         self._outcomes: dict[int, list[Outcome]] = {}
-        self._drafted: dict[int, Sequence[Work]] = {}  # what is under way, by its ticket
+        self._drafted: dict[int, Sequence[Work]] = {}  # work that is being computed, by ticket
 
     @property
     def args(self) -> ModelArgs:
@@ -71,45 +72,45 @@ class Engine:
 
     @property
     def reserved(self) -> tuple[int, int]:
-        """Rows that there are, and tokens that memory is counted for. May be asked by any thread."""
+        """The number of rows, and of tokens that memory is reserved for. May be called from any thread."""
         counted = list(self._reserved.values())
         return len(counted), sum(counted)
 
     @property
     def row_bytes(self) -> int:
-        """Memory that is counted for the rows there are, of all ranks. May be asked by any thread."""
+        """Bytes that are reserved for rows, on all ranks. May be called from any thread."""
         layers = range(self.args.n_layers)
         return self._nbytes(layers, *list(self._reserved.values()))
 
     # Rows
 
     def join(self, capacity: int, sampling: Sampling | None = None, reserved: int | None = None) -> int:
-        """A new row that will see at most `capacity` tokens -> its number.
+        """Add a row for at most `capacity` tokens -> its number.
 
-        Memory is counted for all of them, or for `reserved` until `grow`. Raises InputError where it is short.
+        Memory is reserved for all of them, or for `reserved` tokens until `grow`. Raises InputError if it is short.
         """
         row = self._new_row(capacity, reserved)
         self._order(Join(row, capacity, sampling))
         return row
 
     def grow(self, row: int, tokens: int) -> None:
-        """Count memory for so many tokens of a row, within its capacity. Raises InputError where it is short."""
+        """Reserve memory for `tokens` tokens of a row, within its capacity. Raises InputError if it is short."""
         self._admit(tokens, self._count(row))
         self._reserved[row] = max(tokens, self._count(row))
 
     def park(self, row: int, kept: int = 0) -> None:
-        """Give away what the cache holds of a row; its memory is free at once. `unpark` lets it begin again.
+        """Release the slots of a row; it continues with `unpark`.
 
-        Memory is still counted for `kept` tokens, of which the caller has a snapshot; it may be called again for none.
+        Memory stays reserved for `kept` tokens, of which the caller has a snapshot; call it again to release that, too.
         """
         self._count(row)
         self._order(Park(row))
         self._reserved[row] = kept
 
     def unpark(self, row: int, capacity: int, reserved: int, start: Snapshot | None = None) -> int:
-        """Let a parked row go on with the tokens of a snapshot, or read all again -> how many it has.
+        """Continue a parked row with the tokens of a snapshot, or with none -> the number of tokens that it has.
 
-        Raises InputError where memory is short; it stays parked then.
+        Raises InputError if memory is short; the row then stays parked.
         """
         self._admit(reserved, self._count(row))
         self._reserved[row] = reserved
@@ -121,7 +122,7 @@ class Engine:
         return 0
 
     def has_room(self, tokens: int) -> bool:
-        """Whether there is memory for one more row of so many tokens."""
+        """Whether there is memory for one more row of `tokens` tokens."""
         try:
             self._admit(tokens)
         except InputError:
@@ -129,7 +130,7 @@ class Engine:
         return True
 
     def spare_bytes(self) -> int:
-        """Memory of this rank's machine that neither rows nor the prefix store have taken."""
+        """Bytes of this rank's machine that neither rows nor the prefix cache use."""
         if not self._rooms:
             return 0
         here = [room for room in self._rooms if room.host == self._rooms[0].host]
@@ -141,10 +142,10 @@ class Engine:
         return self.prefix_store.nbytes if self.prefix_store else 0
 
     def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
-        """Let a row go on after its first `kv_seqlen` tokens, up to `capacity` -> how many of them it still has.
+        """Rewind a row to its first `kv_seqlen` tokens, and let it grow to `capacity` -> how many of them it still has.
 
-        That is 0 where a rolling cache has overwritten what the next token needs. Raises InputError where memory is
-        short; nothing has changed then.
+        That is 0 if a rolling cache has overwritten what the next token needs. Raises InputError, and changes nothing,
+        if memory is short.
         """
         before = self._count(row)
         self._admit(capacity, before)
@@ -162,9 +163,9 @@ class Engine:
         sampling: Sampling | None = None,
         reserved: int | None = None,
     ) -> tuple[int, int]:
-        """A new row that begins with the first `kv_seqlen` tokens of a snapshot -> its number, and how many it has.
+        """Add a row with the first `kv_seqlen` tokens of a snapshot -> its number, and how many of them it has.
 
-        That is 0 where the snapshot does not hold what the next token needs. Raises InputError as `join` does.
+        That is 0 if the snapshot does not hold what the next token needs. Raises InputError as `join` does.
         """
         if not kv_seqlen or not can_rewind(self.args.sliding_windows, snapshot.written, kv_seqlen):
             return self.join(capacity, sampling, reserved), 0
@@ -173,20 +174,20 @@ class Engine:
         return row, kv_seqlen
 
     def leave(self, row: int) -> None:
-        """Forget a row; its memory is free at once."""
+        """Remove a row and release its memory."""
         self._count(row)
         del self._reserved[row]
         self._order(Leave(row))
 
     def kv_seqlen(self, row: int) -> int:
-        """Tokens of a row that the cache holds."""
+        """The number of tokens of a row in the cache."""
         return self.stage.cache.kv_seqlen(row)
 
     def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
-        """What the cache holds of a row, whose tokens are `ids`.
+        """A snapshot of a row, whose tokens are `ids`.
 
-        A copy, which no later step changes; raises InputError where there is no memory for it. Without `copy` it may
-        share memory with the cache, and is sound until the next step.
+        It is a copy, which later steps do not change; raises InputError if there is no memory for it. Without `copy` it
+        may share memory with the cache, and is valid until the next step.
         """
         if copy:
             self._require_copy(range(self.args.n_layers), len(ids))
@@ -203,7 +204,7 @@ class Engine:
         return self._reserved[row]
 
     def _new_row(self, capacity: int, reserved: int | None) -> int:
-        """The number of a new row that is admitted. Raises InputError where it cannot be."""
+        """Reserve memory for a new row -> its number. Raises InputError if memory is short."""
         counted = capacity if reserved is None else min(reserved, capacity)
         self._check_context(capacity)
         self._admit(counted)
@@ -219,23 +220,23 @@ class Engine:
         self.stage.apply(order)
 
     def _look_for_rooms(self) -> None:
-        """Ask for the memory that is free while there are no rows; many requests that come at once ask together."""
+        """Measure the free memory if there are no rows and the last measurement is not recent."""
         now = time.monotonic()
         if not any(self._reserved.values()) and not (self._rooms and now < self._looked + LOOK_SECONDS):
             self._rooms, self._looked = self._find_rooms(), now
 
     def _find_rooms(self) -> list[Room]:
-        """What each stage can hold beside the rows of this engine and its store; asked while there are no rows."""
+        """The memory of each stage, including what this engine's prefix cache uses; called while there are no rows."""
         return [Room("", self.model.layers, available_memory() + self._stored())]
 
     def check_capacity(self, capacity: int) -> None:
-        """Raise InputError where a machine has no memory for a row of `capacity` tokens, even with no other row."""
+        """Raise InputError if a machine has no memory for a row of `capacity` tokens, even without other rows."""
         self._require_memory(capacity, 0, ())
 
     def answer_rooms(self, prompts: Sequence[int]) -> list[int]:
-        """For prompts of so many tokens, each by itself, the new tokens that there is room for: at least 1.
+        """For each prompt, given its number of tokens, the most new tokens if it were the only row: at least 1.
 
-        Up to the end of the context, or where nothing limits it `OPEN_ENDED`; and no more than memory can hold.
+        Limited by the context, or `OPEN_ENDED` without a limit, and by memory.
         """
         wanted = [length + OPEN_ENDED if self.context_limit is None else self.context_limit for length in prompts]
         longest = max(wanted, default=1)
@@ -250,9 +251,9 @@ class Engine:
         return True
 
     def _admit(self, capacity: int, before: int = 0) -> None:
-        """Raise InputError where there is no memory for a row of `capacity` tokens that has had `before`.
+        """Raise InputError if there is no memory for a row of `capacity` tokens that has a reservation of `before`.
 
-        Rows take their memory only as they fill, so it is counted here, and not by the system.
+        The system assigns memory only as rows fill, so reservations are counted here.
         """
         self._check_context(capacity)
         self._require_memory(capacity, before, self._reserved.values(), self.prefix_store)
@@ -260,9 +261,9 @@ class Engine:
     def _require_memory(
         self, capacity: int, before: int, others: Collection[int], store: PrefixStore | None = None
     ) -> None:
-        """Raise InputError where a row of `capacity` tokens does not fit beside rows with the capacities `others`.
+        """Raise InputError if a row of `capacity` tokens does not fit beside rows with the reservations `others`.
 
-        What it needs of the memory of a store, that gives back.
+        A prefix cache `store` releases the memory that the row needs of it.
         """
         self._look_for_rooms()
         for host in {room.host for room in self._rooms}:
@@ -283,18 +284,18 @@ class Engine:
     # Micro-batches
 
     def submit(self, work: Sequence[Work]) -> int:
-        """Begin a micro-batch -> a ticket for what comes of it."""
+        """Start a micro-batch -> a ticket, with which `collect` returns its outcomes."""
         x = self.stage.run_layers(self.stage.begin(work), work, self.stage.embed(work), self._layer_counter(work))
         ticket = self._new_ticket(work)
         self._outcomes[ticket] = self.stage.choose(work, x)
         return ticket
 
     def collect(self, ticket: int) -> list[Outcome]:
-        """What came of each piece of work of a micro-batch, once it is through; wrong drafts are forgotten."""
+        """Wait for a micro-batch -> the outcome of each piece of work. Rows are rewound over rejected draft tokens."""
         return self._settled(ticket)
 
     def _settled(self, ticket: int) -> list[Outcome]:
-        """The outcomes of a ticket, once rows have gone back to before their wrong drafts."""
+        """The outcomes of a ticket, after rewinding rows over rejected draft tokens."""
         outcomes, work = self._outcomes.pop(ticket), self._drafted.pop(ticket)
         back: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for piece, outcome in zip(work, outcomes, strict=True):
@@ -307,9 +308,9 @@ class Engine:
         return outcomes
 
     def step(self, work: Sequence[Work]) -> list[NDArray[np.float32]]:
-        """Run the new tokens of some rows through the model, without choosing any.
+        """Run the new tokens of some rows through the model, without sampling.
 
-        Returns, for each piece of work, float32 logits (n, V): of none, the last, or all of its tokens. The head runs
+        Returns, for each piece of work, float32 logits (n, V) of none, the last, or all of its tokens. The head runs
         only on those. Raises InputError on a pipeline, where logits stay on the last rank.
         """
         if not self.model.is_last:
@@ -318,7 +319,7 @@ class Engine:
         return self.stage.logits(work, x)
 
     def _layer_counter(self, work: Sequence[Work]) -> Callable[[], None] | None:
-        """What tells `on_layer` of each layer of a step; nothing for a step that reads no prompt."""
+        """The function that calls `on_layer` after each layer of a step; None for a step that reads no prompt."""
         on_layer, tokens, done = self.on_layer, sum(len(piece.ids) for piece in work if len(piece.ids) > 1), 0
         if on_layer is None or not tokens:
             return None
@@ -337,7 +338,10 @@ class Engine:
 
 
 def context_limit(args: ModelArgs, max_context: int | None) -> int | None:
-    """Tokens that a row may have: the checkpoint's limit and the user's, the less of the two; None: any number."""
+    """The most tokens of a row, the smaller of the checkpoint's limit and the user's; None: no limit.
+
+    Raises InputError for a `max_context` below 1.
+    """
     if max_context is not None and max_context < 1:
         raise InputError("must be at least 1", option="max_context", value=max_context)
     return min((limit for limit in (args.max_seq_len, max_context) if limit is not None), default=None)

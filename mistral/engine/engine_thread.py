@@ -1,4 +1,4 @@
-"""The one thread that owns an engine: requests come from any thread, and their events go back to whoever asked."""
+"""The one thread that owns an engine: it takes requests from any thread and passes events to their receivers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Receiver = Callable[[Event], None]
 
 
 class EngineThread:
-    """Steps a scheduler for as long as there are requests, in a thread of its own.
+    """Runs the steps of a scheduler, while there are requests, in a thread of its own.
 
-    A receiver is called in that thread, with each event of its request; it must return at once and raise nothing.
+    A receiver is called in that thread with each event of its request; it must return at once and not raise.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -29,12 +29,12 @@ class EngineThread:
 
     @property
     def closed(self) -> bool:
-        """Whether no more requests are taken."""
+        """Whether the thread takes no more requests."""
         return self._closed
 
     @property
     def figures(self) -> Figures:
-        """What is going on, without waiting for a step."""
+        """The scheduler's figures, without waiting for a step."""
         return self._scheduler.figures
 
     def submit(
@@ -46,10 +46,10 @@ class EngineThread:
         space: str | None = None,
         begin: bool = True,
     ) -> Handle:
-        """Take a request; `key` says whose it is, and `space` what it may share with others: the key, if left out.
+        """Add a request. See `Scheduler.submit` for `name`, `key` and `space`; the default `space` is the key.
 
-        begin: whether an engine that has nothing to do begins at once; else it waits for `begin`, so that several are
-        read together. Raises InputError, with the prompt's `name`, for one that cannot be served at all.
+        begin: whether an idle engine starts at once; otherwise it waits for a call of `begin`, so that several requests
+        start together. Raises InputError, with the prompt's `name`, for one that cannot be served.
         """
         with self._changed:
             if self._closed:
@@ -61,12 +61,12 @@ class EngineThread:
         return handle
 
     def begin(self) -> None:
-        """Begin with what has been submitted."""
+        """Start the submitted requests, if the engine is idle."""
         with self._changed:
             self._changed.notify()
 
     def cancel(self, handle: Handle) -> None:
-        """End a request within one step; its last event says "cancelled". Nothing happens where it has ended."""
+        """End a request within one step; its last event is "cancelled". Has no effect on an ended request."""
         with self._changed:
             if handle.index in self._receivers:
                 self._scheduler.cancel(handle)
@@ -84,7 +84,7 @@ class EngineThread:
         while self._has_work():
             try:
                 events = self._scheduler.step()
-            except Exception as error:  # nobody must wait for ever, whatever it is
+            except Exception as error:  # whatever it is, every receiver must get a last event
                 message = str(error) if isinstance(error, InputError) else f"the engine failed: {one_line(error)}"
                 self._end_all(InputError(message))
                 continue
@@ -92,7 +92,7 @@ class EngineThread:
         self._end_all(None)
 
     def _has_work(self) -> bool:
-        """Wait for a request; False once the thread is to end."""
+        """Wait for a request; False if the thread must end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._scheduler.idle)
             return not self._closed
@@ -107,11 +107,11 @@ class EngineThread:
             receiver(event)
 
     def _end_all(self, error: InputError | None) -> None:
-        """Give every row back, and every request its last event: with the error, or that it was cancelled."""
+        """Release all rows, and send every request its last event: the error, or "cancelled"."""
         with self._changed:
             try:
                 self._scheduler.close()
-            except Exception:  # an engine that cannot give its rows back is of no more use
+            except Exception:  # an engine that cannot release its rows is unusable
                 self._closed = True
             ended, self._receivers = self._receivers, {}
         for index, receiver in ended.items():

@@ -1,4 +1,4 @@
-"""What a scheduler is doing and has done, as numbers."""
+"""The figures of a scheduler: what it is doing and what it has done."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figures:
-    """Requests by what they do now, bytes that are taken now, and what has been done since the beginning.
+    """Requests by state and memory in bytes now, and tokens and seconds since the start.
 
-    reading: rows whose prompt is being read; answering: those that are being answered; parked: those that gave their
-    memory, or their place, to others. row_bytes: memory that is counted for rows, kept copies of parked ones included.
-    cached_tokens: those of prompts that were not read, because they were known. drafted_tokens: guesses of tokens of
-    answers; accepted_tokens: of these the right ones. Seconds are those of whole steps.
+    reading: rows in prefill; answering: rows in decode; parked: rows whose memory, or place, others use. row_bytes:
+    memory reserved for rows, including copies of parked ones. cached_tokens: prompt tokens that were reused and not
+    computed. drafted_tokens: draft tokens of speculative decoding; accepted_tokens: those accepted. Seconds are those
+    of whole steps.
     """
 
     waiting: int = 0

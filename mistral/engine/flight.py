@@ -1,4 +1,4 @@
-"""A micro-batch that is under way."""
+"""A micro-batch that is being computed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal
 from mistral.engine.active_row import ActiveRow
 from mistral.engine.work import Work
 
-Kind = Literal["prompt", "again", "answer"]  # what a piece of work moves on; again: tokens of a row that was parked
+Kind = Literal["prompt", "again", "answer"]  # of a piece of work; again: tokens of a parked row that are read again
 
 
 @dataclass(frozen=True)
 class Flight:
-    """A micro-batch that is under way: its ticket, and its rows with their work and what that is of."""
+    """A micro-batch that is being computed: its ticket, and its rows with their work and the kind of it."""
 
     ticket: int
     pieces: tuple[tuple[ActiveRow, Work, Kind], ...]
 
     @cached_property
     def reads(self) -> int:
-        """Tokens of prompts."""
+        """The number of prompt tokens."""
         return sum(len(work.ids) for _, work, kind in self.pieces if kind != "answer")
 
     @cached_property
@@ -31,5 +31,5 @@ class Flight:
 
     @cached_property
     def drafted(self) -> int:
-        """Drafts of all rows."""
+        """The number of draft tokens of all rows."""
         return sum(len(work.drafts) for _, work, _ in self.pieces)

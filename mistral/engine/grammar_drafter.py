@@ -1,4 +1,4 @@
-"""Guesses the tokens that a grammar forces: names of properties, and punctuation between values."""
+"""Draft tokens that a grammar forces: names of properties, and punctuation between values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mistral.grammar.grammar import Grammar
 
 
 class GrammarDrafter(Drafter):
-    """See `Drafter`. A text that is forced can be written by different tokens, so these are guesses, too."""
+    """See `Drafter`. The model may write a forced text with other tokens, so these are drafts, too."""
 
     expected = (0.95,)
 
@@ -17,7 +17,7 @@ class GrammarDrafter(Drafter):
         self._state, self._seen = grammar.begin(), 0
 
     def draft(self, answer: Sequence[int], most: int) -> Sequence[int]:
-        """The tokens that must follow."""
+        """The tokens of the text that must follow."""
         for token in answer[self._seen :]:
             self._state.advance(token)
         self._seen = len(answer)

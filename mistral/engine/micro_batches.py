@@ -1,8 +1,8 @@
-"""Which rows go into the next micro-batch, and with how many tokens. Pure.
+"""Which rows go into the next micro-batch, and with how many tokens. Pure functions.
 
-Every stage takes the micro-batches in the order in which the first stage began them, one after the other. So a stage
-that waits always waits for the one before it, and the first for a result of the last: nobody can wait in a circle as
-long as the first stage stops for a result only while a micro-batch is in flight.
+Every stage runs the micro-batches in the order in which the first stage started them. So a stage waits only for the one
+before it, and the first for a result of the last: there is no deadlock as long as the first stage waits for a result
+only while a micro-batch is in flight.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GROUP_ROWS = 8  # rows decoded together, from which on more of them cost a stage more time
-SHORTEST, LONGEST = 64, 512  # tokens of a chunk that is chosen here
-CHUNK_OVERHEAD = 16  # tokens that could be read in the time that a chunk costs whatever its length (measured)
+GROUP_ROWS = 8  # rows of a decode group from which on more rows take more time
+SHORTEST, LONGEST = 64, 512  # limits of a chunk size chosen here, in tokens
+CHUNK_OVERHEAD = 16  # the fixed cost of a chunk, in tokens that could be read in that time (measured)
 
 
 def decode_groups(rows: int, ranks: int) -> int:
-    """In how many groups `rows` that are being answered go round, so that no stage waits.
+    """The number of groups into which `rows` in decode are split, so that no stage of `ranks` waits.
 
-    A group repeats the reading of all weights, which for few rows is all the cost: groups of fewer than `GROUP_ROWS`
-    rows gain nothing, and one group it is.
+    Each group reads all weights, which is the whole cost for few rows: groups of fewer than `GROUP_ROWS` rows gain
+    nothing, so then there is one group.
     """
     return max(1, min(ranks, rows // GROUP_ROWS))
 
 
 def choose_chunk(tokens: int, ranks: int) -> int:
-    """Prompt tokens of a micro-batch, for a prompt of `tokens`: a power of two.
+    """The chunk size for prompts of `tokens` tokens in all: a power of two.
 
-    A stage takes a time like c + CHUNK_OVERHEAD for c tokens, and tokens / c + ranks - 1 of these follow each other.
-    The sum is least at c = sqrt(tokens * CHUNK_OVERHEAD / (ranks - 1)).
+    A stage takes a time proportional to c + CHUNK_OVERHEAD for c tokens, and tokens / c + ranks - 1 of these follow
+    each other. Their sum is least at c = sqrt(tokens * CHUNK_OVERHEAD / (ranks - 1)).
     """
     if ranks == 1:
         return LONGEST
@@ -39,7 +39,7 @@ def choose_chunk(tokens: int, ranks: int) -> int:
 
 @dataclass(frozen=True)
 class RowProgress:
-    """Where a row stands: prompt tokens that no micro-batch has had yet, and whether its next token is unknown yet."""
+    """The progress of a row: prompt tokens not yet in a micro-batch, and whether it waits for its next token."""
 
     prompt_left: int
     waits: bool = False
@@ -48,10 +48,10 @@ class RowProgress:
 def next_micro_batch(
     rows: Sequence[RowProgress], decoding: int, chunk_size: int, room: int, order: Sequence[int] | None = None
 ) -> tuple[tuple[int, int], ...]:
-    """Which rows go into the next micro-batch, with how many tokens each: (place in `rows`, tokens), in order.
+    """The rows of the next micro-batch: (index in `rows`, tokens), in order.
 
-    At most `decoding` rows with the token just sampled, and these first; then prompts, at most `chunk_size` tokens of
-    each and `room` of all together. `order`: the places in the order in which prompts take the room.
+    First at most `decoding` rows in decode, with one token each; then prompts, at most `chunk_size` tokens of each and
+    `room` of all together. `order`: the indices in the order in which prompts get tokens.
     """
     taken: dict[int, int] = {}
     for place, row in enumerate(rows):

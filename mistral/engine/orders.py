@@ -1,4 +1,4 @@
-"""What a stage is told about a row before its tokens come. A pipeline sends the same orders to every rank."""
+"""Orders that create, change and release the rows of a stage. A pipeline sends the same orders to every rank."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Resume:
-    """A row goes on after its first `kv_seqlen` tokens, up to `capacity`."""
+    """A row is rewound to its first `kv_seqlen` tokens, and may grow to `capacity`."""
 
     row: int
     kv_seqlen: int
@@ -29,7 +29,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Restore:
-    """A new row begins with the first `kv_seqlen` tokens of a snapshot, which has the layers of the stage it is for."""
+    """A new row starts with the first `kv_seqlen` tokens of a snapshot, which has the layers of the receiving stage."""
 
     row: int
     kv_seqlen: int
@@ -40,23 +40,23 @@ class Restore:
 
 @dataclass(frozen=True)
 class Park:
-    """A row gives its slots away; how its tokens are chosen stays. It goes on after a `Join` without sampling."""
+    """A row releases its slots and keeps its sampling state. A `Join` or `Restore` without sampling continues it."""
 
     row: int
 
 
 @dataclass(frozen=True)
 class Leave:
-    """A row has ended; its memory is free."""
+    """A row has ended; its memory is released."""
 
     row: int
 
 
 @dataclass(frozen=True)
 class Rewind:
-    """Rows, each with the number of its first tokens that stay: those after them came of wrong drafts.
+    """Rows, each with the number of its first tokens that are kept; the others were rejected draft tokens.
 
-    clears: what the cache holds of these is not finite and is set to 0.
+    clears: their keys and values may not be finite, and are set to 0.
     """
 
     rows: tuple[tuple[int, int], ...]

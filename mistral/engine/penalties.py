@@ -1,4 +1,4 @@
-"""What is added to logits before a token is chosen: penalties for what occurred before, and a bias of single ids."""
+"""Changes of logits before sampling: penalties for ids that occurred before, and biases of single ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def repetition_penalised(raw: Float32s, seen: array[int], penalty: float) -> Float32s:
-    """Logits of seen ids divided by the penalty where positive, else multiplied (CTRL, arXiv 1909.05858, as in use)."""
+    """Logits (V,) of seen ids divided by the penalty if positive, else multiplied (CTRL, arXiv:1909.05858)."""
     if penalty == 1 or not seen:
         return raw
     ids = np.array(seen)
@@ -27,7 +27,7 @@ def repetition_penalised(raw: Float32s, seen: array[int], penalty: float) -> Flo
 
 
 def occurrence_penalised(raw: Float32s, counts: Mapping[int, int], presence: float, frequency: float) -> Float32s:
-    """Logits less `presence` for each id that occurred, and less `frequency` for each time that it did, as OpenAI's."""
+    """Logits (V,) minus `presence` for each id in `counts`, and `frequency` times its count (OpenAI's penalties)."""
     if not counts or (presence == 0 and frequency == 0):
         return raw
     ids = np.fromiter(counts.keys(), np.int64, len(counts))
@@ -36,7 +36,7 @@ def occurrence_penalised(raw: Float32s, counts: Mapping[int, int], presence: flo
 
 
 def biased(raw: Float32s, bias: Mapping[int, float]) -> Float32s:
-    """Logits with a number of its own added to each id that `bias` has."""
+    """Logits (V,) plus the bias of each id in `bias`."""
     if not bias:
         return raw
     ids = np.fromiter(bias.keys(), np.int64, len(bias))
@@ -44,7 +44,7 @@ def biased(raw: Float32s, bias: Mapping[int, float]) -> Float32s:
 
 
 def _with(raw: Float32s, ids: npt.NDArray[np.int64], after: npt.NDArray[np.floating[Any]]) -> Float32s:
-    """A copy of logits with others for some ids, finite where they were; -inf stays as it is."""
+    """A copy of the logits `raw` (V,) with the values `after` for some ids, clipped to float32; -inf is kept."""
     scores, finite = raw.copy(), np.isfinite(raw[ids])
     scores[ids[finite]] = np.clip(after[finite], -MAX_FLOAT32, MAX_FLOAT32)
     return scores

@@ -1,4 +1,4 @@
-"""A node of the prefix store: some tokens that follow others, with the keys and values that the model made of them."""
+"""A node of the prefix cache: consecutive tokens with their keys and values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from mistral.model.kv_cache import Snapshot, Stored, full_slots, wraps
 
 Window = int | None
-NODE_BYTES = 1024  # what a node takes beside its arrays, about
+NODE_BYTES = 1024  # of a node without its arrays, about
 Ids = NDArray[np.int32]
 
 
 @dataclass(eq=False)
 class Node:
-    """Tokens from position `start` on, which no other child of the parent begins with.
+    """Tokens from position `start` on; no other child of the parent starts with the same token.
 
-    ids (n,): theirs. parts: by window, the keys and values of all layers with that window, (2 * layers, KV, h, d), keys
-    and values of a layer one after the other: those of the node's last h tokens. Without a window h is n.
+    ids (n,): their ids. parts: by window, the keys and values of all layers with that window, (2 * layers, KV, h, d),
+    for each layer the keys and then the values of the node's last h tokens. Without a window h is n.
     """
 
     start: int
@@ -36,26 +36,26 @@ class Node:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the node."""
+        """Bytes of the node."""
         return NODE_BYTES + self.ids.nbytes + sum(part.nbytes for part in self.parts.values())
 
     def held(self, window: Window) -> int:
-        """The first position whose keys and values the layers of a window have; `end` where they have none."""
+        """The first position with keys and values in the layers of a window; `end` if there is none."""
         return self.end - int(self.parts[window].shape[2])
 
     def common(self, ids: Ids) -> int:
-        """How many of the node's tokens `ids` begins with."""
+        """The length of the common prefix of the node's tokens and `ids`."""
         count = min(len(ids), len(self.ids))
         differ = np.flatnonzero(self.ids[:count] != ids[:count])
         return int(differ[0]) if differ.size else count
 
     def piece(self, window: Window, start: int, end: int) -> Stored:
-        """Keys and values of positions from `start` to `end`, which the node must have: a view."""
+        """A view of the keys and values of positions `start` to `end`, which the node must have."""
         first = self.held(window)
         return self.parts[window][:, :, start - first : end - first]
 
     def split(self, place: int) -> Node:
-        """Cut the node after its first `place` tokens -> a new parent that has these; each has memory of its own."""
+        """Split the node after its first `place` tokens -> a new parent with these tokens. The arrays are copied."""
         middle = self.start + place
         front = Node(self.start, self.ids[:place].copy(), {}, self.parent, {int(self.ids[place]): self})
         back = {}
@@ -69,7 +69,7 @@ class Node:
 
 
 def layers_by_window(windows: Sequence[Window]) -> dict[Window, list[int]]:
-    """The layers that have each window."""
+    """The layers of each window."""
     found: dict[Window, list[int]] = {}
     for layer, window in enumerate(windows):
         found.setdefault(window, []).append(layer)
@@ -77,7 +77,7 @@ def layers_by_window(windows: Sequence[Window]) -> dict[Window, list[int]]:
 
 
 def first_held(snapshot: Snapshot, window: Window) -> int:
-    """The first position whose keys and values a snapshot has in the layers of a window."""
+    """The first position with keys and values in a snapshot's layers of a window."""
     return 0 if window is None else max(0, snapshot.written - full_slots(window))
 
 
@@ -98,9 +98,9 @@ def cut_out(snapshot: Snapshot, layers: Sequence[int], window: Window, start: in
 
 
 def reusable(path: Sequence[Node], windows: Sequence[Window], most: int) -> int:
-    """How many of the first `most` tokens along a path of nodes a row can begin with.
+    """The largest number of tokens, up to `most`, along a path of nodes that a row can start with.
 
-    The next token must find the keys of all that it sees: of the last W - 1 tokens in a layer of window W.
+    All keys that the next token sees must be there: those of the last W - 1 tokens in a layer with window W.
     """
     runs = {window: list(held_runs(path, window)) for window in windows}
     found, before = most, -1
@@ -112,7 +112,7 @@ def reusable(path: Sequence[Node], windows: Sequence[Window], most: int) -> int:
 
 
 def held_runs(path: Sequence[Node], window: Window) -> Iterator[tuple[int, int]]:
-    """The spans of positions, in order, whose keys and values a path has in the layers of a window."""
+    """The contiguous spans of positions, in order, with keys and values in a path's layers of a window."""
     start = end = 0
     for node in path:
         first = node.held(window)
@@ -126,7 +126,7 @@ def held_runs(path: Sequence[Node], window: Window) -> Iterator[tuple[int, int]]
 
 
 def _longest(spans: Sequence[tuple[int, int]], window: Window, most: int) -> int:
-    """The largest n up to `most` for which a span holds all of the last window - 1 positions before n."""
+    """The largest n up to `most` such that a span holds the last window - 1 positions before n (all, without one)."""
     for start, end in reversed(spans):
         found = min(end, most)
         if found > start and (start == 0 or (window is not None and found >= start + window - 1)):
@@ -135,19 +135,19 @@ def _longest(spans: Sequence[tuple[int, int]], window: Window, most: int) -> int
 
 
 class Gathered(Mapping[int, tuple[Stored, Stored]]):
-    """Keys and values by layer, of the first `count` tokens along a path of nodes, each put together when it is asked.
+    """Keys and values by layer of the first `count` tokens along a path of nodes; each layer is concatenated on access.
 
-    Nodes never change their arrays, only which they have: so it stays what it is, whatever becomes of the nodes.
+    Nodes replace their arrays and never change them, so the contents stay the same when nodes are split or evicted.
     """
 
     def __init__(self, path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int, written: int) -> None:
-        """`written`: as the snapshot has it, whose layers these are."""
+        """`written` is that of the snapshot with these layers."""
         self._count, self._written = count, written
         self._windows = {layer: (window, i) for window, members in layers.items() for i, layer in enumerate(members)}
         self._pieces = {window: list(_pieces(path, window, count)) for window in layers}
 
     def __getitem__(self, layer: int) -> tuple[Stored, Stored]:
-        """Keys and values (KV, n, d) of a layer, as a `Snapshot` has them."""
+        """Keys and values (KV, n, d) of a layer, in the order of a `Snapshot`."""
         window, place = self._windows[layer]
         keys, values = (self._joined(window, 2 * place + which) for which in (0, 1))
         return keys, values
@@ -157,14 +157,14 @@ class Gathered(Mapping[int, tuple[Stored, Stored]]):
         return iter(sorted(self._windows))
 
     def __len__(self) -> int:
-        """How many layers."""
+        """The number of layers."""
         return len(self._windows)
 
     def _joined(self, window: Window, place: int) -> Stored:
         held: Stored = np.concatenate([piece[place] for piece in self._pieces[window]], axis=1)
         if window is None or not wraps(self._written, window):
             return held
-        # the last positions before `count`, each to its slot; the oldest slots may be empty
+        # the last positions before `count`, each in its slot; slots of older positions may be empty
         count = full_slots(window)
         slots: Stored = np.zeros((held.shape[0], count, held.shape[2]), held.dtype)
         slots[:, np.arange(self._count - held.shape[1], self._count) % count] = held
@@ -172,7 +172,7 @@ class Gathered(Mapping[int, tuple[Stored, Stored]]):
 
 
 def _pieces(path: Sequence[Node], window: Window, count: int) -> Iterator[Stored]:
-    """What a row of `count` tokens has in the layers of a window, node by node: (2 * layers, KV, n, d)."""
+    """The keys and values of a row of `count` tokens in the layers of a window, by node: (2 * layers, KV, n, d)."""
     first = oldest(path, window, count)
     for node in path:
         start, end = max(first, node.held(window)), min(node.end, count)
@@ -181,7 +181,7 @@ def _pieces(path: Sequence[Node], window: Window, count: int) -> Iterator[Stored
 
 
 def oldest(path: Sequence[Node], window: Window, count: int) -> int:
-    """The first position from which on a path has all before `count` in the layers of a window, as far as slots go."""
+    """The first position from which a path has all positions before `count`, in slots of the layers of a window."""
     start = max((start for start, _ in held_runs(path, window) if start < count), default=0)
     return start if window is None else max(start, count - full_slots(window))
 
@@ -189,7 +189,7 @@ def oldest(path: Sequence[Node], window: Window, count: int) -> int:
 def gather(path: Sequence[Node], layers: Mapping[Window, Sequence[int]], count: int) -> Snapshot:
     """A snapshot of the first `count` tokens along a path, which `reusable` must allow."""
     ids = np.concatenate([node.ids for node in path])[:count]
-    written = count  # or more, where slots are empty: it then says what they have lost
+    written = count  # more, if slots of older positions are empty: as if they had been overwritten
     for window in layers:
         first = oldest(path, window, count)
         if window is not None and first:

@@ -1,4 +1,4 @@
-"""A row of an engine that outlives its request, so that the next prompt need not read again what both begin with."""
+"""A row of an engine that outlives its request, so that the next prompt reuses the common prefix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mistral.model.kv_cache import Snapshot
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
+    """The length of the longest common prefix of two sequences."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return place
@@ -18,10 +18,11 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class PrefixSlot:
-    """A row of the cache with the ids that it holds; one request at a time uses it.
+    """A row of the cache with its ids; one request at a time uses it.
 
-    After a request has begun, `shared` of its prompt's ids were among the ids of the row, and `reused` of them are not
-    computed again: as many, or none where a rolling cache has overwritten what the next token needs.
+    After a request has begun, `shared` is the length of the common prefix of its prompt and the row, and `reused` the
+    number of tokens that are not computed again: as many, or 0 if a rolling cache has overwritten what the next token
+    needs.
     """
 
     def __init__(self, engine: RowEngine) -> None:
@@ -29,7 +30,7 @@ class PrefixSlot:
         self.shared = self.reused = 0
 
     def begin(self, prompt: Sequence[int], capacity: int, sampling: Sampling | None) -> None:
-        """Get ready for a prompt. Raises InputError where memory is short; the row keeps what it has then."""
+        """Prepare the row for a prompt. Raises InputError, and keeps the row unchanged, if memory is short."""
         if self.row < 0:
             self.row = self.engine.join(capacity, sampling)
         shared = min(common_prefix(self.cached_ids(), prompt), len(prompt) - 1)  # the last token's logits are wanted
@@ -37,16 +38,16 @@ class PrefixSlot:
         self.shared, self.ids = shared, list(prompt[: self.reused])
 
     def cached_ids(self) -> list[int]:
-        """The ids whose keys and values the cache holds: those of a step that was interrupted are not among them."""
+        """The ids whose keys and values are in the cache, without those of an interrupted step. Callers add to it."""
         del self.ids[0 if self.row < 0 else self.engine.kv_seqlen(self.row) :]
         return self.ids
 
     def export(self, copy: bool = True) -> Snapshot | None:
-        """What the cache holds of the row; None before the first request. See `Engine.export`."""
+        """A snapshot of the row; None before the first request. See `Engine.export`."""
         return self.engine.export(self.row, self.cached_ids(), copy) if self.cached_ids() else None
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Hold a snapshot's tokens instead. Raises InputError where memory is short; nothing has changed then."""
+        """Replace the row by a snapshot's tokens. Raises InputError, and changes nothing, if memory is short."""
         row, kv_seqlen = self.engine.restore(snapshot, len(snapshot.ids), len(snapshot.ids))
         self.leave()
         self.row, self.ids = row, list(snapshot.ids[:kv_seqlen])

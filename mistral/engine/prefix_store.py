@@ -1,8 +1,8 @@
-"""What was computed of prompts and answers, kept so that later prompts need not read again what they begin with.
+"""The prefix cache: keys and values of earlier prompts and answers, which later prompts reuse.
 
-The tokens are a radix tree: a path from a root spells the beginning of a sequence, and each node holds the keys and
-values of its own tokens. So what two sequences begin with is held once. Sequences of different spaces, such as those of
-different API keys, share nothing, not even the time that they save.
+The tokens are a radix tree: a path from a root spells a prefix, and each node holds the keys and values of its own
+tokens, so that a prefix shared by two sequences is held once. Sequences of different spaces, such as those of different
+API keys, share nothing, so timing reveals nothing of another space either.
 
 Layers without a window can be reused at any length. Those with a window of W can be reused at a length where the last
 W - 1 positions are held: at any length up to W, and beyond it at the lengths that were stored, and up to SPARE + 1 less
@@ -30,35 +30,35 @@ from mistral.errors import InputError
 from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import Snapshot
 
-BLOCK = 128  # tokens of a node, at most: what is copied to split one, and given away at once
+BLOCK = 128  # most tokens of a node: the unit of eviction, and of the copy when a node is split
 
 
 class PrefixStore:
-    """Keys and values of one model's tokens, the least recently used of which make room for others.
+    """The prefix cache of one model, with least-recently-used eviction.
 
-    For one thread; `nbytes` and `tokens` may be read by any.
+    It belongs to one thread; `nbytes` and `tokens` may be read from any.
     """
 
     def __init__(self, args: ModelArgs, limit: int) -> None:
-        """`limit`: bytes that it takes, at most."""
+        """`limit`: the most bytes. Raises InputError for a negative number."""
         if limit < 0:
             raise InputError("must be 0 or more", option="prefix_bytes", value=limit)
         self.limit, self.nbytes, self.tokens = limit, 0, 0
         self._layers = layers_by_window(args.sliding_windows)
         self._roots: dict[str, Node] = {}
-        # Every node with its space, the least recently used first. What uses a node uses its parents after it, so that
-        # the first node is always one without children.
+        # Every node with its space, the least recently used first. A use of a node counts for its parents after it, so
+        # that the first node never has children.
         self._order = OrderedDict[Node, str]()
 
     @property
     def windowed(self) -> bool:
-        """Whether some layers can be reused only where a sequence was stored."""
+        """Whether some layers have windows, so that not every length can be reused."""
         return set(self._layers) != {None}
 
     def find(self, space: str, ids: Sequence[int], most: int) -> Snapshot | None:
-        """What is held of the longest beginning of `ids`, of `most` tokens at most; None: of nothing.
+        """A snapshot of the longest stored prefix of `ids`, of at most `most` tokens; None if there is none.
 
-        It stays what it is, whatever becomes of the store; it is put together when it is asked for a layer.
+        Its layers are concatenated on access, and do not change with the prefix cache.
         """
         path, matched = self._walk(space, np.asarray(ids, np.int32))
         count = reusable(path, list(self._layers), min(matched, most))
@@ -69,9 +69,9 @@ class PrefixStore:
         return gather(path, self._layers, count)
 
     def add(self, space: str, snapshot: Snapshot, room: Callable[[], int] | None = None) -> None:
-        """Keep what a snapshot holds: what there is room for.
+        """Store a snapshot, as much of it as there is room for.
 
-        `room`: bytes that may be taken now, where memory is less than the limit.
+        `room`: returns the bytes of memory that are free now, which may be less than the limit allows.
         """
         ids = np.asarray(snapshot.ids, np.int32)
         path, matched = self._walk(space, ids)
@@ -83,10 +83,10 @@ class PrefixStore:
             self._extend(space, path, snapshot, ids, spare)
         self._use(path)
         self._forget_root(space)
-        self.shrink(self.nbytes - self.limit)  # where a node was split
+        self.shrink(self.nbytes - self.limit)  # a split node takes more memory
 
     def _extend(self, space: str, path: list[Node], snapshot: Snapshot, ids: Ids, spare: int) -> None:
-        """Add nodes to a path for the rest of `ids`, as many as there is room for."""
+        """Add nodes to a path for the rest of `ids`, as long as there is room."""
         start = path[-1].end if path else 0
         while start < len(ids):
             end = min(start + BLOCK, len(ids))
@@ -104,13 +104,13 @@ class PrefixStore:
             self.nbytes, self.tokens, start = self.nbytes + node.nbytes, self.tokens + len(node.ids), end
 
     def shrink(self, nbytes: int) -> None:
-        """Give so many bytes back, or all there are."""
+        """Evict nodes of at least `nbytes` in all, or all nodes."""
         wanted = max(0, self.nbytes - nbytes)
         while self.nbytes > wanted:
             self._drop(next(iter(self._order)))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Evict all nodes."""
         self._roots.clear()
         self._order.clear()
         self.nbytes = self.tokens = 0
@@ -123,7 +123,7 @@ class PrefixStore:
             del self._roots[space]
 
     def _walk(self, space: str, ids: Ids) -> tuple[list[Node], int]:
-        """The nodes that `ids` begins with, the last of them perhaps in part, and how many tokens that is."""
+        """The path of nodes that matches a prefix of `ids` (the last one perhaps in part), and the matched length."""
         path, matched, node = list[Node](), 0, self._roots.get(space)
         while node is not None and matched < len(ids):
             node = node.children.get(int(ids[matched]))
@@ -140,14 +140,14 @@ class PrefixStore:
             self._order.move_to_end(node)
 
     def _split(self, node: Node, place: int, space: str) -> Node:
-        """Cut a node at a position -> the one that ends there."""
+        """Split a node at a position -> the node that ends there."""
         front = node.split(place - node.start)
         self.nbytes += NODE_BYTES
         self._order[front] = space
         return front
 
     def _complete(self, path: Sequence[Node], snapshot: Snapshot, spare: int) -> bool:
-        """Add to the nodes of a path what the snapshot holds of their windowed layers. False: there is no room."""
+        """Add a snapshot's positions of windowed layers to the nodes of a path -> whether there was room."""
         for node in path:
             for window, layers in self._layers.items():
                 first, held = max(node.start, first_held(snapshot, window)), node.held(window)
@@ -160,9 +160,9 @@ class PrefixStore:
         return True
 
     def _make_room(self, nbytes: int, path: Sequence[Node], spare: int) -> bool:
-        """Forget what was used least recently until so many bytes fit; False where that is not enough.
+        """Evict the least recently used nodes until `nbytes` fit -> whether they do.
 
-        The nodes of `path` were used last and stay.
+        The nodes of `path` were used last and are not evicted.
         """
         kept = sum(node.nbytes for node in path)
         if kept + nbytes > spare:

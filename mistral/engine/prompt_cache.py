@@ -1,4 +1,4 @@
-"""A file that holds what was computed of a prompt, so that other prompts, and later runs, may begin with it."""
+"""A file with the cache of a prompt, whose prefix other prompts and later runs reuse."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mistral.engine.timings import Timings
 
 @dataclass(frozen=True)
 class PromptCache:
-    """A file that holds the cache of one prompt, or will; `checkpoint` is the fingerprint of the model it is of."""
+    """A file, which may not exist yet, with the cache of one prompt; `checkpoint` is the model's fingerprint."""
 
     path: Path
     checkpoint: str
 
     @classmethod
     def open(cls, path: str, checkpoint: Checkpoint, bits: int) -> PromptCache:
-        """The cache in a file that is there already, or will be. Raises InputError for a file that is something else.
+        """The cache in a file, which may not exist yet. Raises InputError for a file of another kind or model.
 
         Needs no model, so that a wrong file is refused before one is loaded.
         """
@@ -45,10 +45,10 @@ class PromptCache:
         timings: Timings | None = None,
         speculation: Speculation | None = None,
     ) -> Generator[Event]:
-        """As `generate_stream`, but every prompt begins with what it has in common with the file's.
+        """As `generate_stream`, but every prompt reuses its common prefix with the file's prompt.
 
-        The file is written when the first prompt has been read, unless the file held all of it; where it cannot be
-        written, that ends the first request.
+        The file is written when the first prompt has been read, unless it holds all of it already; if it cannot be
+        written, the first request ends with that error.
         """
         slot, start = PrefixSlot(engine), None
         if os.path.exists(self.path):

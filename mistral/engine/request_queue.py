@@ -1,4 +1,4 @@
-"""Requests that have no row yet, by whose they are; any thread may add to them and take back."""
+"""The queue of requests that have no row yet, by key. Any thread may add and cancel requests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mistral.model.kv_cache import Snapshot
 
 @dataclass(frozen=True, eq=False)
 class Handle:
-    """A request that has been submitted; `index` is the one that its events have, and `key` says whose it is.
+    """A submitted request. `index` is that of its events; `key` says whose it is, for fair scheduling.
 
-    Requests of different spaces share nothing that was computed.
+    Requests of different `space`s share no computed prefixes.
     """
 
     index: int
@@ -25,32 +25,32 @@ class Handle:
 
 
 class RequestQueue:
-    """What waits, in the order in which it came, and what was taken back since the scheduler last looked."""
+    """Waiting requests in the order of arrival, and cancellations since the scheduler last called `news`."""
 
     def __init__(self) -> None:
         self.prompts = SharedPrompts()
         self._lock = threading.Lock()
-        self._waiting: dict[str, dict[Handle, None]] = {}  # by key; there is none without a request
+        self._waiting: dict[str, dict[Handle, None]] = {}  # by key; no key has an empty entry
         self._new: list[Handle] = []
         self._cancelled: set[Handle] = set()
         self._submitted = self._count = 0
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting requests."""
         return self._count
 
     def keys(self) -> set[str]:
-        """Whose requests wait."""
+        """The keys with waiting requests."""
         with self._lock:
             return set(self._waiting)
 
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts that wait."""
+        """The number of tokens in all waiting prompts."""
         with self._lock:
             return sum(len(handle.request.prompt) for handles in self._waiting.values() for handle in handles)
 
     def add(self, request: Request, key: str, space: str) -> Handle:
-        """Take a request."""
+        """Add a request."""
         with self._lock:
             handle = Handle(self._submitted, request, key, space)
             self._waiting.setdefault(key, {})[handle] = None
@@ -60,14 +60,14 @@ class RequestQueue:
         return handle
 
     def cancel(self, handle: Handle) -> None:
-        """Note that a request is to end."""
+        """Mark a request as cancelled."""
         with self._lock:
             self._cancelled.add(handle)
 
     def news(self) -> tuple[list[Handle], set[Handle]]:
-        """The requests that came, and those that were cancelled, since this was last asked.
+        """The requests that were added, and those that were cancelled, since the last call.
 
-        The latter neither wait nor read a prompt for others any more.
+        Cancelled requests no longer read a shared prompt for others.
         """
         with self._lock:
             new, self._new = self._new, []
@@ -77,7 +77,7 @@ class RequestQueue:
         return new, cancelled
 
     def remove(self, handle: Handle) -> bool:
-        """A request waits no more -> whether it did."""
+        """Remove a request -> whether it was waiting."""
         with self._lock:
             found = handle in self._waiting.get(handle.key, ())
             if found:
@@ -90,9 +90,10 @@ class RequestQueue:
     def in_order(
         self, load: Callable[[str], tuple[int, int]], before: Mapping[str, Sequence[Handle]]
     ) -> Iterator[Handle]:
-        """Those that wait: the next of the key with the least load, which is asked anew for each; then the oldest.
+        """The waiting requests in the order of service: from the key with the least `load`, the oldest first.
 
-        `before`: requests by key that come before those that wait. Those that `news` has not told of are left out.
+        `load` is called again for each request. `before`: requests by key that come before the waiting ones. Requests
+        that `news` has not returned yet are left out.
         """
         with self._lock:
             new = set(self._new)
@@ -114,24 +115,24 @@ class RequestQueue:
             return self.prompts.must_wait(handle.index)
 
     def start(self, handle: Handle) -> Snapshot | None:
-        """What another request has read of the same prompt."""
+        """The snapshot of the same prompt that another request has read, if any."""
         with self._lock:
             return self.prompts.start(handle.index)
 
     def begin(self, handle: Handle) -> None:
-        """A request has a row now."""
+        """Note that a request has got a row."""
         self.remove(handle)
         with self._lock:
             self.prompts.begin(handle.index)
 
     def end(self, handle: Handle) -> None:
-        """A request has ended, with a row or without."""
+        """Note that a request has ended, with a row or without."""
         self.remove(handle)
         with self._lock:
             self.prompts.forget(handle.index)
 
     def read(self, handle: Handle, export: Callable[[], Snapshot | None]) -> None:
-        """A request has read its prompt; `export` is called where others wait for it."""
+        """Note that a request has read its prompt; `export` is called if others wait for it."""
         with self._lock:
             wanted = self.prompts.wanted(handle.index)
         snapshot = export() if wanted else None
@@ -139,7 +140,7 @@ class RequestQueue:
             self.prompts.read(handle.index, snapshot)
 
     def clear(self) -> None:
-        """Forget all requests."""
+        """Remove all requests."""
         with self._lock:
             self._waiting.clear()
             self._new.clear()

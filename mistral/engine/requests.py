@@ -1,4 +1,4 @@
-"""A request for an answer, and the events that tell how it is served."""
+"""A request for an answer, and the events that report its progress."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and what to make of it. `text` turns ids into text and knows the stop strings.
+    """A prompt (ids), and how to answer it. `text` decodes ids and has the stop strings.
 
-    eos_id: the id that ends the answer, or several of which each does. The ids in `excluded` are never chosen.
+    eos_id: the id that ends the answer, or a collection of such ids. The ids in `excluded` are never sampled.
 
-    logprobs: whether the log-probability of each generated token is wanted; top: of how many of the likeliest ids in
-    its place as well. prompt_logprobs: whether those of prompt ids from `scored_from` on are wanted.
+    logprobs: whether the log-probability of each generated token is wanted; top: the number of likeliest ids at its
+    position whose log-probabilities are wanted as well. prompt_logprobs: whether those of prompt ids from `scored_from`
+    on are wanted.
 
-    No end id and no stop string ends the answer before it has `min_tokens` tokens; with `ignore_eos`, no end id does at
-    all. `constraint`: the answer is one that this grammar allows, and ends where it does; one that is cut, by
-    max_tokens or a stop string, is the beginning of one.
+    Neither an end id nor a stop string ends the answer before it has `min_tokens` tokens; with `ignore_eos`, no end id
+    does at all. `constraint`: a grammar that restricts the answer, and ends it; an answer that is cut, by max_tokens or
+    a stop string, is a prefix of one that the grammar allows.
 
-    prediction: what the answer may be, or have parts of; it is tried, and changes nothing but the time.
+    prediction: ids that the answer may consist of, in whole or in part, for draft tokens; they change only the time.
 
-    What need not be computed comes from `slot`, whose row then serves this request, or is copied from `start`; there
-    are no log-probabilities of that part. `on_prompt_read` is called once the prompt has been read.
+    A prefix that is already computed is taken from `slot`, whose row then serves this request, or copied from `start`;
+    there are no log-probabilities of that part. `on_prompt_read` is called once the prompt has been read.
 
-    An InputError of `text` or `on_prompt_read` ends this request and no other.
+    An InputError raised by `text` or `on_prompt_read` ends this request and no other.
     """
 
     prompt: Sequence[int]
@@ -66,8 +67,8 @@ class Prefilled:
     """`done` of `total` prompt tokens of request `index` have been read.
 
     logprobs: log-probabilities, in nats, of the prompt ids that this step has scored; the last of them is that of
-    prompt id min(done, total - 1). tops: the `top` likeliest ids in the place of each, with theirs, where the request
-    asks for some. cached: tokens of the prompt that were not computed, for another one had begun with them.
+    prompt id min(done, total - 1). tops: the `top` likeliest ids at the position of each, with their log-probabilities,
+    if the request asks for them. cached: tokens of the prompt that were reused and not computed.
     """
 
     index: int
@@ -82,10 +83,10 @@ class Prefilled:
 class Generated:
     """One step of the answer to request `index`.
 
-    id is None where the answer ends without a token: at the end-of-sequence id, which is not shown, at once when no
-    token was asked for, or because of an error or a cancellation. logprob is that of the raw logits, in nats, where it
-    was asked for; top: the likeliest ids in the same place, with theirs. `error` says why, for finish_reason "error".
-    accepted, rejected: drafts that were right or wrong in the step that this is the first token of.
+    id is None if the answer ends without a token: at the end-of-sequence id, which is not shown, at once if max_tokens
+    is 0, or because of an error or a cancellation. logprob is that of the raw logits, in nats, if it was asked for;
+    top: the likeliest ids at the same position, with theirs. `error` is the error, for finish_reason "error". accepted,
+    rejected: the draft tokens of the row's step; they are in the event of its first token.
     """
 
     index: int
@@ -103,7 +104,7 @@ Event = Prefilled | Generated
 
 
 def check_request(name: str, request: Request, args: ModelArgs, limit: int | None) -> None:
-    """Raise InputError, naming the request, where it cannot be served in a context of `limit` tokens."""
+    """Raise InputError, naming the request, if it cannot be served in a context of `limit` tokens."""
     prompt_ids(name, request.prompt, args.vocab_size)
     end_ids(request.eos_id)
     if request.max_tokens < 0:
@@ -121,7 +122,7 @@ def check_request(name: str, request: Request, args: ModelArgs, limit: int | Non
 
 
 def end_ids(eos_id: object) -> frozenset[int]:
-    """The ids that end an answer, of one id, several, or None. Raises InputError for what is no id."""
+    """The ids that end an answer, from one id, several, or None. Raises InputError for anything else."""
     several = isinstance(eos_id, Iterable) and not isinstance(eos_id, str | bytes)
     try:
         if eos_id is None:
@@ -136,6 +137,6 @@ def end_ids(eos_id: object) -> frozenset[int]:
 
 
 def row_capacity(request: Request, limit: int | None) -> int:
-    """Tokens that the row of a request may have: prompt and answer, within the context limit."""
+    """The most tokens of a request's row: prompt and answer, within the context limit."""
     wanted = len(request.prompt) + request.max_tokens
     return wanted if limit is None else min(wanted, limit)

@@ -1,4 +1,4 @@
-"""What a scheduler asks of an engine."""
+"""The interface of an engine that a scheduler uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistral.model.kv_cache import Snapshot
 
 
 class RowEngine(Protocol):
-    """Rows that come and go, and micro-batches that move them on; `Engine` says what each function does."""
+    """Rows and micro-batches; `Engine` documents each function."""
 
     num_pipeline_ranks: int
     num_micro_batches: int | None
@@ -24,32 +24,32 @@ class RowEngine(Protocol):
         """The model's architecture."""
 
     def check_capacity(self, capacity: int) -> None:
-        """Raise InputError where no row can have so many tokens."""
+        """Raise InputError if no row can have `capacity` tokens."""
 
     def join(self, capacity: int, sampling: Sampling | None = None, reserved: int | None = None) -> int:
-        """A new row -> its number."""
+        """Add a row -> its number."""
 
     def grow(self, row: int, tokens: int) -> None:
-        """Count memory for more tokens of a row."""
+        """Reserve memory for `tokens` tokens of a row."""
 
     def park(self, row: int, kept: int = 0) -> None:
-        """Give away what the cache holds of a row, but the memory of a snapshot."""
+        """Release the slots of a row; memory stays reserved for a snapshot of `kept` tokens."""
 
     def unpark(self, row: int, capacity: int, reserved: int, start: Snapshot | None = None) -> int:
-        """Let a parked row go on with a snapshot, or read its tokens again -> how many it has."""
+        """Continue a parked row, with a snapshot or empty -> the number of tokens that it has."""
 
     def has_room(self, tokens: int) -> bool:
-        """Whether there is memory for one more row of so many tokens."""
+        """Whether there is memory for one more row of `tokens` tokens."""
 
     def spare_bytes(self) -> int:
-        """Memory that neither rows nor the prefix store have taken."""
+        """Bytes that neither rows nor the prefix cache use."""
 
     @property
     def row_bytes(self) -> int:
-        """Memory that is counted for the rows there are."""
+        """Bytes that are reserved for rows."""
 
     def resume(self, row: int, kv_seqlen: int, capacity: int, sampling: Sampling | None = None) -> int:
-        """Let a row go on after its first tokens -> how many of them it still has."""
+        """Rewind a row to its first `kv_seqlen` tokens -> how many of them it still has."""
 
     def restore(
         self,
@@ -59,19 +59,19 @@ class RowEngine(Protocol):
         sampling: Sampling | None = None,
         reserved: int | None = None,
     ) -> tuple[int, int]:
-        """A new row that begins with tokens of a snapshot -> its number, and how many it has."""
+        """Add a row with tokens of a snapshot -> its number, and how many it has."""
 
     def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
-        """What the cache holds of a row; without `copy`, until the next step."""
+        """A snapshot of a row; without `copy`, valid until the next step."""
 
     def leave(self, row: int) -> None:
-        """Forget a row; its memory is free at once."""
+        """Remove a row and release its memory."""
 
     def kv_seqlen(self, row: int) -> int:
-        """Tokens of a row that the cache holds."""
+        """The number of tokens of a row in the cache."""
 
     def submit(self, work: Sequence[Work]) -> int:
-        """Begin a micro-batch -> a ticket."""
+        """Start a micro-batch -> a ticket."""
 
     def collect(self, ticket: int) -> list[Outcome]:
-        """What came of each piece of work of a micro-batch, once it is through."""
+        """Wait for a micro-batch -> the outcome of each piece of work."""

@@ -1,4 +1,4 @@
-"""What guesses for one row: its drafters, how good each has been lately, and what each has offered for this step."""
+"""The drafters of one row, with their recent acceptance and their drafts for this step."""
 
 from __future__ import annotations
 

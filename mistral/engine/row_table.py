@@ -1,4 +1,4 @@
-"""The rows of a scheduler: which requests have one, which had one and wait for it, and who is next."""
+"""The rows of a scheduler: which requests have one, which are parked, and which is next."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mistral.model.kv_cache import Snapshot
 
 
 class RowTable:
-    """Gives rows to requests, and takes them away.
+    """Assigns rows to requests, and parks rows.
 
-    The key that was served least is next. Where there are no more rows, or there is no more memory, a key whose
-    requests have at least two rows more than its own parks one for it. A row whose answer outgrows the memory makes
-    later ones give theirs away; these go on before anything else begins.
+    The key that was served least is next. If no row or no memory is free, and another key has at least two rows more,
+    one of these is parked. If an answer outgrows the memory, the row that came last is parked; such rows continue
+    before new requests start.
     """
 
     def __init__(self, engine: RowEngine, queue: RequestQueue, store: PrefixStore | None, max_rows: int) -> None:
@@ -32,17 +32,17 @@ class RowTable:
         self.cached_tokens = 0
 
     def come(self, handles: Iterable[Handle]) -> None:
-        """Requests that wait from now on."""
+        """Note requests that were added to the queue."""
         for handle in handles:
             self.shares.come(handle.key)
 
     def slots_wait(self, handles: set[Handle]) -> bool:
-        """Whether a step of a slot's row, of one of these requests, is under way."""
+        """Whether a step is being computed for one of these requests that uses a prefix slot."""
         rows = (self.active[handle] for handle in handles & self.active.keys())
         return any(row.waits and row.request.slot for row in rows)
 
     def cancel(self, handles: set[Handle]) -> list[Event]:
-        """End requests, whatever they do; their memory is free at once."""
+        """End requests in any state, and release their memory -> their last events."""
         events: list[Event] = []
         for handle in [each for each in (*self.active, *self.parked) if each in handles]:
             row = self.active.pop(handle, None)
@@ -57,7 +57,7 @@ class RowTable:
         return events
 
     def end(self, indices: set[int], keep: bool = True) -> None:
-        """Give back the rows of requests that have ended."""
+        """Release the rows of ended requests; with `keep`, store them in the prefix cache."""
         for handle in [each for each in self.active if each.index in indices]:
             row = self.active.pop(handle)
             if keep:
@@ -65,7 +65,7 @@ class RowTable:
             self._gone(handle, row)
 
     def clear(self) -> None:
-        """Give all rows back."""
+        """Release all rows."""
         for row in (*self.active.values(), *self.parked.values()):
             row.leave(self.engine)
         self.active.clear()
@@ -81,7 +81,7 @@ class RowTable:
     # Who is next
 
     def admit(self) -> list[Event]:
-        """Give rows to requests while there are rows and memory; what cannot have any even alone ends."""
+        """Give rows to requests while there are rows and memory -> last events of those that do not fit even alone."""
         ended = self._resume_parked()
         if not self.parked and not len(self.queue):
             return ended
@@ -96,7 +96,7 @@ class RowTable:
         return self._give_rows(yielded, ended)
 
     def _give_rows(self, yielded: dict[str, list[Handle]], ended: list[Event]) -> list[Event]:
-        kept_back = 0  # rows for requests that begin when another one has read their prompt
+        kept_back = 0  # rows for requests that start when another one has read their prompt
         unread = Counter[str]()
         for handle, row in self.active.items():
             unread[handle.key] += len(row.ids) - row.sent
@@ -125,7 +125,7 @@ class RowTable:
         return ended
 
     def _begin(self, handle: Handle) -> InputError | None:
-        """Give a request a row -> why it cannot have one."""
+        """Give a request a row -> the error if it cannot have one."""
         try:
             if handle in self.parked:
                 self._unpark(handle, ample=False)
@@ -140,14 +140,14 @@ class RowTable:
         return None
 
     def _refused(self, handle: Handle, error: InputError) -> Event:
-        """The end of a request that there is no memory for, even alone."""
+        """The last event of a request for which there is no memory, even alone."""
         row = self.parked.pop(handle, None)
         event: Event = row.cut() if row else _ended(handle, error)
         self._gone(handle, row)
         return event
 
     def _yield_to(self, key: str, keep: bool) -> bool:
-        """Park a row of the key that has most of them -> False where that would not make `key` more equal to it."""
+        """Park a row of the key with the most rows -> whether one was: that key must have two rows more than `key`."""
         counts = Counter(handle.key for handle in self.active)
         most = max(counts, key=lambda each: counts[each], default=key)
         if counts[most] < counts[key] + 2:
@@ -167,10 +167,10 @@ class RowTable:
     # Memory
 
     def grow(self) -> list[Event]:
-        """See that every row that is being answered has memory for its next token.
+        """Reserve memory for the next token of every row in decode -> last events of those that cannot continue.
 
-        Where it is short, copies of parked rows go, then the row that came last gives its own away. A row for which
-        there is none even alone ends.
+        If memory is short, copies of parked rows are released, then the row that came last is parked. A row that does
+        not fit even alone ends.
         """
         ended: list[Event] = []
         for handle in sorted(self.active, key=lambda each: each.index):
@@ -189,21 +189,21 @@ class RowTable:
         return ended
 
     def _park(self, row: ActiveRow) -> None:
-        """Park a row, with a copy where there is memory for one."""
+        """Park a row, with a copy if there is memory for one."""
         try:
             row.park(self.engine, keep=True)
         except InputError:
             row.park(self.engine)
 
     def _forget_copy(self) -> bool:
-        """Give away the copy of the parked row that came last, if there is one."""
+        """Release the copy of the parked row that came last -> whether there was one."""
         kept = [handle for handle, row in self.parked.items() if row.kept]
         if kept:
             self.parked[max(kept, key=lambda each: each.index)].forget_kept(self.engine)
         return bool(kept)
 
     def _last_resort(self) -> bool:
-        """Where no row is active that could end: give away a copy."""
+        """If no row is active whose end could free memory, release a copy -> whether one was released."""
         return not self.active and self._forget_copy()
 
     def _grown(self, row: ActiveRow) -> bool:
@@ -214,9 +214,10 @@ class RowTable:
         return True
 
     def _resume_parked(self) -> list[Event]:
-        """Let rows that gave memory away go on, the first ones first; one that has none even alone ends.
+        """Continue rows that were parked for memory, in order of arrival; one that does not fit even alone ends.
 
-        Beside others they wait for some memory more than the next token needs, lest they be parked again at once.
+        Beside active rows they wait for more memory than the next token needs, so that they are not parked again at
+        once.
         """
         ended: list[Event] = []
         waiting = [handle for handle, row in self.parked.items() if not row.yielded]
@@ -239,10 +240,10 @@ class RowTable:
         row.unpark(self.engine, ample, found)
         self.active[handle] = self.parked.pop(handle)
 
-    # The prefix store
+    # The prefix cache
 
     def _stored(self, handle: Handle) -> Snapshot | None:
-        """What the store holds of the beginning of a prompt, and is not to be scored."""
+        """The longest stored prefix of a prompt that need not be scored, if any."""
         request = handle.request
         if self.store is None or request.slot or request.start:
             return None
@@ -254,25 +255,25 @@ class RowTable:
         return self.store.find(handle.space, request.prompt, most)
 
     def keep(self, row: ActiveRow) -> None:
-        """Store what the cache holds of a row of which nothing is under way."""
+        """Store a row, of which no step is being computed, in the prefix cache."""
         if self.store is None or row.request.slot:
             return
-        with suppress(InputError, MemoryError):  # no room: then it is not kept
+        with suppress(InputError, MemoryError):  # without memory it is not stored
             ids = [*row.request.prompt, *row.answer][: self.engine.kv_seqlen(row.row)]
             if len(ids) > row.stored:
-                if len(ids) < self.engine.kv_seqlen(row.row):  # a stop text came before the last tokens of a step
+                if len(ids) < self.engine.kv_seqlen(row.row):  # a stop string ended the answer within a step's tokens
                     self.engine.resume(row.row, len(ids), len(ids))
                 snapshot = self.engine.export(row.row, ids, copy=False)
                 self.store.add(row.handle.space, snapshot, self.engine.spare_bytes)
                 row.stored = len(ids)
 
     def keep_chunk(self, row: ActiveRow) -> None:
-        """Store what has been read of a prompt so far, where any length can be reused and there is enough of it."""
+        """Store the part of a prompt read so far, if any length can be reused and at least BLOCK tokens are new."""
         any_length = self.store is not None and not self.store.windowed and self.engine.num_pipeline_ranks == 1
         if any_length and row.read - row.stored >= BLOCK:
             self.keep(row)
 
 
 def _ended(handle: Handle, error: InputError | None) -> Generated:
-    """The last event of a request that has no answer: it was cancelled, or there is an error."""
+    """The last event of a request that was cancelled or has an error."""
     return Generated(handle.index, None, None, "", "error" if error else "cancelled", error=error)

@@ -18,14 +18,14 @@ NOTHING = Outcome()
 
 
 class Samplers:
-    """What is known of each row that joined with a `Sampling`."""
+    """The sampling state of each row that joined with a `Sampling`."""
 
     def __init__(self) -> None:
         self._rows: dict[int, tuple[SamplingRow, Sampling]] = {}
         self._table: TokenTable | None = None
 
     def join(self, row: int, sampling: Sampling) -> None:
-        """A new row, or a row that is used for another answer."""
+        """Add a row, or start another answer in a row."""
         grammar = None if sampling.constraint is None else self._known(sampling.constraint).begin()
         self._rows[row] = (
             SamplingRow(
@@ -35,7 +35,7 @@ class Samplers:
         )
 
     def learn(self, table: TokenTable) -> None:
-        """The vocabulary of grammars that come from another process."""
+        """Set the vocabulary of grammars that come from another process."""
         self._table = table
 
     def _known(self, grammar: Grammar) -> Grammar:
@@ -47,9 +47,9 @@ class Samplers:
         self._rows.pop(row, None)
 
     def choose(self, work: Sequence[Work], logits: Sequence[NDArray[np.float32]]) -> list[Outcome]:
-        """What comes of each piece of work, given the logits (n, V) of its tokens.
+        """The outcome of each piece of work, from the logits (n, V) of its tokens.
 
-        Logits that are not numbers are an error of their own piece of work and touch no other.
+        Logits that are not finite are an error of their own piece of work and affect no other.
         """
         return [self._outcome(piece, found) for piece, found in zip(work, logits, strict=True)]
 

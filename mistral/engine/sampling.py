@@ -1,12 +1,12 @@
 """From logits to the next ids: penalties, temperature, filters and one draw per row. NumPy only.
 
-Every row is worked on alone, so its result depends on its own logits, settings, ids and draws only. Weights of a whole
-vocabulary are float32; `distribution.py` says where float64 decides. In short:
+Each row is sampled separately, so its result depends only on its own logits, settings, ids and random numbers. Weights
+of the whole vocabulary are float32; `distribution.py` says where float64 is used. In short:
 
 - The ids that top_k, top_p and min_p keep are those of float64 weights, except where top_p keeps thousands: there the
-  share it stops at has a relative error below 3e-6.
+  share at which it stops has a relative error below 3e-6.
 - Up to 2048 ids are drawn from by float64 weights. Of more, the probability of a block of 128 ids has a relative error
-  of about 1e-7 (at most 2e-5), and so has that of each of its ids.
+  of about 1e-7 (at most 2e-5), and so does that of each of its ids.
 - The error of a log-probability, before it is rounded to float32, is about 1e-8 (at most 2e-5 times the probability of
   all ids that are less likely than 1 in 2048).
 """
@@ -57,12 +57,12 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How one row is sampled. The defaults are greedy: the id with the largest logit, without any randomness.
+    """How one row is sampled. The default is greedy: the id with the largest logit, without randomness.
 
-    temperature 0 is greedy; top_p 1, top_k 0, min_p 0 and repetition_penalty 1 are off. `sample` tells apart the
-    several continuations of one prompt under one seed. presence_penalty is taken from the logit of each id that the
-    answer has already, frequency_penalty once for each time, and logit_bias adds to the logits of single ids (-100 to
-    100), as OpenAI's options do. Raises InputError naming the option that is out of range.
+    temperature 0 is greedy; top_p 1, top_k 0, min_p 0 and repetition_penalty 1 are off. `sample` is the number of one
+    of several answers to one prompt with one seed. presence_penalty is subtracted from the logit of each id that is in
+    the answer, frequency_penalty once for each occurrence, and logit_bias is added to the logits of single ids (-100 to
+    100), as in OpenAI's interface. Raises InputError naming the option that is out of range.
     """
 
     temperature: float = 0.0
@@ -99,9 +99,9 @@ def _check_bias(bias: object) -> None:
 
 
 class SamplingRow:
-    """One sequence being sampled: its settings, the ids it holds so far, and a random generator of its own.
+    """The sampling state of one sequence: its settings, its ids so far, and its own random generator.
 
-    The generator depends on (seed, sample) alone, so a row draws the same numbers in any batch and at any place in it.
+    The generator depends only on (seed, sample), so a row draws the same numbers in any batch and at any place in it.
     """
 
     def __init__(
@@ -113,20 +113,20 @@ class SamplingRow:
         min_tokens: int = 0,
         grammar: GrammarState | None = None,
     ) -> None:
-        """The ids in `excluded` are never chosen, nor are those in `end_ids` before `min_tokens` others.
+        """The ids in `excluded` are never sampled, nor those in `end_ids` before `min_tokens` tokens.
 
-        With a `grammar`, only what it allows next is chosen.
+        With a `grammar`, only the ids that it allows next are sampled.
         """
         self.settings, self.excluded, self.grammar = settings, excluded, grammar
         self.end_ids, self.min_tokens, self.length = end_ids, min_tokens, 0
-        self.seen = array("q", set(prompt_ids))  # int64; a penalty asks only whether an id occurs
-        self.counts: dict[int, int] = {}  # of each id in the answer, where a penalty asks for it
-        # As a spawn key, `sample` cannot run together with the words of a large seed.
+        self.seen = array("q", set(prompt_ids))  # int64; the repetition penalty needs only whether an id occurs
+        self.counts: dict[int, int] = {}  # of each id in the answer, if a penalty needs them
+        # as a spawn key, `sample` cannot collide with the words of a large seed
         sequence = np.random.SeedSequence(int(settings.seed), spawn_key=(int(settings.sample),))
         self.generator = np.random.Generator(np.random.Philox(sequence))
 
     def append(self, token: int) -> None:
-        """Take note of an id that was generated."""
+        """Add an id that was generated. Raises InputError if the grammar does not allow it."""
         self.seen.append(token)
         self.length += 1
         if self.settings.presence_penalty or self.settings.frequency_penalty:
@@ -136,13 +136,13 @@ class SamplingRow:
 
     @property
     def ended(self) -> bool:
-        """Whether the grammar allows nothing more than the end of the answer."""
+        """Whether the grammar allows only the end of the answer."""
         return self.grammar is not None and self.grammar.ended
 
 
 @dataclass(frozen=True)
 class Wants:
-    """What is asked for beside the id of a row: its log-probability, and those of the `top` likeliest ids."""
+    """What is wanted beside the id of a row: its log-probability, and those of the `top` likeliest ids."""
 
     logprob: bool = False
     top: int = 0
@@ -150,7 +150,7 @@ class Wants:
 
 @dataclass(frozen=True)
 class Choice:
-    """The id chosen for a row, with what was wanted beside it; or id -1 and the error that kept it from being chosen.
+    """The id sampled for a row, with what was wanted beside it; or id -1 and an error.
 
     top: pairs of id and log-probability, the likeliest first. Log-probabilities are in nats and those of the raw
     logits, before penalty, temperature and filters.
@@ -163,11 +163,11 @@ class Choice:
 
 
 def choose(logits: Float32s, rows: Sequence[SamplingRow], wants: Sequence[Wants]) -> list[Choice]:
-    """Choose one id for each of B rows from logits (B, V), and compute what is wanted beside it and nothing more.
+    """Sample one id for each of B rows from logits (B, V), and compute what is wanted beside it.
 
-    A row that holds NaN or +inf, or only -inf where ids may be chosen, gets an error, which touches no other row. The
-    rows are not appended to: the caller does that with the ids it keeps. A greedy row and one with an error draw
-    nothing; any other row draws exactly one number.
+    A row whose logits hold NaN or +inf, or only -inf for the allowed ids, gets an error, which affects no other row.
+    The ids are not added to the rows: the caller does that with `append`. A greedy row and one with an error draw no
+    random number; any other row draws exactly one.
     """
     assert logits.ndim == 2 and logits.shape[0] == len(rows) == len(wants), (logits.shape, len(rows), len(wants))
     return [
@@ -227,7 +227,7 @@ def likeliest(logits: npt.NDArray[np.floating[Any]], count: int) -> tuple[tuple[
 
 
 def _choice(raw: Float32s, row: SamplingRow, wants: Wants) -> Choice:
-    """What `choose` gives for one row, from its raw logits (V,), contiguous."""
+    """The choice for one row, from its raw logits (V,), contiguous."""
     largest = float(raw.max())
     error = _fault(largest)
     if error is not None:
@@ -244,7 +244,7 @@ def _choice(raw: Float32s, row: SamplingRow, wants: Wants) -> Choice:
 
 
 def _fault(largest: float) -> str | None:
-    """What is wrong with logits whose largest is this (NaN if any is), or None."""
+    """The error of logits whose largest is this (NaN if any is), or None."""
     if math.isfinite(largest):
         return None
     held = "NaN" if math.isnan(largest) else "+inf" if largest > 0 else "only -inf"
@@ -254,7 +254,10 @@ def _fault(largest: float) -> str | None:
 
 
 def _normaliser(raw: Float32s) -> tuple[float, float]:
-    """The largest logit, and log(sum(exp(raw - largest))): apart, so that huge logits keep their differences."""
+    """The largest logit, and log(sum(exp(raw - largest))): separate, so that huge logits keep their differences.
+
+    Raises InputError for logits that hold NaN or +inf, or only -inf.
+    """
     largest = float(raw.max())
     error = _fault(largest)
     if error is not None:
@@ -263,7 +266,7 @@ def _normaliser(raw: Float32s) -> tuple[float, float]:
 
 
 def _logprobs(raw: Float32s, largest: float, log_total: float) -> Float32s:
-    """Log-probabilities of logits (n,), from what `_normaliser` gives for all of them."""
+    """Log-probabilities of logits (n,), from the result of `_normaliser` for the whole row."""
     with np.errstate(over="ignore"):  # below the range of float32 is -inf
         return (raw.astype(np.float64) - largest - log_total).astype(np.float32)
 
@@ -277,10 +280,10 @@ def _likeliest(raw: Float32s, count: int, largest: float, log_total: float) -> t
 
 
 def _choose(raw: Float32s, row: SamplingRow) -> int:
-    """The next id of one row, from its logits (V,), -inf where an id may not be chosen.
+    """The next id of one row, from its logits (V,), which are -inf for ids that are not allowed.
 
-    The order is that of Hugging Face transformers: penalties, temperature, top_k, top_p, min_p. Each filter
-    sees what the one before it left, so top_p counts shares of the top_k, and of the distribution after temperature.
+    The order is that of Hugging Face transformers: penalties, temperature, top_k, top_p, min_p. Each filter sees the
+    result of the one before, so top_p counts shares of the top_k, and of the distribution after temperature.
     """
     settings = row.settings
     scores = repetition_penalised(raw, row.seen, float(settings.repetition_penalty))
@@ -309,7 +312,7 @@ def _choose(raw: Float32s, row: SamplingRow) -> int:
 
 
 def _allowed(raw: Float32s, row: SamplingRow) -> Float32s:
-    """Logits with -inf in place of those of ids that may not be chosen; the same array where all may."""
+    """Logits (V,) with -inf for ids that are not allowed; the same array if all are."""
     too_early = row.length < row.min_tokens
     if not row.excluded and not too_early and row.grammar is None:
         return raw

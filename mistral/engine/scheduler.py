@@ -1,7 +1,7 @@
-"""The scheduler: requests come at any time, and every step moves all rows on together.
+"""The scheduler: continuous batching. Requests come at any time, and every step runs all rows together.
 
-A step feeds every row its next tokens: a chunk of its prompt, or the token just sampled. So a short prompt is already
-being answered while a long one is still read, and a row that has finished makes room for the next request.
+A step computes the next tokens of every row: a chunk of its prompt (prefill), or the token just sampled (decode). So a
+short prompt is answered while a long one is still being read, and a finished row makes room for the next request.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from mistral.model.kv_cache import Snapshot
 
 __all__ = ["MAX_ROWS", "STEP_MS", "STEP_TOKENS", "Handle", "Scheduler", "generate_stream"]
 
-MAX_ROWS = 64  # rows generated for at once
-STEP_TOKENS = 2048  # prompt tokens of all rows in one step, at most, unless one chunk alone is longer
-STEP_MS = 200  # time of a step beside answers, for whoever watches these come
+MAX_ROWS = 64  # most rows at once
+STEP_TOKENS = 2048  # most prompt tokens of all rows in one step, unless one chunk alone is longer
+STEP_MS = 200  # time limit of a step while rows are in decode, for interactive use
 
 
 class Scheduler:
     """Serves any number of requests with the rows of one engine.
 
     `submit` and `cancel` may be called from any thread and at any time, and `figures` be read. `step` and `close` are
-    for the one thread that owns the engine. An answer depends on its own request alone: not on what else is under way,
-    nor on chunks, nor on what was stored. Whatever goes wrong with one request ends that request, with finish_reason
-    "error", and no other. Of requests with the same prompt that are there at the same time, one reads it and the others
-    begin with a copy of its row. See `RowTable` for who gets a row.
+    for the one thread that owns the engine. An answer depends only on its own request: not on other requests, the chunk
+    size, or the prefix cache. An error in one request ends that request, with finish_reason "error", and no other. Of
+    requests with the same prompt at the same time, one reads it and the others start with a copy of its row. See
+    `RowTable` for which request gets a row.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Scheduler:
     ) -> None:
         """`chunk_size` prompt tokens of a row are read at once (see `micro_batches.choose_chunk`).
 
-        step_ms: the time that a step takes at most while anyone is being answered, as far as prompts are concerned;
-        None: any. prefix_store: keeps what was computed for later requests; its memory is what rows leave of the
-        engine's. clock: seconds. speculation: guesses tokens of answers, so that a step may choose several; None: none.
+        step_ms: the time limit of a step while any row is in decode, which limits its prompt tokens; None: no limit.
+        prefix_store: the prefix cache; it uses memory that rows do not need. clock: seconds. speculation: draft tokens,
+        so that a step may sample several tokens of a row; None: none. Raises InputError for an invalid option.
         """
         if chunk_size is not None and chunk_size < 1:
             raise InputError("must be at least 1", option="chunk_size", value=chunk_size)
@@ -81,11 +81,10 @@ class Scheduler:
         self._done = Figures()
 
     def submit(self, request: Request, name: str = "the prompt", key: str = "", space: str | None = None) -> Handle:
-        """Take a request, which begins as soon as there is a row and memory for it.
+        """Add a request, which starts as soon as there is a row and memory for it.
 
-        `key` says whose it is: keys are served alike. Requests of different `space`s share nothing that was computed;
-        it is the key where it is left out. Raises InputError, with the prompt's `name`, for a request that cannot be
-        served at all.
+        `key` says whose it is, for fair scheduling. Requests of different `space`s share no computed prefixes; the
+        default is the key. Raises InputError, with the prompt's `name`, for a request that cannot be served.
         """
         check_request(name, request, self.engine.args, self.engine.context_limit)
         self.engine.check_capacity(row_capacity(request, self.engine.context_limit))
@@ -100,12 +99,12 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Whether no request is waiting or under way."""
+        """Whether there are no requests."""
         return not (len(self._queue) or self._active or self._parked)
 
     @property
     def figures(self) -> Figures:
-        """What is going on, and what has been done. May be asked by any thread; it waits for nothing."""
+        """What the scheduler is doing and has done. May be called from any thread; does not wait."""
         rows = list(self._active.values())
         reading = sum(row.reads for row in rows)
         return replace(
@@ -116,7 +115,7 @@ class Scheduler:
         )  # fmt: skip
 
     def step(self) -> list[Event]:
-        """Admit requests, run the next micro-batch, and return what came of it; nothing where the scheduler is idle.
+        """Admit requests, run the next micro-batch, and return its events; none if the scheduler is idle.
 
         Every request ends in exactly one Generated with a finish_reason.
         """
@@ -139,7 +138,7 @@ class Scheduler:
         return events
 
     def close(self) -> None:
-        """Give all rows back; requests that have not ended get no more events."""
+        """Release all rows; requests that have not ended get no more events."""
         for flight in self._flights:
             with suppress(InputError):  # of a micro-batch that nobody wants any more
                 self.engine.collect(flight.ticket)
@@ -177,7 +176,7 @@ class Scheduler:
         return True
 
     def _drafts(self, rows: Sequence[ActiveRow], beside: bool) -> dict[int, list[int]]:
-        """Guesses of what the rows go on with, by the index of their requests; `beside`: prompts are read, too."""
+        """Draft tokens of rows in decode, by the index of their requests; `beside`: the step also reads prompts."""
         if self._speculation is None or not rows:
             return {}
         left = None if self._budget is None else self._budget.left(len(rows))
@@ -188,11 +187,11 @@ class Scheduler:
 
     @property
     def _prompts_share(self) -> float:
-        """Of a step's time beside answers, what prompts have while a model that guesses has to read, too."""
+        """The share of a step's time for prompts while a draft model has to read, too."""
         return 0.5 if self._speculation and self._speculation.behind else 1.0
 
     def _forget_guesses(self, ended: Sequence[Event]) -> None:
-        """These requests have ended without a step."""
+        """Drop the drafters of requests that have ended without a step."""
         if self._speculation:
             for event in ended:
                 self._speculation.forget(event.index)
@@ -322,9 +321,9 @@ def generate_stream(
     timings: Timings | None = None,
     speculation: Speculation | None = None,
 ) -> Generator[Event]:
-    """Generate for all requests, yielding each row's progress as it happens; an event's index is the request's place.
+    """Generate for all requests, yielding events as they happen; an event's `index` is that of its request.
 
-    `chunk_size` prompt tokens of a row are read at once, and `speculation` guesses tokens; neither changes a result.
+    `chunk_size`: prompt tokens of a row in one step; `speculation`: draft tokens; neither changes a result.
     Every request ends in exactly one Generated with a finish_reason. Closing the iterator frees the rows. Raises
     InputError for a request that cannot be served at all, before anything is computed.
     """

@@ -1,8 +1,8 @@
-"""Guesses by a rougher copy of the model itself, which uses the row's own slots.
+"""Draft tokens of a quantized copy of the model itself, which uses the row's own slots (self-speculative decoding).
 
-The copy reads the exact keys and values of what came before, and writes its own, rough ones, for the last token and
-those that it guesses. The row then goes back, and the step that checks the guesses begins at the same token: it
-computes every one of these positions again and writes over all that is rough, before anything reads it.
+The copy reads the exact keys and values of earlier tokens, and writes approximate ones for the last token and those
+that it drafts. The row is then rewound, and the step that verifies the draft starts at the same token: it computes all
+of these positions again and overwrites the approximate values before anything reads them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mistral.model.transformer import Transformer
 
 
 class SelfDraft:
-    """A copy of an engine's model, with fewer bits, that shares its cache."""
+    """A quantized copy of an engine's model that shares its cache."""
 
     def __init__(self, copy: Transformer, engine: Engine) -> None:
         self.engine, self.stage = engine, Stage(copy)
         self.stage.cache = engine.cache
 
     def drafter(self, row: ActiveRow) -> Drafter:
-        """What guesses for a row; see `NewDrafter`."""
+        """The drafter of a row; see `NewDrafter`."""
         return SelfDrafter(self, row)
 
 
@@ -55,6 +55,6 @@ class SelfDrafter(Drafter):
             sound = True
         finally:
             stage.cache.resume(row, before, 0)
-            if not sound:  # a step that is not finished, or numbers that are none
+            if not sound:  # an unfinished step, or logits that are not finite
                 stage.cache.clear(row)
         return found

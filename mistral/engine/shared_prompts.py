@@ -1,4 +1,4 @@
-"""Requests with the same prompt: the first of them reads it, and the others begin with a copy of its row."""
+"""Requests with the same prompt: the first of them reads it, and the others start with a copy of its row."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mistral.model.kv_cache import Snapshot
 
 @dataclass
 class SharedPrompt:
-    """A prompt that several requests have. `waiting`: how many have not begun; `reader`: the request that reads it.
+    """A prompt of several requests. `waiting`: those that have no row yet; `reader`: the request that reads it.
 
-    `snapshot` is there once the prompt has been read, for as long as requests wait.
+    `snapshot` is set once the prompt has been read, for as long as requests wait.
     """
 
     waiting: set[int] = field(default_factory=set)
@@ -24,14 +24,14 @@ class SharedPrompt:
 
 
 class SharedPrompts:
-    """The prompts of the requests that wait, by space and ids. Requests are named by their index."""
+    """The prompts of waiting requests, by space and ids. Requests are identified by their index."""
 
     def __init__(self) -> None:
         self._prompts: dict[Hashable, SharedPrompt] = {}
         self._of: dict[int, tuple[Hashable, SharedPrompt]] = {}
 
     def add(self, index: int, request: Request, space: str = "") -> None:
-        """A request that waits. One that scores its prompt, or brings a row or a snapshot, reads for itself."""
+        """Add a waiting request. One that scores its prompt, or has a row or a snapshot of its own, is not shared."""
         if request.slot or request.start or request.prompt_logprobs or len(request.prompt) < 2:
             return
         key = space, np.asarray(request.prompt, np.int32).tobytes()
@@ -45,12 +45,12 @@ class SharedPrompts:
         return prompt is not None and prompt.reader is not None and prompt.snapshot is None
 
     def start(self, index: int) -> Snapshot | None:
-        """What the request may begin with; None where nobody has read the prompt."""
+        """The snapshot that the request may start with; None if the prompt has not been read."""
         _, prompt = self._of.get(index, (None, None))
         return prompt.snapshot if prompt else None
 
     def begin(self, index: int) -> None:
-        """The request has a row now. Where the prompt has not been read, it is the one that reads it."""
+        """Note that the request has a row. If the prompt has not been read, this request is its reader."""
         if index in self._of:
             prompt = self._of[index][1]
             prompt.waiting.discard(index)
@@ -65,13 +65,13 @@ class SharedPrompts:
         return prompt is not None and prompt.reader == index and bool(prompt.waiting)
 
     def read(self, index: int, snapshot: Snapshot | None) -> None:
-        """The request has read its prompt; `snapshot` is what others may begin with, where they wait."""
+        """Note that the request has read its prompt; others that wait may start with `snapshot`."""
         if index in self._of:
             self._of[index][1].snapshot = snapshot
             self.forget(index)
 
     def forget(self, index: int) -> None:
-        """The request has ended, or needs nothing more of its prompt; another one reads it where it had not yet."""
+        """Note that the request has ended, or no longer needs the prompt; if it had not read it, another one will."""
         if index not in self._of:
             return
         key, prompt = self._of.pop(index)

@@ -1,8 +1,8 @@
-"""A row's cache in a file, with whatever text goes with it: what a prompt cache and a saved conversation are.
+"""A row's cache in a file, with a text: the format of prompt caches and saved conversations.
 
 The file is safetensors. Its metadata names the checkpoint that computed the cache, by a fingerprint; its tensors are
-`ids` (n,), `text` (bytes of UTF-8) and, for each layer, `layers.N.keys` and `layers.N.values` (KV, slots, d). It does
-not depend on how many ranks wrote it.
+`ids` (n,), `text` (bytes of UTF-8) and, for each layer, `layers.N.keys` and `layers.N.values` (KV, slots, d). It is the
+same for any number of ranks.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from mistral.model.args import ModelArgs
 from mistral.model.kv_cache import Snapshot, Stored, can_rewind, full_slots, wraps
 
 KIND = "mistral-mindspore cache "
-FORMAT = KIND + "2"  # 1 had no slots to go back
-ADVICE = re.compile(r"; (download|use) .*$")  # of what reads checkpoints: no use here
+FORMAT = KIND + "2"  # 1 had no spare slots
+ADVICE = re.compile(r"; (download|use) .*$")  # the remedy in errors of checkpoint readers, which does not apply here
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file holds: a text, and a snapshot of the cache unless nothing had been computed."""
+    """The contents of a file: a text, and a snapshot of the cache unless nothing had been computed."""
 
     text: str
     snapshot: Snapshot | None
 
 
 def write_saved(path: Path, saved: Saved, checkpoint: str) -> None:
-    """Write a file, whole or not at all, for the checkpoint of this fingerprint.
+    """Write a file atomically; `checkpoint` is the model's fingerprint.
 
-    Only a file of the same kind is overwritten. Raises InputError where it cannot be written.
+    Only a file of the same kind is overwritten. Raises InputError if it cannot be written.
     """
     if "\0" in str(path):
-        raise InputError(f"{path}: such a name cannot be; name another file")
+        raise InputError(f"{str(path)!r}: a file name cannot contain a zero character; name another file")
     path = Path(os.path.realpath(path))
     if os.path.exists(path) and not is_saved(path):
-        raise InputError(f"{path}: is there already and is no saved cache; name another file")
+        raise InputError(f"{path}: exists and is not a saved cache; name another file")
     tensors: dict[str, Stored] = {"text": np.frombuffer(saved.text.encode(), np.uint8)}
     written = 0
     if saved.snapshot:
@@ -61,7 +61,7 @@ def write_saved(path: Path, saved: Saved, checkpoint: str) -> None:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether this is a file that `write_saved` has written, whatever the checkpoint and the version."""
+    """Whether `write_saved` has written this file, for any checkpoint and in any version."""
     try:
         return read_metadata(path).get("format", "").startswith(KIND)
     except InputError:
@@ -77,9 +77,9 @@ def checksum(tensors: dict[str, Stored]) -> int:
 
 
 def open_saved(path: Path, checkpoint: str) -> tuple[dict[str, str], dict[str, StoredTensor]]:
-    """Metadata and tensors of a file, by its header alone.
+    """Metadata and tensors of a file; reads only its header.
 
-    Raises InputError, one line, for one that is no such file, incomplete, or not of the checkpoint of this fingerprint.
+    Raises InputError for another kind of file, an incomplete one, or one of another checkpoint.
     """
     try:
         metadata, tensors = read_metadata(path), read_safetensors(path)
@@ -98,10 +98,10 @@ def open_saved(path: Path, checkpoint: str) -> tuple[dict[str, str], dict[str, S
 
 
 def read_saved(path: Path, checkpoint: str, args: ModelArgs, slot_bytes: int) -> Saved:
-    """What a file holds, read into memory and checked.
+    """The contents of a file, read into memory and checked.
 
-    `checkpoint`: the fingerprint of this model; `slot_bytes`: of each element of the cache as the backend keeps it.
-    Raises InputError, one line, for a file that is not such a file, damaged, or another model's.
+    `checkpoint`: the fingerprint of this model; `slot_bytes`: bytes of each element of the backend's cache. Raises
+    InputError for another kind of file, a damaged one, or one of another model.
     """
     metadata, stored = open_saved(path, checkpoint)
     tensors = {name: _in_memory(tensor.array()) for name, tensor in stored.items()}
@@ -118,7 +118,7 @@ def read_saved(path: Path, checkpoint: str, args: ModelArgs, slot_bytes: int) ->
 
 
 def _in_memory(array: Stored) -> Stored:
-    """The array apart from its file, which may change or go; bfloat16 as its bits."""
+    """A copy of a mapped array, whose file may change; bfloat16 as its bits."""
     bits = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
     return np.array(bits, order="C")
 
@@ -133,7 +133,7 @@ def _text(path: Path, array: Stored | None) -> str:
 
 
 def _snapshot(path: Path, tensors: dict[str, Stored], written: str, args: ModelArgs) -> Snapshot:
-    """The cache, of exactly the layers and slots that a row of these `args` has."""
+    """The snapshot, with exactly the layers and slots of a row of a model with these `args`."""
     ids = tensors.pop("ids", np.zeros(0))
     if ids.dtype != np.int64 or ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= args.vocab_size:
         raise _damaged(path, "its ids are not the model's")

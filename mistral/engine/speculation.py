@@ -1,8 +1,8 @@
-"""Drafts for the rows of a scheduler: who guesses, how many guesses a step has, and how many were right.
+"""Speculative decoding for the rows of a scheduler: which drafter a row uses, and how many draft tokens a step has.
 
-A step that has read every weight for one token computes a few more at little cost. So the tokens that probably follow
-are computed with the last one, and the row's own sampler then says at each place which token comes: a draft is kept
-while it is the same, and the first that differs is the row's own. Nothing but time depends on drafts.
+A step that has read every weight for one token computes a few more at little cost. So draft tokens are computed with
+the last token, and the row's own sampler then samples at each position: a draft token is accepted if it is the sampled
+one; the first that differs is replaced by it. Drafts change nothing but time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words that say whether tokens are guessed, and by whom."""
+"""The values of the options for speculative decoding."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ MODES = ("auto", "suffix", "off")
 
 
 def check_mode(mode: str) -> None:
-    """Raise InputError for a word that is none of `MODES`."""
+    """Raise InputError for a value that is not in `MODES`."""
     if mode not in MODES:
         raise InputError("must be auto, suffix or off", option="speculate", value=mode)
 
 
 def check_draft(draft: str | Path | None, mode: str) -> None:
-    """Raise InputError where there can be no draft, before anything is opened; `mode`: see `check_mode`."""
+    """Raise InputError for a draft model with speculation turned off, before anything is opened."""
     if draft is not None and mode == "off":
-        raise InputError(f"guesses tokens, and {setting('speculate')} is off; leave one of them out", option="draft")
+        raise InputError(
+            f"is for speculative decoding, and {setting('speculate')} is off; leave one of them out", option="draft"
+        )

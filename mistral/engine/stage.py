@@ -1,4 +1,4 @@
-"""The layers of one rank with their cache and, where they are the last ones, the samplers of the rows."""
+"""The layers of one rank with their cache and, on the last rank, the samplers of the rows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """What one rank does for an engine; an engine that is not a pipeline has one stage with all layers."""
+    """The part of an engine on one rank; without a pipeline, an engine has one stage with all layers."""
 
     def __init__(self, model: Transformer) -> None:
         self.model, self.cache, self.samplers = model, model.new_cache(), Samplers()
 
     def apply(self, order: RowOrder) -> None:
-        """Let a row come, go on or go."""
+        """Execute an order."""
         if isinstance(order, Leave | Park):
-            if order.row in self.cache.rows:  # a parked row has gone already
+            if order.row in self.cache.rows:  # a parked row has left already
                 self.cache.drop(order.row)
             if isinstance(order, Leave):
                 self.samplers.leave(order.row)
@@ -51,11 +51,11 @@ class Stage:
             self.samplers.join(order.row, order.sampling)
 
     def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
-        """What the cache holds of a row in this stage's layers; see `RollingCache.export`."""
+        """A snapshot of a row in this stage's layers; see `RollingCache.export`."""
         return self.cache.export(row, ids, copy)
 
     def embed(self, work: Sequence[Work]) -> Tensor:
-        """On the first stage: the new tokens of all pieces of work, end to end -> (T, D).
+        """On the first stage: the embeddings (T, D) of the new tokens of all pieces of work.
 
         Raises InputError for an id outside the vocabulary.
         """
@@ -63,9 +63,9 @@ class Stage:
         return self.model.embed(token_ids("ids", ids, self.model.args.vocab_size))
 
     def begin(self, work: Sequence[Work]) -> CacheMetadata:
-        """What all layers share of a step that does this work.
+        """Begin a step -> what all layers share of it.
 
-        Raises InputError, and changes nothing, for a row that is not there or would outgrow its capacity.
+        Raises InputError, and changes nothing, for a row that does not exist or would exceed its capacity.
         """
         return self.cache.begin([len(piece.tokens) for piece in work], [piece.row for piece in work])
 
@@ -74,14 +74,14 @@ class Stage:
     ) -> Tensor | None:
         """x (T, D) through this stage's layers -> (T, D); `after_layer` is called after each.
 
-        The last stage gives (n, D), of the tokens whose logits the work wants, or None where it wants none.
+        The last stage returns (n, D), for the tokens whose logits the work wants, or None if it wants none.
         """
         found = self.model.run_blocks(x, metadata, self.cache, after_layer, wanted_places(work))
         self.cache.end(metadata)
         return found
 
     def logits(self, work: Sequence[Work], x: Tensor | None) -> list[NDArray[np.float32]]:
-        """On the last stage: what `run_layers` gave -> for each piece of work the logits (n, V) that it wants."""
+        """On the last stage: the result of `run_layers` -> for each piece of work the logits (n, V) that it wants."""
         if x is None:
             return [np.empty((0, self.model.args.vocab_size), np.float32)] * len(work)
         with device_lock:
@@ -90,5 +90,5 @@ class Stage:
         return [logits[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
     def choose(self, work: Sequence[Work], x: Tensor | None) -> list[Outcome]:
-        """On the last stage: what `run_layers` gave -> what comes of each piece of work."""
+        """On the last stage: the result of `run_layers` -> the outcome of each piece of work."""
         return self.samplers.choose(work, self.logits(work, x))

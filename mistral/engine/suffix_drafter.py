@@ -1,4 +1,4 @@
-"""Guesses that a row goes on as its own prompt and answer did, or an answer before, after the same tokens."""
+"""Draft tokens from earlier occurrences of a row's last tokens, in its prompt, its answer, or earlier answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SURE = 8  # tokens that agree, after which nothing better is looked for
 
 
 class PastAnswers:
-    """The answers of each space, so that later ones of the same space may be guessed from them."""
+    """Earlier answers by space, from which drafts for later answers of the same space are taken."""
 
     def __init__(self) -> None:
         self._spaces = OrderedDict[str, SuffixIndex]()

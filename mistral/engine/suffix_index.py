@@ -17,7 +17,7 @@ BREAK = -1  # stands between texts; no token
 class SuffixIndex:
     """Tokens, and for each pair of them the places where it came. Adding a token takes about a microsecond.
 
-    At most `limit` tokens are held; the older half goes where there would be more.
+    It holds at most `limit` tokens; when they are reached, the older half is dropped.
     """
 
     def __init__(self, limit: int) -> None:
@@ -52,7 +52,7 @@ class SuffixIndex:
         self.extend(kept)
 
     def find(self, tail: Sequence[int]) -> tuple[int, int]:
-        """Where what follows the longest end of `tail` begins, that came last -> how many tokens agree, and the place.
+        """The longest earlier match of the end of `tail`, the latest of several -> its length, and the position behind.
 
         1 where one token did, and always with the same after it. 0 and 0 where that is not so, or nothing followed.
         """
@@ -74,7 +74,7 @@ class SuffixIndex:
         return best, found
 
     def after(self, place: int, most: int) -> list[int]:
-        """What follows at a place: up to the end of the text; and where that is the index's, as repetition goes on."""
+        """At most `most` tokens from a position, to the end of its text; beyond the end of the index, they repeat."""
         found = self.ids[place : place + most]
         if BREAK in found:
             return found[: found.index(BREAK)]

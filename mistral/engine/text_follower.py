@@ -1,4 +1,4 @@
-"""A place in a text that an answer follows, and where that may go on after a change."""
+"""The position in a text that an answer follows, and where the answer may resume the text after an edit."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from collections.abc import Sequence
 
 from mistral.engine.suffix_index import SuffixIndex
 
-FOLLOWED = 6  # tokens that agreed before a text counts as followed, and is taken up again after a change
-CHANGED = 6  # tokens of a change, after which the text is given up
-AHEAD = 64  # tokens of the text among which what is left out may end
-RESUMED = 2  # tokens that count as agreeing where a text goes on after a change
+FOLLOWED = 6  # matching tokens after which a text is followed also beyond an edit
+CHANGED = 6  # most tokens of an edit, after which the text is given up
+AHEAD = 64  # most tokens of the text that an edit may delete
+RESUMED = 2  # tokens that count as matching where the text is resumed
 
 
 class TextFollower:
     """Follows one text at a time, token by token.
 
-    Where the answer differs, tokens may have been put in, so that the text goes on at the same place; or put in the
-    place of others; or left out up to where the answer's token comes. Which of these has been so lately is guessed.
+    Where the answer differs, tokens may have been inserted (the text resumes at the same position), replaced (it
+    resumes after as many tokens), or deleted (it resumes after the answer's token). The most frequent recent kind is
+    assumed.
     """
 
     def __init__(self) -> None:
         self._index: SuffixIndex | None = None
         self._place = self._forgotten = self._changed = 0
-        self._ways = [1.0, 0.9, 1.1]  # how often each has been so: put in, replaced, left out
-        self._last = 0  # the answer's last token, within a change
+        self._ways = [1.0, 0.9, 1.1]  # recent frequency of each kind: inserted, replaced, deleted
+        self._last = 0  # the answer's last token, within an edit
         self.agreed = 0
-        """Tokens that have agreed; 0 within a change, or where nothing is followed."""
+        """The number of matching tokens; 0 within an edit, or if no text is followed."""
 
     def go(self, index: SuffixIndex, place: int, agreed: int) -> None:
-        """Follow the text of an index from a place on."""
+        """Follow the text of an index from a position on, after `agreed` matching tokens."""
         self._index, self._place, self.agreed = index, place, agreed
         self._forgotten, self._changed = index.forgotten, 0
 
     def see(self, token: int) -> None:
-        """The answer's next token, before it is added to any index."""
+        """Process the answer's next token, before it is added to any index."""
         index = self._index
         if index is None or index.forgotten != self._forgotten:
             self._index, self.agreed = None, 0
@@ -47,7 +48,7 @@ class TextFollower:
             self._index, self.agreed = None, 0
 
     def _within(self, index: SuffixIndex, token: int) -> None:
-        """A token after some that differed: perhaps the text goes on."""
+        """Process a token within an edit: the text may resume."""
         places = self._places(index)
         right = [place is not None and place < len(index.ids) and index.ids[place] == token for place in places]
         if any(right):
@@ -60,7 +61,7 @@ class TextFollower:
             self._index = None
 
     def _places(self, index: SuffixIndex) -> Sequence[int | None]:
-        """Where the text may go on: as if tokens had been put in, replaced, or left out."""
+        """The positions where the text may resume after inserted, replaced or deleted tokens; None: nowhere."""
         place, ids = self._place, index.ids
         try:
             left_out = ids.index(self._last, place + 1, place + AHEAD) + 1
@@ -71,7 +72,7 @@ class TextFollower:
         return place, place + self._changed, left_out
 
     def draft(self, most: int) -> list[int]:
-        """What follows."""
+        """At most `most` tokens that are expected next."""
         index = self._index
         if index is None or index.forgotten != self._forgotten:
             return []

@@ -1,4 +1,4 @@
-"""Tokens and seconds of generating."""
+"""Tokens and seconds of prefill and decode."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class Timings:
     """Tokens and seconds of reading prompts (prefill) and of writing answers (decode).
 
-    `decode_tokens` are those of the answers. The first one of an answer is chosen in the step that ends its prompt, in
-    the time of prefill; each further one, and the end, is chosen in a step of decoding: `decode_steps` counts these. A
-    step may choose several of a row: `row_steps` counts a row's step once. `drafted_tokens` were guessed before they
-    were chosen, and `accepted_tokens` of them rightly. The seconds of a step that moves prompts and answers on are
-    shared out by their tokens.
+    `decode_tokens` is the number of tokens in the answers. The first token of an answer is sampled in the step that
+    ends its prompt, and its time counts as prefill; `decode_steps` counts the others, and the end of each answer. A
+    step may sample several tokens of a row, with accepted draft tokens; `row_steps` counts it once. `drafted_tokens` is
+    the number of draft tokens, and `accepted_tokens` of those accepted. The seconds of a step with both prompts and
+    answers are divided by the number of tokens.
     """
 
     prefill_tokens: int = 0
@@ -26,10 +26,7 @@ class Timings:
     accepted_tokens: int = 0
 
     def add_step(self, prefill: int, decode: int, seconds: float, drafted: int = 0, accepted: int = 0) -> None:
-        """Count a step that has moved on so many tokens of prompts, and so many rows that are answered.
-
-        With these it has computed `drafted` guesses, of which `accepted` were right.
-        """
+        """Count a step with `prefill` prompt tokens and `decode` rows in decode, and their draft tokens."""
         share = prefill / max(1, prefill + decode + drafted)
         self.row_steps += decode
         self.drafted_tokens += drafted
@@ -41,20 +38,20 @@ class Timings:
 
     @property
     def prefill_rate(self) -> float:
-        """Tokens of prompts read in a second; 0 before any was."""
+        """Prompt tokens per second; 0 before the first."""
         return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def acceptance(self) -> float:
-        """The share of guesses that were right; 0 before any was made."""
+        """The share of draft tokens that were accepted; 0 before the first."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
 
     @property
     def tokens_per_step(self) -> float:
-        """Tokens that a row got in a step of decoding, on average; 0 before any step."""
+        """Mean number of tokens sampled per row and decode step; 0 before the first."""
         return self.decode_steps / self.row_steps if self.row_steps else 0.0
 
     @property
     def decode_rate(self) -> float:
-        """Tokens chosen in a second of decoding; 0 before any was."""
+        """Tokens sampled per second of decode; 0 before the first."""
         return self.decode_steps / self.decode_seconds if self.decode_seconds else 0.0

@@ -1,4 +1,4 @@
-"""What an engine is asked to do with a row's next tokens, and what comes of it."""
+"""The unit of work of a step: new tokens of one row, what is wanted of them, and the result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mistral.grammar.grammar import Grammar
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of a row are chosen; each of `end_ids` ends it. Ids of `prompt` count for a repetition penalty.
+    """How the tokens of a row are sampled; each of `end_ids` ends it. A repetition penalty counts the ids of `prompt`.
 
-    The ids in `excluded` are never chosen; log-probabilities are those of the model, as if they could be.
+    The ids in `excluded` are never sampled; log-probabilities are those of the model, with these ids included.
 
-    With each token its log-probability is computed if `logprob` is set, and those of the `top` likeliest ids. No end
-    comes before `min_tokens` tokens; the answer is one that the grammar `constraint` allows, and ends where that does.
+    With each token its log-probability is computed if `logprob` is set, and those of the `top` likeliest ids. The
+    answer does not end before `min_tokens` tokens. The grammar `constraint` restricts the answer, and ends it.
     """
 
     settings: SamplingSettings
@@ -39,10 +39,10 @@ class Sampling:
 class Work:
     """New tokens of one row, and what is wanted of them.
 
-    `logits`: of which of these tokens logits are wanted. `targets`: ids whose log-probabilities are wanted, each
-    predicted by the token at its place; `logits` must then be "all". `sample`: whether to choose the token that
-    follows the last one. `drafts`: guesses of the tokens that will be chosen, computed in the same step; as far as they
-    are right, the tokens that follow them are chosen, too. They change no token.
+    `logits`: the tokens whose logits are wanted. `targets`: ids whose log-probabilities are wanted, each predicted by
+    the token with the same index; `logits` must then be "all". `sample`: whether to sample the token after the last
+    one. `drafts`: draft tokens of speculative decoding, computed in the same step; after each accepted one, the next
+    token is sampled, too. They change no token.
     """
 
     row: int
@@ -54,19 +54,19 @@ class Work:
 
     @property
     def tokens(self) -> list[int]:
-        """All that a step computes of the row."""
+        """All tokens of the row that a step computes."""
         return [*self.ids, *self.drafts]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one piece of work. Log-probabilities are those of the raw logits, in nats.
+    """The result of one piece of work. Log-probabilities are those of the raw logits, in nats.
 
-    logprobs: those of the targets. tops: the `top` likeliest ids in the place of each target, with theirs. id: the
-    chosen token, with its `logprob` and the `top` likeliest ids where they were asked for; `finished` says that it ends
-    the row and is no part of the answer, and `last` that it is the last one of the answer. error: why there is no
-    result, if there is none. more: what came of the places after right drafts, one for each of these. again: nothing
-    came of it, and it is to be done once more without drafts, for one of these made numbers that are none.
+    logprobs: those of the targets. tops: the `top` likeliest ids at the position of each target, with their
+    log-probabilities. id: the sampled token, with its `logprob` and the `top` likeliest ids if they were asked for;
+    `finished`: it ends the row and is not part of the answer; `last`: it is the last token of the answer. error: why
+    there is no result. more: the outcomes after accepted draft tokens, one for each of them. again: there is no result,
+    and the work must be repeated without drafts, because one of these had logits that are not finite.
     """
 
     logprobs: tuple[float, ...] = ()

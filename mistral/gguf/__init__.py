@@ -1,5 +1,5 @@
-"""What the header of a GGUF file says: names and values, and which tensors lie where.
+"""The header of a GGUF file: metadata, and the location of each tensor.
 
-value is one of the values; cursor reads the header field by field within bounds; header is one file; model_files are
-those that make up a model.
+value is one metadata value; cursor reads a header with bounds checks; header is one file; model_files are the files of
+one model; write makes a header.
 """

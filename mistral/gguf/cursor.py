@@ -1,4 +1,4 @@
-"""A place in a header that moves on field by field, within bounds: a hostile file can make us hold and do little."""
+"""A read position in a header, with limits: a hostile file cannot cause much memory or work."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from mistral.errors import InputError
 from mistral.gguf.value import ARRAY, NUMBERS, STRING, Value
 
-MOST_TEXTS = 1 << 22  # in all arrays of a header together; a vocabulary and its merges have some 400,000
+MOST_TEXTS = 1 << 22  # in all arrays of a header together; a vocabulary with its merges has about 400,000
 LONGEST_NAME = 1 << 16  # bytes of a key or a tensor's name
 LONGEST_TEXT = 1 << 24  # bytes of a single text, such as a chat template
 _LENGTH = struct.Struct("<Q")
 
 
 class Cursor:
-    """Reads from `at` on. Methods raise InputError, naming the file, for what lies outside of it or is too much."""
+    """Reads a header from byte `at` on. Methods raise InputError, naming the file, beyond its end or a limit."""
 
     def __init__(self, path: Path, buffer: mmap.mmap, at: int) -> None:
         self.path, self.buffer, self.at, self.texts_left = path, buffer, at, MOST_TEXTS
 
     def integer(self, size: int) -> int:
-        """A whole number of `size` bytes without a sign."""
+        """An unsigned integer of `size` bytes."""
         data = self.buffer[self.at : self.at + size]
         if len(data) < size:
             raise self.truncated()
@@ -32,7 +32,7 @@ class Cursor:
         return int.from_bytes(data, "little")
 
     def name(self, what: str) -> str:
-        """A text of at most LONGEST_NAME bytes; `what` is what a message calls it."""
+        """A text of at most LONGEST_NAME bytes; `what` describes it in errors."""
         length = self.integer(8)
         if length > LONGEST_NAME:
             raise self.damaged(f"{what} of {length} bytes")
@@ -45,7 +45,7 @@ class Cursor:
             raise self.damaged(f"{what} that is not UTF-8 text") from None
 
     def value(self, key: str) -> Value:
-        """The value of a key: its type, and where it lies."""
+        """The value of a key: its type and location."""
         kind = self.integer(4)
         if kind != ARRAY:
             return self._texts(1, None) if kind == STRING else self._numbers(key, kind, None)
@@ -64,7 +64,7 @@ class Cursor:
         return Value(self.buffer, kind, start, count)
 
     def _texts(self, number: int, count: int | None) -> Value:
-        """Texts behind each other: the length of each, then its bytes."""
+        """`number` consecutive texts: the length of each, then its bytes."""
         self.texts_left -= number
         if self.texts_left < 0:
             raise self.damaged(f"lists of more than {MOST_TEXTS} texts")
@@ -83,9 +83,9 @@ class Cursor:
         return Value(self.buffer, STRING, start, count, np.array([*bounds, at + 8], np.int64))
 
     def truncated(self) -> InputError:
-        """The error about a header that goes on beyond the file's end."""
+        """The error for a header that continues beyond the file's end."""
         return InputError(f"{self.path}: truncated in its header; download it again")
 
     def damaged(self, what: str) -> InputError:
-        """The error about something in the header that no sound file has."""
+        """The error for something invalid in the header."""
         return InputError(f"{self.path}: has {what} in its header; the file is damaged, download it again")

@@ -1,7 +1,7 @@
 """The header of one GGUF file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
-A file is the letters GGUF, the version, the numbers of tensors and of values, the values by their keys, for each tensor
-its name, shape, type and place, and then, from an aligned byte on, the tensors.
+A file has the letters GGUF, the version, the numbers of tensors and of values, the keys and values, for each tensor its
+name, shape, type and offset, and then, from an aligned byte on, the tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALIGNMENT = "general.alignment"
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """A tensor of a file: its type, its shape, the outer axis first as in NumPy, and the byte at which it begins."""
+    """A tensor of a file: its type, its shape (outer axis first, as in NumPy), and the offset of its first byte."""
 
     kind: Kind
     shape: tuple[int, ...]
@@ -38,13 +38,13 @@ class TensorPlace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Bytes of the tensor."""
         return math.prod(self.shape) // self.kind.weights * self.kind.nbytes
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A mapped file: its values and its tensors. All of these have been found to lie inside the file."""
+    """A mapped file with its metadata and tensors, all of which are checked to be inside the file."""
 
     path: Path
     buffer: mmap.mmap
@@ -78,7 +78,7 @@ def read_gguf(path: Path) -> GgufFile:
 
 
 def require_version(path: Path, start: bytes) -> None:
-    """Raise InputError unless a file begins as those do that are read."""
+    """Raise InputError unless a file starts with GGUF's magic bytes and a supported version."""
     if start[:4] != MAGIC:
         what = kind_of(path)
         raise InputError(f"{path}: is no GGUF file: {what}" if path.suffix == ".gguf" else f"{path}: {what}")
@@ -93,7 +93,7 @@ def require_version(path: Path, start: bytes) -> None:
 
 
 def alignment(metadata: Metadata) -> int:
-    """The number of bytes that tensors begin at multiples of. Raises InputError for one that is no power of two."""
+    """The alignment of tensors, in bytes. Raises InputError unless it is a power of two."""
     value = metadata.values.get(ALIGNMENT)
     if value is None:
         return 32
@@ -106,7 +106,7 @@ def alignment(metadata: Metadata) -> int:
 
 
 def read_entry(cursor: Cursor) -> tuple[str, TensorPlace]:
-    """The name of a tensor, and its type, shape and offset behind the header (as `start`)."""
+    """The name of a tensor, with its type, shape and offset after the header (as `start`)."""
     name = cursor.name("a tensor's name")
     tensor = f"{cursor.path}: tensor {quoted(name)}"
     axes = cursor.integer(4)
@@ -129,7 +129,7 @@ def read_entry(cursor: Cursor) -> tuple[str, TensorPlace]:
 def placed(
     path: Path, size: int, entries: Mapping[str, TensorPlace], header: int, aligned: int
 ) -> dict[str, TensorPlace]:
-    """The tensors with their first bytes in the file; each must lie inside it, aligned, behind the one before."""
+    """The tensors with their offsets in the file; each must be inside it, aligned, and after the one before."""
     first = -(-header // aligned) * aligned
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].start):

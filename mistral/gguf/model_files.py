@@ -19,7 +19,7 @@ MOST_FILES = 4096
 
 @dataclass(frozen=True)
 class GgufModel:
-    """The files of a model, mapped; `metadata` are those of the first. `tensors`: the file of each, and its place."""
+    """The mapped files of a model; `metadata` is that of the first. `tensors`: the file and location of each."""
 
     files: tuple[GgufFile, ...]
     metadata: Metadata
@@ -32,7 +32,7 @@ class GgufModel:
 
 
 def model_paths(path: Path) -> tuple[Path, ...]:
-    """The files of the model that a file is of, or is a part of: by their names. Raises InputError for one missing."""
+    """The files of the model that a file belongs to, by their names. Raises InputError for a missing one."""
     match = PART.fullmatch(path.name)
     if match is None:
         return (path,)
@@ -46,7 +46,7 @@ def model_paths(path: Path) -> tuple[Path, ...]:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The values of the model that a file is a part of."""
+    """The metadata of the model that a file belongs to."""
     return read_gguf(model_paths(path)[0]).metadata
 
 

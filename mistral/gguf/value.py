@@ -1,4 +1,4 @@
-"""One value of a GGUF file's header, and all of them by their keys."""
+"""One metadata value of a GGUF file, and all of them by key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mistral.errors import InputError
 from mistral.mapped_file import quoted
 from mistral.text import shown
 
-# NumPy's name of each type of number, by the type's own number in the format
+# the NumPy dtype of each number type of the format
 NUMBERS = {
     0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
@@ -25,10 +25,10 @@ UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 
 @dataclass(frozen=True)
 class Value:
-    """A value as it lies in the file: of `kind`, from byte `start` on; nothing is read before it is asked for.
+    """A value in the mapped file: of type `kind`, from byte `start` on; it is read only when it is asked for.
 
-    count: how many there are in an array; None for a single one. bounds (count + 1,): where each text of an array of
-    them begins, behind the eight bytes of its length; the last entry is eight bytes beyond the end of them all.
+    count: the length of an array; None for a single value. bounds (count + 1,): for texts, the offset of each one after
+    the eight bytes of its length; the last entry is eight bytes beyond the end of the last text.
     """
 
     buffer: mmap.mmap
@@ -43,7 +43,7 @@ class Value:
         return self.kind == STRING and self.count is None
 
     def numbers(self) -> NDArray[Any]:
-        """The numbers of an array, or the single number in one: a view of the file (a copy at an odd address)."""
+        """The numbers of an array, or an array of the single number: a view of the file (a copy if not aligned)."""
         dtype, count = np.dtype(NUMBERS[self.kind]), 1 if self.count is None else self.count
         data = np.frombuffer(self.buffer, np.uint8, count * dtype.itemsize, self.start)
         if dtype.kind == "b":
@@ -63,8 +63,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The values of a header by their keys. Methods raise InputError, naming the file and the key, for a value that is
-    of another kind than is asked for, and give None (or `default`) where there is none.
+    """The metadata of a file by key.
+
+    Methods return None (or `default`) for an absent key, and raise InputError, naming the file and the key, for a value
+    of another type.
     """
 
     path: Path
@@ -101,7 +103,7 @@ class Metadata:
         return value.numbers()
 
     def number(self, key: str) -> int | float | bool | None:
-        """A single number or truth value, a float32 as the shortest decimal number that stands for it."""
+        """A single number or boolean; a float32 as the shortest decimal number that rounds to it."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -110,7 +112,7 @@ class Metadata:
         return plain_number(value.numbers()[0])
 
     def flag(self, key: str, default: bool) -> bool:
-        """true or false."""
+        """A boolean."""
         value = self.values.get(key)
         if value is None:
             return default
@@ -119,7 +121,7 @@ class Metadata:
         return bool(value.numbers()[0])
 
     def unfit(self, key: str, what: str) -> InputError:
-        """The error about a key's value."""
+        """The error for a key's value."""
         return InputError(f"{self.path}: {shown(key)} {what}; download the file again")
 
     def _texts(self, key: str, value: Value) -> list[str]:
@@ -130,5 +132,5 @@ class Metadata:
 
 
 def plain_number(number: Any) -> int | float | bool:
-    """A number of NumPy's as Python's own; a float32 as the shortest decimal number that stands for it."""
+    """A NumPy number as a Python number; a float32 as the shortest decimal number that rounds to it."""
     return float(str(number)) if isinstance(number, np.float32) else number.item()

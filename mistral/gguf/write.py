@@ -1,4 +1,4 @@
-"""The bytes of a GGUF file's header: values by their keys, and where each tensor lies."""
+"""Writes the header of a GGUF file: metadata, and the location of each tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mistral.gguf.value import ARRAY, BOOL, FLOAT32, NUMBERS, STRING, UINT32, Va
 from mistral.ops.blocks.kind import KINDS, Kind
 
 VERSION = 3
-ALIGNMENT = 32  # bytes; that of files which do not say another
+ALIGNMENT = 32  # bytes; the default of the format
 Plain = str | bool | int | float | Sequence[str] | NDArray[Any] | Value
 _NUMBER = {np.dtype(name): number for number, name in NUMBERS.items()}
 _KIND_NUMBER = {kind: number for number, kind in KINDS.items()}
@@ -32,20 +32,20 @@ class PlannedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes, without what fills up to the next one."""
+        """Bytes of the tensor, without padding."""
         return math.prod(self.shape) // self.kind.weights * self.kind.nbytes
 
 
 def padding(nbytes: int) -> bytes:
-    """The zeros between so many bytes and the next aligned byte."""
+    """The zeros that pad `nbytes` to the next multiple of ALIGNMENT."""
     return bytes(-nbytes % ALIGNMENT)
 
 
 def header(values: Mapping[str, Plain], tensors: Sequence[PlannedTensor]) -> bytes:
-    """All of a file before its first tensor; each tensor follows in this order, with its `padding`.
+    """The bytes of a file before its first tensor; the tensors must follow in this order, each with its `padding`.
 
-    Whole numbers become uint32 and fractions float32; arrays of numbers keep their dtype, and values out of another
-    file their type.
+    An int becomes uint32 and a float float32; arrays of numbers keep their dtype, and values from another file their
+    type.
     """
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(values))]
     for key, value in values.items():
@@ -61,7 +61,7 @@ def header(values: Mapping[str, Plain], tensors: Sequence[PlannedTensor]) -> byt
 
 
 def encoded(value: Plain) -> bytes:
-    """A value with its type in front."""
+    """The bytes of a value, preceded by its type."""
     if isinstance(value, Value):
         return copied(value)
     if isinstance(value, str):
@@ -78,7 +78,7 @@ def encoded(value: Plain) -> bytes:
 
 
 def copied(value: Value) -> bytes:
-    """A value of another file with its type in front."""
+    """The bytes of a value from another file, preceded by its type."""
     if value.kind == STRING:
         texts = value.texts()
         return encoded(texts[0] if value.count is None else texts)

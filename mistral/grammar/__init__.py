@@ -1,1 +1,1 @@
-"""Answers of a given form: which tokens a grammar allows next."""
+"""Structured output: which tokens a grammar allows next."""

@@ -1,4 +1,4 @@
-"""What an answer must be: JSON, JSON by a schema, a text by a regular expression or a grammar, or one of some texts."""
+"""The form of an answer: JSON, a JSON schema, a regular expression, a grammar, or a choice of texts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ NOT_SCHEMAS = ("const", "enum", "default", "examples")  # keys of a schema whose
 
 @dataclass(frozen=True)
 class Constraint:
-    """The form of an answer: what kind of description `text` is, and that.
+    """The form of an answer: `kind` says how to read `text`.
 
-    json_object: any JSON object, without a text. json_schema: the JSON text of a schema. regex: an expression that the
-    whole answer matches, in the syntax of Rust's crate regex; digits and letters of its classes are ASCII. lark: a
-    grammar in the Lark syntax of llguidance. choice: a JSON list of texts. `name`: the option that it came by, which
-    errors name.
+    json_object: any JSON object; `text` is empty. json_schema: the JSON text of a schema. regex: a regular expression
+    that the whole answer matches, in the syntax of Rust's crate regex, with ASCII character classes. lark: a grammar in
+    the Lark syntax of llguidance. choice: a JSON list of texts. `name`: the option's name in errors.
     """
 
     kind: Kind
@@ -37,7 +36,7 @@ class Constraint:
 
     @classmethod
     def json_schema(cls, schema: object, name: str = "json_schema") -> Constraint:
-        """JSON by a schema: a table, the JSON text of one, or a class with `model_json_schema`, as pydantic's have.
+        """JSON by a schema: a dictionary, its JSON text, or a class with `model_json_schema`, such as a pydantic model.
 
         Raises InputError, naming the option `name`, for anything else, and for references to other documents.
         """
@@ -57,12 +56,12 @@ class Constraint:
 
     @classmethod
     def regex(cls, pattern: str, name: str = "regex") -> Constraint:
-        """A text that the whole of an expression matches. Raises InputError for what is no text."""
+        """A text that matches the whole regular expression. Raises InputError unless it is a text that is not empty."""
         return cls("regex", _checked_text(pattern, name), name)
 
     @classmethod
     def lark(cls, grammar: str, name: str = "grammar") -> Constraint:
-        """A text of a grammar's language. Raises InputError for what is no text."""
+        """A text in a grammar's language. Raises InputError unless it is a text that is not empty."""
         return cls("lark", _checked_text(grammar, name), name)
 
     @classmethod

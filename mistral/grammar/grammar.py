@@ -1,4 +1,4 @@
-"""A constraint compiled for one vocabulary: every answer that it is for begins with a state of its own."""
+"""A constraint compiled for one vocabulary; each answer gets a state of its own from it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mistral.tokenizer.thoughts import ThinkTokens
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits
 
-LEXER_STATES = 50_000  # of some 400 bytes each
-ROW_ITEMS = 10_000  # ways to go on from one place; an object of 2,400 optional properties has so many
-NOISE = re.compile(r"<non-verbose|\s*\d+ \|")  # the lines of the grammar that we have made of it
-NO_TEXT = ("NoExtension", "NoExtensionBias")  # llguidance's words
+LEXER_STATES = 50_000  # most, of some 400 bytes each
+ROW_ITEMS = 10_000  # most Earley items at one position; an object of 2,400 optional properties has as many
+NOISE = re.compile(r"<non-verbose|\s*\d+ \|")  # lines of the generated grammar in error messages
+NO_TEXT = ("NoExtension", "NoExtensionBias")  # llguidance's errors for an empty language
 
 
 @dataclass(frozen=True, eq=False)
 class Grammar:
-    """A compiled constraint; any number of answers, in any threads, may begin with it.
+    """A compiled constraint, which any number of answers in any threads may use.
 
-    begins: an answer is a text of its own, and does not continue that of its prompt (see `Tokenizer.stream`). Where
-    the model has `think_tokens`, it may think before it answers as the constraint says; `thinks`: the prompt ends
-    within a thought. One that has come from another process is not compiled; `over` compiles it again.
+    begins: the answer is a text of its own, and does not continue that of its prompt (see `Tokenizer.stream`). With
+    `think_tokens`, thinking may precede the constrained answer; `thinks`: the prompt ends within thinking. After it was
+    sent to another process it is not compiled; `over` compiles it again.
     """
 
     constraint: Constraint
@@ -38,7 +38,7 @@ class Grammar:
     table: TokenTable | None = None
     matcher: LLMatcher | None = None
     spaced: LLMatcher | None = None
-    """Where a space at the beginning is not shown: the matcher of a space and then the answer."""
+    """If a space at the start is not shown: the matcher of a space followed by the answer."""
 
     @classmethod
     def compile(
@@ -59,7 +59,7 @@ class Grammar:
         return {**self.__dict__, "table": None, "matcher": None, "spaced": None}
 
     def over(self, table: TokenTable) -> Grammar:
-        """The same, compiled in this process for a vocabulary. Raises InputError as `compile` does."""
+        """The grammar compiled for a vocabulary in this process. Raises InputError as `compile` does."""
         space, spaced = table.space if self.begins and table.spaced else None, None
         if space is None:
             matcher = _matcher(self.constraint, table, False)
@@ -76,7 +76,7 @@ class Grammar:
 
 
 def limits() -> LLParserLimits:
-    """What a grammar may take of memory and, for each token, of time."""
+    """The limits of a grammar's memory and of its work for each token."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(max_items_in_row=ROW_ITEMS, max_lexer_states=LEXER_STATES, verbose_errors=False)
@@ -92,7 +92,7 @@ def _matcher(constraint: Constraint, table: TokenTable, behind_space: bool) -> L
 
 
 def refused(constraint: Constraint, reason: str) -> InputError:
-    """What to say of a constraint that cannot be used."""
+    """The error for a constraint that cannot be used."""
     lines = [line for line in reason.splitlines() if line.strip(" ^)") and not NOISE.match(line)]
     said = one_line(ValueError(" ".join(lines)))
     if said in NO_TEXT:

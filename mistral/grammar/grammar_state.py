@@ -1,4 +1,4 @@
-"""How far one answer has come in its grammar, and which ids may follow."""
+"""The state of one answer in its grammar, and the ids allowed next."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 FORBIDDEN = np.float32(-np.inf)
-FEW = 64  # ids that may be ways to begin the only text that may follow
+FEW = 64  # most allowed ids for which `forced` checks that they are prefixes of one text
 
 
 class GrammarState:
-    """What may follow in one answer, to which it belongs. Ids count by their bytes: any way to write a text goes.
+    """The state of one answer. Ids are matched by their bytes, so any tokenization of an allowed text is allowed.
 
-    While the model thinks, anything but an end may follow.
+    While the model thinks, any id but an end id is allowed.
     """
 
     def __init__(
@@ -32,23 +32,19 @@ class GrammarState:
         think_tokens: ThinkTokens | None = None,
         thinks: bool = False,
     ) -> None:
-        """`matcher` and `spaced` as `Grammar` has them; they are copied."""
-        self._table, self._first = table, (matcher, spaced, think_tokens, thinks)
-        self._restart()
-
-    def _restart(self) -> None:
-        matcher, spaced, think_tokens, thinks = self._first
+        """`matcher` and `spaced` are those of `Grammar`; they are copied."""
+        self._table = table
         self._matcher: LLMatcher = matcher.deep_copy()
-        self._spaced = spaced.deep_copy() if spaced else None  # while nothing that is shown has come
+        self._spaced = spaced.deep_copy() if spaced else None  # until the first visible token
         self._thinking = ThinkState(think_tokens, thinks)
-        self._tokens, self._matched = list[int](), 0
-        self._bits: Bits | None = None  # what may follow, without ends
-        self._may_end = False  # whether an end may; known once the bits are
+        self._matched = 0  # ids that the matcher has consumed
+        self._bits: Bits | None = None  # the allowed ids, without end ids
+        self._may_end = False  # whether an end id is allowed; valid with the bits
 
     def forbid(self, scores: NDArray[np.float32], may_end: bool = True) -> None:
-        """Set the scores (V,) of all ids that may not follow to -inf; without `may_end`, ends as well.
+        """Set the scores (V,) of all ids that are not allowed to -inf, and without `may_end` those of end ids.
 
-        Raises InputError where the grammar's limits of work are reached.
+        Raises InputError if the grammar's limits of work are reached.
         """
         ends = [token for token in self._table.end_ids if token < len(scores)]
         kept = scores[ends]
@@ -62,8 +58,7 @@ class GrammarState:
             scores[ends] = kept
 
     def advance(self, token: int) -> None:
-        """Take the next id of the answer. Raises InputError for one that may not follow."""
-        self._tokens.append(token)
+        """Add the next id of the answer. Raises InputError for one that is not allowed."""
         self._bits = None
         if not self._matched and self._thinking.push(token):
             return
@@ -80,7 +75,7 @@ class GrammarState:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing but an end may follow. Raises InputError where nothing at all may."""
+        """Whether only an end id is allowed. Raises InputError if no id is."""
         if not self._matched:
             return False
         if self._matcher.is_stopped():
@@ -94,9 +89,9 @@ class GrammarState:
         return True
 
     def forced(self, most: int) -> list[int]:
-        """The ids that follow where only one text can, as the tokenizer writes it; at most `most` of them.
+        """If only one text is allowed next, its ids as the tokenizer encodes it, at most `most` of them.
 
-        Other ids may write the same text. Raises InputError where the grammar's limits of work are reached.
+        Other ids may write the same text. Raises InputError if the grammar's limits of work are reached.
         """
         found, ahead = list[int](), self
         while len(found) < most:
@@ -112,7 +107,7 @@ class GrammarState:
         return found if usual is None else usual[:most]
 
     def _only(self) -> int | None:
-        """The longest id that may follow, where all that may are beginnings of it."""
+        """The allowed id with the longest bytes, if the bytes of all other allowed ids are prefixes; otherwise None."""
         if self._thinking.inside:
             return None
         bits = self._allowed()
@@ -126,31 +121,15 @@ class GrammarState:
         alike = all(piece and pieces[longest].startswith(piece) for piece in pieces.values())
         return longest if alike else None
 
-    def rollback(self, count: int) -> None:
-        """Take back the last `count` ids, at most as many as have come."""
-        assert 0 <= count <= len(self._tokens), (count, len(self._tokens))
-        if not count:
-            return
-        left = self._tokens[: len(self._tokens) - count]
-        if count < self._matched and self._matcher.rollback(count):
-            self._tokens, self._matched, self._bits = left, self._matched - count, None
-            return
-        self._restart()
-        for token in left:
-            self.advance(token)
-
     def copy(self) -> GrammarState:
-        """The same state for another answer."""
-        made = GrammarState(self._table, *self._first)
-        made._matcher = self._matcher.deep_copy()
-        made._spaced = self._spaced.deep_copy() if self._spaced else None
-        made._thinking = ThinkState(self._thinking.tokens, self._thinking.inside)
-        made._tokens, made._matched = list(self._tokens), self._matched
-        made._bits, made._may_end = self._bits, self._may_end
+        """A copy of the state."""
+        thinking = self._thinking
+        made = GrammarState(self._table, self._matcher, self._spaced, thinking.tokens, thinking.inside)
+        made._matched, made._bits, made._may_end = self._matched, self._bits, self._may_end
         return made
 
     def _allowed(self) -> Bits:
-        """The ids that may follow, without ends."""
+        """The allowed ids, without end ids."""
         if self._bits is None:
             bits = self._mask(self._matcher)
             if self._spaced:

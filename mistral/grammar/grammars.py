@@ -1,4 +1,4 @@
-"""The grammars of one tokenizer: each is tried in a child process first, which a hostile one cannot harm."""
+"""The grammars of one tokenizer. Each is first compiled in a child process with limits, since it is untrusted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mistral.tokenizer.thoughts import ThinkTokens
 from mistral.tokenizer.tokenizer import Tokenizer
 
 MEMORY, SECONDS = 1 << 30, 0.5  # of address space, and of processor time to compile
-KEPT = 16  # grammars; one near the limits takes some 30 MB
+KEPT = 16  # most recently used grammars that are cached; one near the limits takes some 30 MB
 
 
 class Grammars:
-    """Compiles constraints for a tokenizer, and keeps those that were used last. May be used from several threads."""
+    """Compiles constraints for a tokenizer, with a cache. May be used from several threads."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Nothing is computed before the first grammar, which takes a second for a large vocabulary."""
+        """Computes nothing before the first grammar, which takes a second for a large vocabulary."""
         names = {token.id: name for name, token in tokenizer.vocabulary.specials.items()}
         setup = {"operation": "learn_names", "seconds": 10, "size": tokenizer.vocab_size, "names": names}
         self._tokenizer, self._child = tokenizer, BoundedProcess(MEMORY, setup)
@@ -37,9 +37,9 @@ class Grammars:
         think_tokens: ThinkTokens | None = None,
         thinks: bool = False,
     ) -> Grammar:
-        """A constraint, compiled; see `Grammar` for the others.
+        """The compiled grammar of a constraint; see `Grammar` for the other arguments.
 
-        Raises InputError, naming the constraint's option, for one that cannot be used, or takes too much to compile.
+        Raises InputError, naming the constraint's option, for one that is invalid or exceeds the limits.
         """
         key = constraint, begins, think_tokens, thinks
         with self._lock:
@@ -60,7 +60,7 @@ class Grammars:
         return grammar
 
     def table(self) -> TokenTable:
-        """The vocabulary, ready for use; called beforehand, it saves the first grammar that time."""
+        """The vocabulary; building it in advance saves the first grammar that time."""
         with self._lock:
             if self._table is None:
                 self._table = TokenTable.of(self._tokenizer)

@@ -1,4 +1,4 @@
-"""The form of an answer as OpenAI's interface names it: `response_format`."""
+"""The form of an answer in OpenAI's interface: `response_format`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constraints written as llguidance reads them."""
+"""Constraints in llguidance's syntax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mistral.grammar.constraint import Constraint
 
-# Between JSON's parts: nothing, a space, or a line break and an indentation. So white space cannot go on for ever.
+# Between JSON's tokens: nothing, a space, or a line break with an indentation. So white space has a limited length.
 JSON_OPTIONS: Mapping[str, Any] = {
     "whitespace_pattern": r"\x20|\x0D?\x0A[\x20\x09]{0,32}",
     "whitespace_flexible": True,
@@ -17,12 +17,12 @@ JSON_OPTIONS: Mapping[str, Any] = {
     "lenient": False,
     "coerce_one_of": False,
 }
-# Else a single way to cut a text that is certain into tokens would be forced, and that must be the tokenizer's own.
+# Otherwise llguidance would force one tokenization of a forced text; this program uses the tokenizer's own.
 OPTIONS = '%llguidance {"no_forcing": true}\n'
 
 
 def source(constraint: Constraint, behind_space: bool = False) -> str:
-    """The grammar of a constraint; with `behind_space`, of a space and then that."""
+    """The grammar of a constraint; with `behind_space`, preceded by a space."""
     outer = f"{OPTIONS}start: {chr(34) + ' ' + chr(34) + ' ' if behind_space else ''}@answer"
     return json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", **_inner(constraint)}]})
 
@@ -41,7 +41,7 @@ def _inner(constraint: Constraint) -> dict[str, Any]:
 
 
 def json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with this program's options of how JSON is written, whatever options it brings."""
+    """A schema with this program's options for the JSON format, which replace its own."""
     return {**schema, "x-guidance": dict(JSON_OPTIONS)}
 
 

@@ -1,4 +1,4 @@
-"""The vocabulary as grammars see it: the bytes of each id, and which ids are control tokens."""
+"""The vocabulary for grammars: the bytes of each id, and which ids are control tokens."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mistral.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-AHEAD = "\n"  # stands before a text that is encoded as the continuation of another one
-Bits = NDArray[np.uint8]  # one for each id, the lowest first in each byte, padded to 32
+AHEAD = "\n"  # precedes a text that is encoded as the continuation of another one
+Bits = NDArray[np.uint8]  # one bit for each id, the lowest first in each byte, padded to 32 bits
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
     """The bytes of each id of a tokenizer. It can be sent to another process.
 
-    pieces: by id, the bytes it stands for; None for a control token or nothing. names: of control tokens, by id.
-    end_ids: those that end an answer. spaced: ids whose first space is not shown where a text begins with them.
-    `encode`: texts to ids, where the table has not come from another process.
+    pieces: by id, its bytes; None for a control token, or an id without a piece. names: of control tokens, by id.
+    end_ids: those that end an answer. spaced: ids whose first space is not shown at the start of a text. `encode`:
+    texts to ids; None if the table has come from another process.
     """
 
     pieces: tuple[bytes | None, ...]
@@ -39,7 +39,7 @@ class TokenTable:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> TokenTable:
-        """The table of a tokenizer; a byte of it for each id takes a tenth of a second or so."""
+        """The table of a tokenizer; takes about a tenth of a second."""
         pieces, spaced = list[bytes | None](), set[int]()
         count = max(tokenizer.vocab_size, tokenizer.rows or 0, *(end + 1 for end in tokenizer.end_ids))
         for token in range(count):
@@ -53,7 +53,7 @@ class TokenTable:
         return cls(tuple(pieces), names, tokenizer.end_ids, frozenset(spaced), tokenizer.vocabulary.encode_part)
 
     def continuation(self, text: bytes) -> list[int] | None:
-        """The ids of a text that continues another one, as the tokenizer writes it; None where that cannot be said."""
+        """The ids of a text that continues another one, as the tokenizer encodes it; None if they are not known."""
         try:
             found = self.encode(AHEAD + text.decode()) if self.encode else []
         except UnicodeDecodeError:
@@ -70,7 +70,7 @@ class TokenTable:
 
     @property
     def space(self) -> int | None:
-        """The id that stands for a single space; None where there is none."""
+        """The id of a single space; None if there is none."""
         return next((token for token, piece in enumerate(self.pieces) if piece == b" "), None)
 
     @cached_property
@@ -91,7 +91,7 @@ class TokenTable:
 
     @property
     def tokenizer(self) -> LLTokenizer:
-        """The vocabulary for llguidance; it takes a second or so the first time, and later calls wait for it."""
+        """The vocabulary for llguidance; the first call takes about a second, and others wait for it."""
         with self._lock[0]:
             return self._tokenizer
 
@@ -104,7 +104,7 @@ class TokenTable:
 
 
 class Words:
-    """What llguidance asks of a tokenizer."""
+    """The tokenizer interface that llguidance needs."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -120,7 +120,7 @@ class Words:
         self._longest = max(map(len, self._ids), default=1)
 
     def __call__(self, text: str | bytes) -> Sequence[int]:
-        """Ids of a text as it continues another one: no space is added to its beginning. The longest pieces first."""
+        """Ids of a text that continues another one, by longest match: no space is added at its start."""
         data, ids, start = text.encode() if isinstance(text, str) else text, list[int](), 0
         while start < len(data):
             ends = range(min(len(data), start + self._longest), start, -1)

@@ -1,4 +1,4 @@
-"""Answers that must be tool calls, in the form in which a model writes them."""
+"""Grammars of answers that must be tool calls, in the model's own format."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ def tool_constraint(
     parallel: bool = True,
     name: str = "tool_choice",
 ) -> Constraint:
-    """An answer that is a call of one of the tools, or several where they may be `parallel`.
+    """An answer that is a call of one of the tools, or with `parallel` several calls.
 
-    choice: "required" for any of the tools, or the name of the one to be called. The arguments of each call are as the
-    parameters of its tool say. Raises InputError for a tool that is not there, and where the model has no form of calls
-    that this program knows.
+    choice: "required" for any of the tools, or the name of one. The arguments of each call follow the parameters of its
+    tool. Raises InputError for an unknown tool, and for a model without a known format of tool calls.
     """
     tokens = tokenizer.tool_tokens
     if tokens is None:

@@ -1,4 +1,4 @@
-"""A model in one object: texts and conversations in, texts out. Begin with `mistral/llm/llm.py`."""
+"""A model in one object: texts and conversations to answers. Start with `mistral/llm/llm.py`."""
 
 from mistral.llm.async_llm import AsyncLLM
 from mistral.llm.completion import Completion

@@ -1,4 +1,4 @@
-"""What a caller may say about the answers to be made."""
+"""The options of answers, checked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mistral.engine.sampling import SamplingSettings
 from mistral.errors import InputError
 from mistral.grammar.constraint import Constraint
 
-MAX_SEED = 1 << 31  # seeds that are drawn are below; short enough to type
+MAX_SEED = 1 << 31  # random seeds are below, which is short enough to type
 
-FORMS = ("json_schema", "regex", "grammar", "choices")  # options about what an answer must be
+FORMS = ("json_schema", "regex", "grammar", "choices")  # options for structured output
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -43,19 +43,20 @@ class AnswerOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Answering:
-    """How answers are made.
+    """The options of answers.
 
-    max_tokens: new tokens at most; None: to the end of the answer or of the context. temperature: 0 takes the likeliest
-    token. seed: None or -1 draws one, which the completion tells. stop: an answer ends before any of these texts. n:
-    answers to each prompt, which is read once. logprobs: those of the tokens, and of so many of the likeliest ones.
-    reasoning_effort: of a conversation in a template of version v15, whether the model thinks before it answers, "none"
-    or "high"; None: as the template has it. presence_penalty, frequency_penalty and logit_bias: as OpenAI has them.
-    min_tokens: no end before so many tokens. ignore_eos: go on at the model's end of an answer, up to max_tokens.
+    max_tokens: the most new tokens; None: to the end of the answer or of the context. temperature: 0 takes the
+    likeliest token. seed: None or -1 is a random one, which the completion has. stop: an answer ends before any of
+    these texts. n: the number of answers to each prompt, which is read once. logprobs: log-probabilities of the tokens,
+    and of this many of the likeliest ones. reasoning_effort: for templates of version v15, whether the model thinks
+    before it answers, "none" or "high"; None: the template's default. presence_penalty, frequency_penalty and
+    logit_bias: as in OpenAI's interface. min_tokens: the least number of tokens. ignore_eos: go on to max_tokens where
+    the model ends its answer.
 
-    The form of the answers, at most one of: json_schema, a JSON schema as a table or as JSON text, or a class of
-    pydantic's; regex, an expression that the whole answer matches; grammar, in the Lark syntax of llguidance; choices,
-    texts of which each answer is one. An answer of finish_reason "length" was cut, and may be the beginning of such a
-    text. Where the model thinks before it answers, its thoughts are free.
+    The form of the answers is at most one of: json_schema, a JSON schema as a dictionary, as JSON text, or a pydantic
+    class; regex, a regular expression that the whole answer matches; grammar, in the Lark syntax of llguidance;
+    choices, texts of which the answer is one. An answer with finish_reason "length" was cut, and may be only a prefix
+    of such a text. Thinking before an answer has no form.
     """
 
     max_tokens: int | None = None
@@ -81,10 +82,10 @@ class Answering:
 
     @classmethod
     def of(cls, options: AnswerOptions, single: bool = False, chat: bool = True) -> Answering:
-        """The options with defaults for those that were left out, checked, and with a seed.
+        """The options with their defaults, checked, and with a seed.
 
-        `single`: n must be 1; `chat`: for a conversation, which may have more than a text has.
-        Raises InputError for one that is not known or cannot be.
+        `single`: n must be 1; `chat`: for a conversation, which allows reasoning_effort. Raises InputError for an
+        unknown option or an invalid value.
         """
         if unknown := options.keys() - AnswerOptions.__annotations__.keys():
             raise InputError(f"{min(unknown)}: no such option; {', '.join(AnswerOptions.__annotations__)} are")
@@ -107,7 +108,7 @@ class Answering:
         return self
 
     def constraint(self) -> Constraint | None:
-        """The form that the answers must have, if any. Raises InputError for one that cannot be, and for several."""
+        """The form of the answers, if any. Raises InputError for an invalid one, and for several."""
         given = [name for name in FORMS if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"cannot be together with {given[0]}; leave one out", option=given[1])
@@ -125,7 +126,7 @@ class Answering:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def settings(self, sample: int) -> SamplingSettings:
-        """How the tokens of answer number `sample` are chosen. Raises InputError for a value out of range."""
+        """The sampling settings of answer number `sample`. Raises InputError for a value out of range."""
         return SamplingSettings(
             self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed or 0, sample,
             self.presence_penalty, self.frequency_penalty, self.logit_bias,

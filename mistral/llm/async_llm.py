@@ -1,4 +1,4 @@
-"""The same for asyncio: no call blocks the event loop."""
+"""`LLM` for asyncio: no call blocks the event loop."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class AsyncLLM:
             asked = await asyncio.to_thread(self.llm.text_prompts, prompt)
         else:
             asked = [await asyncio.to_thread(self.llm.chat_prompt, prompt, tools, answering.reasoning_effort)]
-        await asyncio.to_thread(self.llm.grammars_of, asked, answering)  # which are kept
+        await asyncio.to_thread(self.llm.grammars_of, asked, answering)  # compiled and cached off the event loop
         partial, events = PartialCompletions(self.llm.tokenizer, asked, answering), AsyncEvents()
         with self.llm.submitted(asked, answering, put_into(events)):
             while partial.missing:
@@ -92,7 +92,7 @@ class AsyncLLM:
 
 
 def put_into(events: AsyncEvents) -> Callable[[tuple[int, Event]], None]:
-    """A function for another thread that puts an event into a queue of this loop; nothing once the loop is closed."""
+    """A function that puts an event from another thread into a queue of this loop, unless the loop is closed."""
     loop = asyncio.get_running_loop()
 
     def put(event: tuple[int, Event]) -> None:

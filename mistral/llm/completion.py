@@ -1,4 +1,4 @@
-"""An answer: a text that knows how it came about."""
+"""A finished answer: a text with its ids, finish reason and other facts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mistral.tokenizer.messages import ToolCall
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's log-probability, in nats from the raw logits, and the likeliest ids in its place with theirs."""
+    """A token's log-probability, in nats from the raw logits, and the likeliest ids at its position with theirs."""
 
     id: int
     logprob: float
@@ -19,12 +19,12 @@ class TokenLogprob:
 
 
 class Completion(str):
-    """The text of an answer, which is a `str`, and what belongs to it.
+    """The text of an answer, which is a `str`, with its facts.
 
-    ids: the tokens generated. finish_reason: "stop" (the model or a stop text ended it) or "length". logprobs: of each
-    token, where they were asked for. tool_calls: what the model wants to have called. prompt_tokens: how many ids the
-    prompt had. cached_tokens: how many of these were not read, as what they begin with was known. seed: the one it was
-    drawn with. thoughts: in a conversation, what the model thought before it answered.
+    ids: the generated tokens. finish_reason: "stop" (the model or a stop text ended it) or "length". logprobs: of each
+    token, if they were asked for. tool_calls: the model's tool calls. prompt_tokens: the number of ids in the prompt.
+    cached_tokens: how many of these were reused and not computed. seed: that of sampling. thoughts: in a conversation,
+    the model's thinking before the answer.
     """
 
     ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What guesses tokens for a model, as an option names it: a smaller checkpoint, or the model itself in fewer bits."""
+"""The draft model that an option names: a smaller checkpoint, or the model itself in 4 bits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ COPY_BITS = 4
 
 @dataclass(frozen=True)
 class DraftFiles:
-    """The checkpoint that guesses, opened and checked; nothing of it is loaded yet."""
+    """The checkpoint of the draft model, opened and checked; no weights are loaded yet."""
 
     checkpoint: Checkpoint
     is_self: bool
 
     @classmethod
     def open(cls, draft: str | Path, checkpoint: Checkpoint, tokenizer: Tokenizer, bits: int) -> DraftFiles:
-        """Open what is named, for a model that is loaded with `bits`.
+        """Open the checkpoint that `draft` names, for a model that is loaded with `bits`.
 
-        Raises InputError for a checkpoint that cannot be opened or has another vocabulary, and for the copy of a model
-        whose weights have few bits already.
+        Raises InputError for a checkpoint that cannot be opened or has another vocabulary, and for a copy of a model
+        that is already quantized.
         """
         if str(draft) == SELF:
             if bits != 16 or checkpoint.has_blocks:
@@ -57,7 +57,7 @@ class DraftFiles:
         precise: bool = False,
         progress: Progress | None = None,
     ) -> Transformer:
-        """Load it, whole, in this process; before the engine is opened, whose memory is what is left.
+        """Load the whole draft model in this process, before the engine is opened, which uses the remaining memory.
 
         Raises InputError as `load_whole` does.
         """
@@ -68,9 +68,9 @@ class DraftFiles:
             raise error.within(setting("draft")) from None
 
     def drafter(self, model: Transformer, engine: Engine) -> NewDrafter:
-        """What makes the drafters of an engine's rows, by the model that `load` gave.
+        """The function that makes drafters for an engine's rows, with the model that `load` returned.
 
-        A copy shares the engine's cache, unless that is spread over ranks: then it has rows of its own, on the first.
+        A copy shares the engine's cache, except on a pipeline: there it has rows of its own, on the first rank.
         """
         if self.is_self and engine.num_pipeline_ranks == 1:
             return SelfDraft(model, engine).drafter
@@ -78,14 +78,14 @@ class DraftFiles:
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer of a checkpoint. Raises InputError where there is none, or it is not that of the weights."""
+    """The tokenizer of a checkpoint. Raises InputError if there is none, or it does not fit the weights."""
     gguf = checkpoint.gguf
     tokenizer = Tokenizer.from_gguf(gguf) if gguf else Tokenizer.from_folder(checkpoint.folder)
     return tokenizer.for_rows(checkpoint.args.vocab_size)
 
 
 def require_same_pieces(one: Tokenizer, other: Tokenizer, name: str | Path) -> None:
-    """Raise InputError where an id stands for one thing here and for another there."""
+    """Raise InputError if an id has different meanings in two tokenizers."""
     if one.vocab_size != other.vocab_size:
         raise InputError(
             f"has another vocabulary, of {other.vocab_size} ids and not {one.vocab_size}; name a checkpoint with the"

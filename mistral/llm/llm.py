@@ -1,4 +1,4 @@
-"""A model for plain Python code: texts in, texts out, from any number of threads."""
+"""A model for plain Python code: texts and conversations to answers, for any number of threads."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Events = queue.SimpleQueue[tuple[int, Event]]
 
 
 class LLM:
-    """A checkpoint, loaded; its methods may be called from any thread, and answers are computed together.
+    """A loaded model; its methods may be called from any thread, and answers are computed in one batch.
 
-    An answer depends on its own prompt, options and seed, and not on what is computed beside it. For a model that is
-    spread over the ranks of an MPI job, use `Transformer`, `open_engine` and `Scheduler`.
+    An answer depends only on its own prompt, options and seed. For a pipeline of several ranks, use `Transformer`,
+    `open_engine` and `Scheduler`.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class LLM:
     ) -> None:
         """Load the model in a folder; the options are those of the command line.
 
-        `max_rows` answers are under way at once, at most. While any of them is written, prompts are read in pieces that
-        hold it up for about `step_ms` at most. Of memory that answers leave, up to `prefix_bytes` keep what was
-        computed, so that later prompts which begin alike need not be read again. `speculate`: guess tokens and check
-        several in one step. `draft`: a smaller checkpoint of the same vocabulary that guesses, or "self", this one in
-        4 bits. None of these changes an answer. Raises InputError for what cannot be loaded.
+        max_rows: the most answers that are generated at once. step_ms: the time limit of a step while any answer is
+        generated, which limits the prompt tokens that it reads. prefix_bytes: memory of the prefix cache. speculate:
+        speculative decoding without a draft model. draft: a draft model, which is a smaller checkpoint with the same
+        vocabulary, or "self", this model in 4 bits. None of these changes an answer. Raises InputError for what cannot
+        be loaded.
         """
         check_mode(speculate)
         check_draft(draft, speculate)
@@ -101,17 +101,17 @@ class LLM:
     ) -> Completions | list[Completions]:
         """Continue a text, or each of several; see `Answering` for the options.
 
-        Returns a completion for each prompt, or with n above 1 a list of them. Raises InputError for a prompt or option
-        that cannot be.
+        Returns a completion for each prompt, or with n above 1 a list of them. Raises InputError for an invalid prompt
+        or option.
         """
         found = self._complete(self.text_prompts(prompts), Answering.of(options, chat=False))
         return found[0] if isinstance(prompts, str) else found
 
     def chat(self, messages: Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]) -> Completions:
-        """Answer a conversation: a list of {"role": ..., "content": ...} as chat interfaces have them, or of Message.
+        """Answer a conversation: a list of {"role": ..., "content": ...}, as in chat interfaces, or of Message.
 
-        A last message of the assistant with "prefix": True is gone on from. What the model thinks before it answers is
-        in the completion's `thoughts`. Raises InputError for a conversation that does not fit the model's chat
+        If the last message is the assistant's with "prefix": True, the model continues it. Thinking before the answer
+        is in the completion's `thoughts`. Raises InputError for a conversation that does not fit the model's chat
         template.
         """
         answering = Answering.of(options)
@@ -120,10 +120,9 @@ class LLM:
     def stream(
         self, prompt: str | Conversation, tools: Sequence[Tool] = (), **options: Unpack[AnswerOptions]
     ) -> Generator[str]:
-        """The answer to a text or a conversation, piece by piece. Closing the iterator ends it.
+        """The answer to a text or a conversation, piece by piece. Closing the iterator ends the answer.
 
-        Of a conversation it is the answer's text alone: thoughts are left out. Raises InputError at the first piece for
-        what cannot be answered.
+        Thinking is left out. Raises InputError, at the first piece, for an invalid prompt or option.
         """
         answering = Answering.of(options, single=True, chat=not isinstance(prompt, str))
         if isinstance(prompt, str):
@@ -139,7 +138,7 @@ class LLM:
                     yield text
 
     def close(self) -> None:
-        """End the answers that are under way, and free the model. May be called again."""
+        """Cancel open answers and release the model. May be called again."""
         atexit.unregister(self.close)
         self._thread.close()
 
@@ -154,7 +153,7 @@ class LLM:
     # What `AsyncLLM` needs, too
 
     def text_prompts(self, texts: str | Sequence[str]) -> list[Prompt]:
-        """The prompts of one text or several, each to be continued. Raises InputError for what is no text."""
+        """The prompts of one text or several, each to be continued. Raises InputError for anything else."""
         if isinstance(texts, str):
             texts, names = [texts], ["the prompt"]
         else:
@@ -170,7 +169,7 @@ class LLM:
         return prompts
 
     def chat_prompt(self, messages: Conversation, tools: Sequence[Tool], reasoning_effort: str | None = None) -> Prompt:
-        """The prompt of a conversation. Raises InputError where the chat template cannot hold it."""
+        """The prompt of a conversation. Raises InputError if the chat template cannot hold it."""
         given = list(messages)
         if not all(isinstance(message, Message) for message in given):
             given = list(read_messages(given))
@@ -183,9 +182,9 @@ class LLM:
     def submitted(
         self, prompts: Sequence[Prompt], answering: Answering, put: Callable[[tuple[int, Event]], None]
     ) -> Iterator[None]:
-        """Ask for answers; `put` gets each event with its answer's place, in the engine's thread.
+        """Submit requests; `put` is called in the engine's thread with each event and the index of its answer.
 
-        Answers that have not ended at the end of this are cancelled.
+        Answers that are not finished at the end of the block are cancelled.
         """
         handles = list[Handle]()
         try:
@@ -201,7 +200,7 @@ class LLM:
                 self._thread.cancel(handle)
 
     def grammars_of(self, prompts: Sequence[Prompt], answering: Answering) -> list[Grammar | None]:
-        """What the answer to each prompt must be. Raises InputError for a constraint that cannot be used."""
+        """The grammar of the answer to each prompt, if any. Raises InputError for an invalid constraint."""
         constraint = answering.constraint()
         if constraint is None:
             return [None] * len(prompts)

@@ -1,4 +1,4 @@
-"""Answers on their way: events in, completions out."""
+"""Answers that are being generated: events to completions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mistral.tokenizer.tool_calls import parse_reply
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ids to go on from. `name`: what messages call it; `continued`: the ids whose text the answer continues.
+    """The ids of a prompt. `name`: its name in errors; `continued`: the ids whose text the answer continues.
 
-    think_tokens: those around thoughts, in a conversation; thinks: the ids end within a thought.
+    think_tokens: the control tokens around thinking, in a conversation; thinks: the prompt ends within thinking.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Prompt:
 
 
 class PartialCompletion:
-    """An answer on its way."""
+    """An answer that is being generated."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Prompt, seed: int) -> None:
         self.tokenizer, self.prompt, self.seed = tokenizer, prompt, seed
@@ -77,7 +77,7 @@ class PartialCompletion:
 
 
 class PartialCompletions:
-    """The n answers to each of several prompts; an answer's place is that of its prompt times n, plus its sample."""
+    """The n answers to each of several prompts; an answer has the index of its prompt times n, plus its sample."""
 
     def __init__(self, tokenizer: Tokenizer, prompts: Sequence[Prompt], answering: Answering) -> None:
         self.prompts, self.n, self.seed = prompts, answering.n, answering.seed or 0
@@ -86,7 +86,7 @@ class PartialCompletions:
         self._found: dict[int, Completion] = {}
 
     def add(self, place: int, event: Event) -> str:
-        """Take an event of the answer at a place -> what it adds to the text. Raises the InputError that ended it."""
+        """Take an event of an answer -> what it adds to the text. Raises the InputError that ended the answer."""
         partial = self._partial[place]
         text = partial.add(event)
         if partial.whole is not None:
@@ -95,7 +95,7 @@ class PartialCompletions:
 
     @property
     def missing(self) -> bool:
-        """Whether an answer is not whole yet."""
+        """Whether an answer is not finished yet."""
         return len(self._found) < len(self._partial)
 
     def by_prompt(self) -> list[Completion | list[Completion]]:

@@ -1,4 +1,4 @@
-"""Model architecture: what `params.json` or a Hugging Face `config.json` says, checked."""
+"""The architecture of a model, as read from `params.json` or a Hugging Face `config.json`, checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mistral.model.rope import Llama4Scaling, RopeScaling, YarnScaling
 
 @dataclass(frozen=True)
 class MoeArgs:
-    """A sparse mixture of experts (Mixtral): each token passes `num_experts_per_tok` of `num_experts` feed-forwards."""
+    """A sparse mixture of experts (Mixtral): each token uses `num_experts_per_tok` of `num_experts` feed-forwards."""
 
     num_experts: int
     num_experts_per_tok: int
@@ -21,10 +21,10 @@ class ModelArgs:
     """Architecture of one model; field names are the keys of `params.json`.
 
     `sliding_windows` holds one entry per *global* layer: the number of positions a query sees, itself included, or None
-    for all of them. `max_seq_len` is None where the file does not limit the context. `rope_scaling` says how the rotary
-    embedding was slowed for a longer context, `llama_4_scaling` how queries grow with their position. `towers` are what
-    else the whole model reads ("images", "audio"), of which this is the text decoder. `ignored_keys` are those of the
-    file that are not known. Raises InputError for numbers that do not go together.
+    for all of them. `max_seq_len` is None where the file does not limit the context. `rope_scaling` is the scaling of
+    rotary frequencies for a longer context, `llama_4_scaling` that of queries by position. `towers` names the encoders
+    of a multimodal model ("images", "audio"), which are not read: this is its text decoder. `ignored_keys` are unknown
+    keys of the file. Raises InputError for inconsistent numbers.
     """
 
     dim: int
@@ -49,10 +49,11 @@ class ModelArgs:
         if self.n_heads % self.n_kv_heads:
             raise InputError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.head_dim % 2:
-            raise InputError(f"head_dim {self.head_dim} is odd: rotary embeddings turn pairs")
+            raise InputError(f"head_dim {self.head_dim} is odd: rotary embeddings rotate pairs")
         if isinstance(self.rope_scaling, YarnScaling):
             self.rope_scaling.ramp(self.head_dim, self.rope_theta)
         if len(self.sliding_windows) != self.n_layers:
-            raise InputError(f"{len(self.sliding_windows)} sliding windows for {self.n_layers} layers")
+            raise InputError(f"{len(self.sliding_windows)} sliding windows are given for {self.n_layers} layers")
         if self.moe and not 1 <= self.moe.num_experts_per_tok <= self.moe.num_experts:
-            raise InputError(f"num_experts_per_tok {self.moe.num_experts_per_tok} of {self.moe.num_experts} experts")
+            chosen, experts = self.moe.num_experts_per_tok, self.moe.num_experts
+            raise InputError(f"num_experts_per_tok {chosen} must be from 1 to num_experts {experts}")

@@ -1,4 +1,4 @@
-"""A transformer block, and how one is built from the weights of its layer."""
+"""A transformer block, and its construction from the weights of a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GetWeight = Callable[[str], Weight]  # a weight by its name in Mistral's files
 
 
 class TransformerBlock:
-    """Attention, then feed-forward, each on the normalised input and added to it."""
+    """Attention, then feed-forward, each on the normalised input, with residual connections."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class TransformerBlock:
         self.attention_norm, self.ffn_norm = attention_norm, ffn_norm
 
     def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
-        """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None."""
+        """x (T, D), the tokens of all rows -> (n, D) for the tokens at the n indices `wanted`; None if n is 0."""
         attended = self.attention(self.attention_norm(x), rotation, view, wanted)
         if attended is None:
             return None
@@ -40,7 +40,7 @@ class TransformerBlock:
 
 
 def build_block(args: ModelArgs, layer: int, get: GetWeight, ops: Ops) -> TransformerBlock:
-    """Layer number `layer` (global), its weights asked for by their checkpoint names."""
+    """The block of the global layer number `layer`; `get` is called with the checkpoint names of its weights."""
 
     def feed_forward(prefix: str) -> FeedForward:
         w1, w2, w3 = (get(f"{prefix}.{name}.weight") for name in ("w1", "w2", "w3"))

@@ -1,4 +1,4 @@
-"""Transformer blocks in one operator, for a backend that has it, where composing a block takes about ten."""
+"""All transformer blocks of a step in one operator, if the backend has one; composed, each block takes about ten."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class FusedBlock:
-    """Called like the block it is made of, with the same result."""
+    """A transformer block as one operator, with the interface and the result of `TransformerBlock`."""
 
     def __init__(self, block: TransformerBlock, fused: FusedOps, window: int | None) -> None:
-        """The block is kept: it holds the weights that the operator uses."""
+        """`block` is kept, since it owns the weights that the operator reads; `window` is that of its layer."""
         self.block, self.fused = block, fused
         attention, layer = block.attention, block.feed_forward
         if isinstance(layer, MoeLayer):
@@ -33,7 +33,7 @@ class FusedBlock:
         self.handle = fused.block(first, projections, window, second, gate, weights, chosen)
 
     def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
-        """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None."""
+        """x (T, D), the tokens of all rows -> (n, D) for the tokens at the n indices `wanted`; None if n is 0."""
         if wanted is None or wants_all(wanted, x):
             return run_fused([self], x, rotation, [view])
         block, ops = self.block, self.block.ops
@@ -44,7 +44,7 @@ class FusedBlock:
 
 
 def wants_all(wanted: Wanted, x: Tensor) -> bool:
-    """Whether all tokens of x (T, D) are wanted, in their order."""
+    """Whether `wanted` is all tokens of x (T, D), in order."""
     return wanted is None or np.array_equal(wanted, np.arange(x.shape[0]))
 
 

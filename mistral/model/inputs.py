@@ -1,4 +1,4 @@
-"""What a caller may pass to a step of the model, checked: each function raises InputError that says what to pass."""
+"""The arguments of a step, checked. Each function raises an InputError that says what to pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mistral.errors import InputError
 
 
 def flat_integers(name: str, values: ArrayLike, stop: int) -> NDArray[np.int64]:
-    """`values` as an array (n,) of integers from 0 to `stop` - 1; `name` is what the caller knows them by."""
+    """`values` as an array (n,) of integers from 0 to `stop` - 1; `name` is the argument's name."""
     must = f"{name} must be one flat sequence of integers from 0 to {stop - 1}, not"
     found = _flat(must, values)
     if found.size and _outside(found, stop):
@@ -22,7 +22,7 @@ def flat_integers(name: str, values: ArrayLike, stop: int) -> NDArray[np.int64]:
 
 
 def prompt_ids(name: str, ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
-    """The ids (T,) of a prompt, whose errors speak of the tokenizer that may have made them."""
+    """The ids (T,) of a prompt; the errors mention the tokenizer, whose mistake they may be."""
     found = _flat(f"{name} must be one flat sequence of integers from 0 to {vocab_size - 1}, not", ids)
     if not found.size:
         raise InputError(f"{name} is empty: give it at least the id that begins a sequence")
@@ -61,7 +61,7 @@ def row_numbers(rows: Sequence[int] | None, count: int) -> tuple[int, ...]:
 
 
 def _flat(must: str, values: ArrayLike) -> NDArray[np.int64]:
-    """`values` as an array (n,) of integers of any size; `must` begins the message where they are something else."""
+    """`values` as an array (n,) of any integers; `must` is the start of the message if they are something else."""
     try:
         array = np.asarray(values)
     except ValueError:
@@ -76,12 +76,12 @@ def _flat(must: str, values: ArrayLike) -> NDArray[np.int64]:
 
 
 def _outside(found: NDArray[np.int64], stop: int) -> bool:
-    """Whether one of the integers is not from 0 to `stop` - 1; as unsigned numbers, negative ones are the largest."""
+    """Whether one of the integers is not from 0 to `stop` - 1 (as unsigned numbers, negative ones are the largest)."""
     return bool(found.view(np.uint64).max() >= stop)
 
 
 def _integers(values: Any) -> tuple[int, ...]:
-    """Whole numbers as integers; none at all where one is something else."""
+    """The values as integers; an empty tuple if one is not a whole number."""
     try:
         return tuple(map(operator.index, values))
     except TypeError:
@@ -89,7 +89,7 @@ def _integers(values: Any) -> tuple[int, ...]:
 
 
 def _kind(array: NDArray[Any]) -> str:
-    """What an array is of that is not of integers."""
+    """A description of an array that does not hold integers."""
     if array.dtype.kind in "US":
         return "text: encode it first, as tokenizer.encode(text) does"
     if array.dtype.kind != "O":

@@ -1,20 +1,21 @@
-"""The rolling key and value cache (Mistral 7B, arXiv:2310.06825, section 2): position p lives in slot p % slots.
+"""The rolling KV cache (Mistral 7B, arXiv:2310.06825, section 2): position p is in slot p % slots.
 
-Here is what is stored. Which keys a token attends to, with a worked example, is in mistral/model/attention_plan.py.
+This file stores keys and values. mistral/model/attention_plan.py says which keys a token attends to, with a worked
+example.
 
-A layer with a window of W has W + SPARE slots. A token sees W of them; the others hold what came before, so that a row
-can always go back by SPARE tokens: where drafts were wrong, or a text is changed near its end.
+A layer with a window of W has W + SPARE slots. A token sees W of them; the others hold earlier positions, so that a row
+can always be rewound by SPARE tokens: for rejected draft tokens, or a text that is changed near its end.
 
-A step of a model is: `metadata = cache.begin(seqlens, rows)`; in each layer, attention over a `CacheView` of it, which
+A step of a model is: `metadata = cache.begin(seqlens, rows)`; in each layer, attention over its `CacheView`, which
 stores the new keys and values; `cache.end(metadata)`, which counts the new tokens. With 3 slots, a row that has seen 5
-tokens and is fed 2:
+tokens and gets 2 more:
 
-    begin       kv_seqlen 5   written 7   slots [3, 4, 2]   the step plans for positions 5 and 6
-    attention   kv_seqlen 5   written 7   slots [6, 4, 5]   in each layer: what was in the slots was read before
+    begin       kv_seqlen 5   written 7   slots [3, 4, 2]   positions 5 and 6 are planned
+    attention   kv_seqlen 5   written 7   slots [6, 4, 5]   in each layer, after the old slots were read
     end         kv_seqlen 7   written 7   slots [6, 4, 5]
 
-A step that is interrupted before its end leaves kv_seqlen at 5, and `written` says that up to position 6 all may have
-been overwritten.
+If a step is interrupted before its end, kv_seqlen stays 5, and `written` says that positions up to 6 may have been
+written over older ones.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
     from mindspore import Tensor
 
 Stored = NDArray[Any]  # float32, or the bits of bfloat16 as uint16
-SPARE = 32  # tokens that a row can always go back by
+SPARE = 32  # tokens by which a row can always be rewound
 
 
 def full_slots(window: int) -> int:
-    """Slots that a layer of this window has at most."""
+    """The most slots that a layer of this window has."""
     return window + SPARE
 
 
 def slots_needed(tokens: int, window: int | None) -> int:
-    """Slots a layer keeps for a row of at most `tokens` tokens."""
+    """Slots of a layer for a row of at most `tokens` tokens."""
     return tokens if window is None else min(full_slots(window), tokens)
 
 
 def wraps(written: int, window: int | None) -> bool:
-    """Whether slots of a layer have been used again in a row of `written` tokens."""
+    """Whether a layer has overwritten slots in a row of `written` tokens."""
     return window is not None and written > full_slots(window)
 
 
@@ -65,10 +66,10 @@ def cache_nbytes(args: ModelArgs, layers: Iterable[int], capacity: int | Sequenc
 
 
 def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> bool:
-    """Whether a row of `written` tokens can go back to its first `kv_seqlen`.
+    """Whether a row of `written` tokens can be rewound to its first `kv_seqlen`.
 
-    It cannot where a layer's slots have lost a key that the next token would see: once W + SPARE slots are full, a row
-    can go back by SPARE + 1 tokens, or to nothing.
+    It cannot if a layer has overwritten a key that the next token would see: once W + SPARE slots are full, a row can
+    be rewound by up to SPARE + 1 tokens, or to 0.
     """
     for window in set(windows) - {None}:
         assert window is not None
@@ -80,9 +81,9 @@ def can_rewind(windows: Sequence[int | None], written: int, kv_seqlen: int) -> b
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the cache holds of one row, on the host: keys and values (KV, n, d) by layer, and the ids they are of.
+    """A copy of one row on the host: keys and values (KV, n, d) by layer, and the ids of their tokens.
 
-    `written` is that of `CacheRow`. n is the number of ids, or all of a layer's slots where some were used again.
+    `written` is that of `CacheRow`. n is the number of ids, or of all slots in a layer that has overwritten some.
     """
 
     ids: tuple[int, ...]
@@ -92,9 +93,10 @@ class Snapshot:
 
 @dataclass
 class CacheRow:
-    """One sequence: the most tokens it may hold, keys and values (KV, slots, d) by layer, and the tokens it has seen.
+    """One sequence: `capacity` is the most tokens it may have; `layers` are keys and values (KV, slots, d) by layer.
 
-    `written` is one past the newest position that any slot has held: after a truncation, more than `kv_seqlen`.
+    `kv_seqlen` is the number of tokens seen. `written` is one past the newest position that any slot has held: more
+    than `kv_seqlen` after a truncation.
     """
 
     capacity: int
@@ -106,7 +108,8 @@ class CacheRow:
 class RollingCache:
     """Keys and values of any number of rows, for the layers of one stage. Each row has its own capacity.
 
-    Rows are numbered by the caller. Methods raise InputError for a row that is not in the cache.
+    Rows are numbered by the caller. Methods raise InputError for a row that is not in the cache (or, to add one, is),
+    and for numbers of tokens that do not fit.
     """
 
     def __init__(self, args: ModelArgs, layers: range, ops: Ops) -> None:
@@ -114,10 +117,10 @@ class RollingCache:
         self.rows: dict[int, CacheRow] = {}
 
     def begin(self, seqlens: Sequence[int], rows: Sequence[int]) -> CacheMetadata:
-        """Begin a step of `seqlens` (B,) new tokens of `rows` (B,): what all layers share. `end` it when all have run.
+        """Begin a step of `seqlens` (B,) new tokens of `rows` (B,) -> what all layers share. `end` completes the step.
 
-        Raises InputError, and changes nothing, for a row that the cache does not have, that comes twice, or that would
-        outgrow its capacity.
+        Raises InputError, and changes nothing, for a row that is not in the cache, is named twice, or would exceed its
+        capacity.
         """
         cached = [self._row(row) for row in rows]
         if len(set(rows)) < len(rows):
@@ -139,7 +142,7 @@ class RollingCache:
             self.rows[row].kv_seqlen += seqlen
 
     def nbytes(self, capacity: int) -> int:
-        """Memory in bytes that a row of `capacity` tokens takes."""
+        """Bytes of a row of `capacity` tokens."""
         return cache_nbytes(self.args, self.layers, capacity, self.ops.SLOT_BYTES)
 
     def kv_seqlen(self, row: int) -> int:
@@ -147,7 +150,7 @@ class RollingCache:
         return self._row(row).kv_seqlen
 
     def add(self, row: int, capacity: int) -> None:
-        """A new, empty row that will see at most `capacity` tokens."""
+        """Add an empty row for at most `capacity` tokens."""
         self._require_new(row)
         if capacity < 1:
             raise InputError(f"row {row}: its capacity must be at least 1 token, not {capacity}")
@@ -165,13 +168,13 @@ class RollingCache:
         cached.kv_seqlen = cached.written = 0
 
     def reserve(self, row: int, capacity: int) -> None:
-        """Let a row grow to `capacity` tokens; what it holds stays."""
+        """Let a row grow to `capacity` tokens; its contents are kept."""
         cached = self._row(row)
         if capacity <= cached.capacity:
             return
         for layer, old in cached.layers.items():
             if old[0].shape[1] < slots_needed(capacity, self.args.sliding_windows[layer]):
-                # not all of its slots: nothing has been overwritten yet, so slot numbers are positions
+                # fewer than all slots: nothing has been overwritten yet, so slot numbers are positions
                 new = self._slots(layer, capacity)
                 with device_lock:
                     for target, source in zip(new, old, strict=True):
@@ -180,9 +183,10 @@ class RollingCache:
         cached.capacity = capacity
 
     def truncate(self, row: int, kv_seqlen: int) -> bool:
-        """Forget all but the first `kv_seqlen` tokens of a row.
+        """Rewind a row to its first `kv_seqlen` tokens -> whether that was possible.
 
-        False, and nothing done, when a key that the next token would need has been overwritten already.
+        It is not, and nothing is changed, if a key that the next token would see has been overwritten. Raises
+        InputError for more tokens than the row has seen.
         """
         cached = self._row(row)
         if not 0 <= kv_seqlen <= cached.kv_seqlen:
@@ -194,9 +198,9 @@ class RollingCache:
         return True
 
     def clear(self, row: int) -> None:
-        """Set to 0 what slots hold of positions that a row has gone back over.
+        """Set to 0 the slots of positions over which a row was rewound.
 
-        Nothing sees them, but a backend may multiply them by 0, which not all numbers bear.
+        No query sees them, but a backend may multiply them by 0, which is NaN for infinite values.
         """
         cached = self._row(row)
         with device_lock:
@@ -205,13 +209,13 @@ class RollingCache:
                     slots[:, position % slots.shape[1]] = 0
 
     def resume(self, row: int, kv_seqlen: int, capacity: int) -> None:
-        """Forget all but the first `kv_seqlen` tokens, which must be possible, and let the row grow to `capacity`."""
+        """Rewind to the first `kv_seqlen` tokens, which must be possible, and let the row grow to `capacity`."""
         possible = self.truncate(row, kv_seqlen)
         assert possible
         self.reserve(row, capacity)
 
     def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
-        """What a row holds; `ids` are those of its tokens. Without `copy` it is sound until the row's next step."""
+        """A snapshot of a row, whose tokens have these `ids`. Without `copy` it is valid until the row's next step."""
         cached, windows = self._row(row), self.args.sliding_windows
         if len(ids) != cached.kv_seqlen:
             raise InputError(f"row {row} has {cached.kv_seqlen} tokens: give their ids, not {len(ids)} ids")
@@ -225,7 +229,7 @@ class RollingCache:
         return Snapshot(tuple(ids), written, layers)
 
     def restore(self, row: int, capacity: int, snapshot: Snapshot, kv_seqlen: int) -> None:
-        """A new row with the first `kv_seqlen` tokens of a snapshot, which `can_rewind` must allow."""
+        """Add a row with the first `kv_seqlen` tokens of a snapshot, which `can_rewind` must allow."""
         self._require_new(row)
         if not 0 < kv_seqlen <= min(capacity, len(snapshot.ids)):
             most = min(capacity, len(snapshot.ids))
@@ -256,7 +260,7 @@ class RollingCache:
             return self.ops.new_slots(shape), self.ops.new_slots(shape)
 
     def _filled(self, slots: int, part: Stored) -> Tensor:
-        """New slots (KV, slots, d) whose first hold `part` (KV, n, d)."""
+        """New slots (KV, slots, d), of which the first n hold `part` (KV, n, d)."""
         filled = np.zeros((part.shape[0], slots, part.shape[2]), part.dtype)
         filled[:, : part.shape[1]] = part
         with device_lock:
@@ -264,21 +268,21 @@ class RollingCache:
 
 
 def _held(slots: Tensor, count: int, copy: bool) -> Stored:
-    """The first `count` of slots (KV, slots, d): a copy, or a view of their memory where there is one."""
+    """The first `count` of slots (KV, slots, d) on the host: a copy, or where possible a view of their memory."""
     held: Stored = slots.asnumpy()[:, :count]
     return held.copy() if copy else held
 
 
 def uncached(seqlens: Sequence[int], ops: Ops) -> CacheMetadata:
-    """As `RollingCache.begin`, for rows (B,) that start at position 0 and are kept nowhere. It needs no `end`."""
+    """As `RollingCache.begin`, for B rows that start at position 0 and are not stored. It needs no `end`."""
     return CacheMetadata(tuple(seqlens), (0,) * len(seqlens), tuple(range(len(seqlens))), ops)
 
 
 @dataclass
 class CacheMetadata:
-    """What all layers of one step share: built once, with one set of plans for each distinct window.
+    """What all layers of one step share, built once, with one set of plans for each distinct window.
 
-    For each of B rows: how many new tokens it has, how many it has seen before, and its number in the cache.
+    For each of B rows: the number of its new tokens, of tokens seen before, and its number in the cache.
     """
 
     seqlens: tuple[int, ...]
@@ -290,11 +294,11 @@ class CacheMetadata:
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """Absolute position of every new token (T,), the rows end to end."""
+        """Absolute position of every new token (T,), row after row."""
         return np.concatenate([np.arange(b, b + n) for b, n in zip(self.before, self.seqlens, strict=True)])
 
     def plans(self, window: int | None, slots: tuple[int | None, ...]) -> list[RowPlan]:
-        """One plan per row, for layers of this window and these slots per row; None where no cache keeps the row."""
+        """One plan per row, for layers with this window and numbers of slots (B,); None for a row without a cache."""
         if (window, slots) not in self._plans:
             per_row = zip(self.seqlens, self.before, slots, strict=True)
             self._plans[window, slots] = [plan_row(seqlen, before, window, size) for seqlen, before, size in per_row]
@@ -310,7 +314,7 @@ class CacheMetadata:
 
 
 class CacheView:
-    """One layer of the cache during one step; with no cache, the new tokens alone. See `AttentionView`."""
+    """One layer of the cache during one step; without a cache, the new tokens alone. See `AttentionView`."""
 
     def __init__(self, metadata: CacheMetadata, cache: RollingCache | None, layer: int, window: int | None) -> None:
         self.metadata, self.window = metadata, window
@@ -322,12 +326,12 @@ class CacheView:
 
     @functools.cached_property
     def plans(self) -> list[RowPlan]:
-        """A plan of each row of the step; made only for a backend that goes row by row."""
+        """The plan of each row of the step; only a backend that computes row by row needs it."""
         slots = tuple(None if stored is None else int(stored[0].shape[1]) for stored in self.stored)
         return self.metadata.plans(self.window, slots)
 
     def blocks(self, index: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
-        """Queries of row `index` to score together, the keys to score them against, the mask to add to the scores."""
+        """Of row `index`: slices of queries scored together and of the keys they see, and the mask of the scores."""
         for block in self.plans[index].blocks:
             yield block.queries, block.keys, self.metadata.mask(block)
 

@@ -1,4 +1,4 @@
-"""The layers of a transformer block. They hold weights and order the arithmetic; a backend does it."""
+"""The layers of a transformer block. They hold weights and call the arithmetic of a backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistral.ops.interface import AttentionView, Ops, Rotation, Weight
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-Wanted = NDArray[np.int64] | None  # the places, among the T tokens of a step, of those that are wanted; None: all
+Wanted = NDArray[np.int64] | None  # (n,) indices, among the T tokens of a step, of those to compute; None: all
 
 
 class RMSNorm:
@@ -27,7 +27,7 @@ class RMSNorm:
 
 
 class FeedForward:
-    """The gated feed-forward (arXiv:2002.05202) of a layer, or one expert of a mixture: w1, w3 (F, D), w2 (D, F)."""
+    """The gated feed-forward (SwiGLU, arXiv:2002.05202) of a layer, or one expert: w1, w3 (F, D), w2 (D, F)."""
 
     def __init__(self, w1: Weight, w2: Weight, w3: Weight, ops: Ops) -> None:
         self.w1, self.w2, self.w3, self.ops = w1, w2, w3, ops
@@ -47,9 +47,9 @@ class Attention:
         self.wq, self.wk, self.wv, self.wo, self.ops = wq, wk, wv, wo, ops
 
     def __call__(self, x: Tensor, rotation: Rotation, view: AttentionView, wanted: Wanted = None) -> Tensor | None:
-        """x (T, D), all rows end to end -> (n, D): of the tokens at the n places `wanted`; of no place, None.
+        """x (T, D), the tokens of all rows -> (n, D) for the tokens at the n indices `wanted`; None if n is 0.
 
-        Each row attends to its own past alone, which `view` holds and to which the step's keys and values are added.
+        Each row attends only to its own past, which `view` holds; the step's keys and values are added to it.
         """
         q, k, v = (self.ops.linear(x, weight) for weight in (self.wq, self.wk, self.wv))
         heads = self.ops.attention(q, k, v, rotation, view)

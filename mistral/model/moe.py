@@ -1,4 +1,4 @@
-"""Sparse mixture of experts (Mixtral, arXiv:2401.04088): each token is served by the few experts its router prefers."""
+"""Sparse mixture of experts (Mixtral, arXiv:2401.04088): a router sends each token to a few experts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Which token goes to which expert. P = T * K pairs of a token and one of its experts, sorted by expert.
+    """Which token goes to which expert: P = T * K pairs of a token and one of its experts, sorted by expert.
 
     tokens (P,): the token of each pair. bounds (E + 1,): pairs bounds[e] to bounds[e + 1] belong to expert e.
-    inverse (P,): where pair t * K + j of the unsorted order stands.
+    inverse (P,): the index, in sorted order, of pair t * K + j (token t, its j-th expert).
     """
 
     tokens: NDArray[np.int64]
@@ -31,7 +31,7 @@ class Dispatch:
 
     @classmethod
     def from_chosen(cls, chosen: NDArray[np.int64], num_experts: int) -> Dispatch:
-        """From the experts chosen (T, K) of each token. No token is dropped, however uneven the choice."""
+        """From the chosen experts (T, K) of each token. No token is dropped, however uneven the routing."""
         pairs = chosen.reshape(-1)
         order = np.argsort(pairs, kind="stable")
         bounds = np.searchsorted(pairs[order], np.arange(num_experts + 1))
@@ -45,7 +45,7 @@ class MoeLayer:
         self.experts, self.gate, self.args, self.ops = experts, gate, args, ops
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (T, D) -> (T, D). An expert that no token chose is not touched."""
+        """x (T, D) -> (T, D). The weights of an expert that no token chose are not read."""
         weights, chosen = self.ops.route(self.ops.score(x, self.gate), self.args.num_experts_per_tok)
         dispatch = Dispatch.from_chosen(chosen, self.args.num_experts)
         pairs = self.ops.take(x, dispatch.tokens)  # (P, D)
@@ -53,5 +53,5 @@ class MoeLayer:
         busy = [int(e) for e in np.flatnonzero(counts)]
         parts = self.ops.split(pairs, [int(counts[e]) for e in busy], 0)
         parts = [self.experts[e](part) for e, part in zip(busy, parts, strict=True)]
-        served = self.ops.take(self.ops.concat(parts, 0), dispatch.inverse)  # (P, D), a token's experts side by side
+        served = self.ops.take(self.ops.concat(parts, 0), dispatch.inverse)  # (P, D), each token's K results in turn
         return self.ops.weighted_sum(served.reshape(*chosen.shape, -1), weights)

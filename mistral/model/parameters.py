@@ -1,4 +1,4 @@
-"""The parameters of a model: what tensors it has, and which stage of a pipeline owns which."""
+"""The parameters of a model: its tensors, and which stage of a pipeline owns which."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CACHED = 8  # models whose parameters are kept
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor of a model: its name in Mistral's own files, what it belongs to, and what is done with it.
+    """One tensor of a model.
 
-    `shape` is (out, in) for a matrix. `weight` is the short name within a layer or an expert, such as "wq", "w1",
-    "gate" or "attention_norm". `layer` is None outside the layers, `expert` outside the experts of a mixture. `heads`
-    is the number of heads whose rows the rotary embedding turns, in wq and wk.
+    `name` is its name in Mistral's own files. `shape` is (out, in) for a matrix. `weight` is the short name within a
+    layer or an expert, such as "wq", "w1", "gate" or "attention_norm". `layer` is None outside the layers, `expert`
+    outside the experts of a mixture. `heads` is set in wq and wk: the number of heads, whose rows are in rotary order.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Parameter:
 
     @property
     def size(self) -> int:
-        """The number of its elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
@@ -48,15 +48,15 @@ class Parameter:
 
 @lru_cache(_CACHED)
 def parameters(args: ModelArgs) -> Mapping[str, Parameter]:
-    """Every parameter of the model by its name, in the order of a checkpoint. The mapping is read-only and shared."""
+    """Every parameter of the model by name, in the order of a checkpoint. The mapping is read-only and shared."""
     return MappingProxyType({parameter.name: parameter for parameter in _in_order(args)})
 
 
 def owns(layers: range, parameter: Parameter, args: ModelArgs) -> bool:
     """Whether the stage that holds `layers` owns a parameter of the model.
 
-    The first stage has the embeddings, the last one the final norm and the head. Tied embeddings are the head too, so
-    both of these stages have them.
+    The first stage has the embeddings, the last one the final norm and the output matrix. Tied embeddings are also the
+    output matrix, so both of these stages have them.
     """
     if parameter.layer is not None:
         return parameter.layer in layers

@@ -1,7 +1,8 @@
-"""Angles of the rotary position embedding (RoFormer, arXiv:2104.09864), for the positions at hand: no table.
+"""Angles of the rotary position embedding (RoFormer, arXiv:2104.09864), computed for given positions without a table.
 
-A model whose context was lengthened turns its pairs more slowly: a scaling says how much. It may also scale what is
-turned: all of it, so that attention stays as sharp over more keys (YaRN), or queries by how far they are (Llama 4).
+Each pair of elements of a head is rotated by position * frequency. Where a model's context was extended, a scaling
+lowers the frequencies. It may also scale the rotated vectors: queries and keys, so that attention stays as sharp over
+more keys (YaRN), or queries alone by their position (Llama 4).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mistral.errors import InputError
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Position interpolation (arXiv:2306.15595): every pair turns `factor` times as slowly.
+    """Position interpolation (arXiv:2306.15595): all frequencies are divided by `factor`.
 
     Raises InputError for a factor below 1.
     """
@@ -29,17 +30,17 @@ class LinearScaling:
         require_factor(self.factor)
 
     def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
-        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        """The scaled frequencies (d / 2,), in radians per position."""
         return frequencies / self.factor
 
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """The scaling of Llama 3.1: pairs that turn quickly stay, slow ones turn `factor` times as slowly.
+    """The scaling of Llama 3.1: high frequencies are kept, low ones divided by `factor`.
 
-    A pair is quick that makes more than `high_freq_factor` turns within `original_max_position_embeddings` positions,
-    and slow below `low_freq_factor` turns; between the two, both frequencies are mixed in proportion. Raises InputError
-    for numbers that do not go together.
+    A frequency is high if its pair makes more than `high_freq_factor` turns within `original_max_position_embeddings`
+    positions, and low below `low_freq_factor` turns; between the two it is interpolated linearly. Raises InputError for
+    inconsistent numbers.
     """
 
     factor: float
@@ -55,7 +56,7 @@ class Llama3Scaling:
             )
 
     def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
-        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        """The scaled frequencies (d / 2,), in radians per position."""
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
         kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = np.clip(kept, 0.0, 1.0)
@@ -65,25 +66,25 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class FactorScaling:
-    """A factor for each pair of a head, by which it turns more slowly, as GGUF files have it: (d / 2,)."""
+    """A divisor for the frequency of each pair of a head, (d / 2,): `rope_freqs.weight` of GGUF files."""
 
     factors: tuple[float, ...]
 
     def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
-        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        """The scaled frequencies (d / 2,), in radians per position."""
         slowed: NDArray[np.float64] = frequencies / np.array(self.factors)
         return slowed
 
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """YaRN (arXiv:2309.00071): pairs that turn quickly stay, slow ones turn `factor` times as slowly.
+    """YaRN (arXiv:2309.00071): high frequencies are kept, low ones divided by `factor`.
 
-    A pair makes r turns within `original_max_position_embeddings` positions where its number is corr(r); pairs up to
-    corr(`beta_fast`) stay, those from corr(`beta_slow`) on are slowed, and between the two both frequencies are mixed
-    in proportion to the pair's number. `truncate`: these two numbers are rounded outwards. What is turned, queries and
-    keys, is multiplied by `attention_factor`. All that holds at every position. Raises InputError for numbers that do
-    not go together.
+    The pair with the (fractional) index corr(r) makes r turns within `original_max_position_embeddings` positions.
+    Frequencies of pairs up to corr(`beta_fast`) are kept, those from corr(`beta_slow`) on divided, and between the two
+    interpolated linearly in the index. `truncate`: the two indices are rounded outwards. Rotated queries and keys are
+    multiplied by `attention_factor`. The scaling is the same at every position. Raises InputError for inconsistent
+    numbers.
     """
 
     factor: float
@@ -99,7 +100,7 @@ class YarnScaling:
             raise InputError(f"beta_slow (alpha) {self.beta_slow:g} must be below beta_fast (beta) {self.beta_fast:g}")
 
     def ramp(self, head_dim: int, rope_theta: float) -> tuple[float, float]:
-        """The numbers of the pairs between which frequencies are mixed. Raises InputError for a base of at most 1."""
+        """The indices of pairs between which frequencies are interpolated. Raises InputError for a base up to 1."""
         if not rope_theta > 1:
             raise InputError(f"rope_theta {rope_theta:g} must be above 1 for YaRN")
         each = head_dim / (2 * math.log(rope_theta))
@@ -110,7 +111,7 @@ class YarnScaling:
         return max(quick, 0), min(slow, head_dim - 1)
 
     def applied(self, frequencies: NDArray[np.float64], rope_theta: float) -> NDArray[np.float64]:
-        """The frequencies (d / 2,), in radians for each position, as they are used."""
+        """The scaled frequencies (d / 2,), in radians per position."""
         low, high = self.ramp(2 * len(frequencies), rope_theta)
         slowed = np.clip((np.arange(len(frequencies)) - low) / max(high - low, 0.001), 0.0, 1.0)
         scaled: NDArray[np.float64] = (1 - slowed) * frequencies + slowed * frequencies / self.factor
@@ -118,16 +119,17 @@ class YarnScaling:
 
 
 def yarn_sharpness(factor: float, weight: float = 1.0) -> float:
-    """What YaRN multiplies queries and keys by for a context `factor` times as long (arXiv:2309.00071, equation 22)."""
+    """YaRN's factor of queries and keys for a context `factor` times as long (arXiv:2309.00071, equation 22)."""
     return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 @dataclass(frozen=True)
 class Llama4Scaling:
-    """Queries grow with their position, step by step: keys and their cache do not know of it.
+    """Queries are scaled by their position, in steps; keys, and so the cache, are not.
 
-    After the rotation a query at position p is multiplied by 1 + beta ln(1 + floor(p / origin)), which is 1 up to the
-    origin, `original_max_position_embeddings`. Raises InputError for a beta that is negative or no number.
+    After the rotation a query at position p is multiplied by 1 + beta ln(1 + floor(p / origin)), where the origin is
+    `original_max_position_embeddings`; before the origin this is 1. Raises InputError for a beta that is negative or
+    not finite.
     """
 
     original_max_position_embeddings: int
@@ -138,7 +140,7 @@ class Llama4Scaling:
             raise InputError(f"beta must not be negative, and is {self.beta:g}")
 
     def factors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What the queries at positions (T,) are multiplied by: (T,)."""
+        """The factors (T,) of the queries at positions (T,)."""
         steps = positions // self.original_max_position_embeddings
         return (1 + self.beta * np.log1p(steps.astype(np.float64))).astype(np.float32)
 
@@ -147,16 +149,16 @@ RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | FactorScaling
 
 
 def require_factor(factor: float) -> None:
-    """Raise InputError for a factor of a scaling that is below 1 or no number."""
+    """Raise InputError for a scaling factor that is below 1 or not finite."""
     if not 1 <= factor < math.inf:
         raise InputError(f"factor must be at least 1, not {factor:g}")
 
 
-@functools.lru_cache(maxsize=16)  # every step asks for the same
+@functools.lru_cache(maxsize=16)  # the same in every step
 def rope_frequencies(head_dim: int, rope_theta: float, scaling: RopeScaling | None = None) -> NDArray[np.float64]:
-    """Radians by which each pair of a head turns from one position to the next: (head_dim / 2,) in float64.
+    """Frequencies of the pairs of a head, in radians per position: (head_dim / 2,) float64.
 
-    Without a scaling, pair i turns by rope_theta ** (-2i / head_dim).
+    Without a scaling, that of pair i is rope_theta ** (-2i / head_dim).
     """
     frequencies = rope_theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is not None:
@@ -171,11 +173,11 @@ def rope_angles(
     """Cosines and sines of the angles by which each pair of a head is rotated.
 
     Pair i of a head is its elements 2i and 2i + 1 (interleaved, as in the official checkpoints); at position p it is
-    rotated by p times its frequency. The angle is formed in float64, so that it is right at any position. Where YaRN
-    scales what is turned, cosines and sines are scaled instead.
+    rotated by p times its frequency. The angle is computed in float64, so that it is accurate at any position. YaRN's
+    factor of queries and keys is applied to the cosines and sines.
 
-    positions: (T,) absolute positions. Returns two (T, head_dim) float32 arrays in which each value stands twice, for
-    the two elements of a pair.
+    positions: (T,) absolute positions. Returns two (T, head_dim) float32 arrays in which each value is repeated for the
+    two elements of its pair.
     """
     angles = np.outer(positions.astype(np.float64), rope_frequencies(head_dim, rope_theta, scaling))
     cos, sin = np.cos(angles), np.sin(angles)

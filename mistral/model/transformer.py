@@ -1,4 +1,4 @@
-"""The transformer: embed, blocks, norm, output, each where this stage owns it."""
+"""The whole model: embedding, blocks, final norm and output matrix, or the part of them that a pipeline stage owns."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from mindspore import Tensor
 
 
-TOKENS_AT_ONCE = 64  # of a step whose layers are one operator: longer steps can be interrupted between their layers
+TOKENS_AT_ONCE = 64  # most tokens of a step whose layers run as one operator: between layers, a step can be interrupted
 
 
 class Transformer:
-    """A Mistral or Mixtral model, or the stage of one that holds `layers`.
+    """A Mistral or Mixtral model, or the pipeline stage of one that holds `layers`.
 
-    It may be used from several threads: methods that compute take turns (`mistral.ops.device.device_lock`), and so do
-    those of its caches. Threads that share a model get what each would get alone, as long as each has a cache of its
-    own. What comes back is a MindSpore tensor, and MindSpore itself is safe on one thread at a time only: go on
-    computing with it under that lock; `asnumpy()` needs no lock.
+    Several threads may use it: methods that compute take turns (`mistral.ops.device.device_lock`), as do those of its
+    caches. Each thread gets the results that it would get alone, if it has a cache of its own. Results are MindSpore
+    tensors, and MindSpore is safe on one thread at a time only: hold that lock for any further computation with them;
+    `asnumpy()` needs no lock.
     """
 
     def __init__(self, args: ModelArgs, get: GetWeight, ops: Ops, layers: range | None = None) -> None:
-        """`get` is called once for the name of each weight that these layers need, and for no other."""
+        """`get` is called once with the name of each weight that these layers need."""
         self.args, self.ops = args, ops
         self.layers = range(args.n_layers) if layers is None else layers
         self.is_first, self.is_last = self.layers.start == 0, self.layers.stop == args.n_layers
@@ -85,15 +85,15 @@ class Transformer:
         rows: Sequence[int] | None = None,
         wanted: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Tensor:
-        """Logits of the tokens that follow.
+        """The logits after each token.
 
-        input_ids (T,): the new tokens of all rows, end to end; seqlens (B,): how many each row has, at least 1, with
-        sum T. With `cache`, they continue its `rows` (0, 1, ... when left out) and are kept there; without, each row
-        starts at position 0. Either way attention is causal, windowed, and within a row. `wanted` are the flat tokens
-        whose logits are needed (all when left out). Returns (T or len(wanted), V) float32.
+        input_ids (T,): the new tokens of all rows, concatenated; seqlens (B,): the number of new tokens of each row, at
+        least 1, with sum T. With a `cache` they continue its `rows` (default 0, 1, ...) and are stored there; without,
+        each row starts at position 0. Either way attention is causal, windowed, and within a row. `wanted` (n,) are the
+        indices, among the T tokens, of those whose logits are needed (default: all). Returns (T, V) or (n, V) float32.
 
-        Raises InputError, and changes nothing, where one of these is not as described, or a row is not in the cache or
-        would outgrow its capacity.
+        Raises InputError, and changes nothing, if an argument is not as described, or a row is not in the cache or
+        would exceed its capacity.
         """
         if not (self.is_first and self.is_last):
             raise InputError(f"{self!r} is a stage of a pipeline and has no logits: call generate on every rank")
@@ -109,7 +109,7 @@ class Transformer:
             return self.ops.tensor(np.empty((0, self.args.vocab_size), np.float32)) if x is None else self.head(x)
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
-        """ids (T,) -> (T, D); on the first stage."""
+        """ids (T,) -> (T, D). Raises InputError on a stage without embeddings."""
         if self.tok_embeddings is None:
             raise InputError(f"{self!r} has no embeddings: the first stage has them")
         with device_lock:
@@ -125,8 +125,8 @@ class Transformer:
     ) -> Tensor | None:
         """This stage's layers on x (T, D) -> (T, D); `after_layer` is called after each.
 
-        The model's last layer goes on with the tokens at the n places `wanted` only, once the keys and values of all
-        are in the cache: there, (n, D), or None where n is 0.
+        The model's last layer writes the keys and values of all tokens, and computes the rest only for those at the n
+        indices `wanted`: on the last stage the result is (n, D), or None if n is 0.
         """
         args = self.args
         angles: tuple[NDArray[np.float32], ...]
@@ -150,7 +150,7 @@ class Transformer:
         return x
 
     def head(self, x: Tensor) -> Tensor:
-        """x (N, D) -> logits (N, V); on the last stage."""
+        """x (n, D) -> logits (n, V). Raises InputError on a stage that is not the last."""
         if self.norm is None or self.output is None:
             raise InputError(f"{self!r} has no head: the last stage has it")
         with device_lock:
@@ -158,5 +158,5 @@ class Transformer:
 
 
 def in_millions(count: int) -> str:
-    """A number of parameters for people: 7.24 B, 2.13 M, or as it is."""
+    """A number of parameters in readable form: 7.24 B, 2.13 M, or in full."""
     return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M" if count >= 1e6 else str(count)

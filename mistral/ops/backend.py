@@ -1,4 +1,4 @@
-"""Which backend does the arithmetic, and how it is loaded."""
+"""The choice of a backend, and its loading."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mistral.ops import build
 from mistral.ops.interface import Ops
 
 BACKENDS = ("auto", "native", "portable")
-WORTH_BUILDING = 1 << 26  # bytes of a checkpoint, from which on the native backend is worth its build
+WORTH_BUILDING = 1 << 26  # bytes of a checkpoint from which the native backend is worth its build
 
 
 def check_backend(name: str) -> None:
@@ -19,10 +19,10 @@ def check_backend(name: str) -> None:
 
 
 def choose_backend(name: str, device: str, nbytes: int) -> str:
-    """The backend behind "auto", for a checkpoint of so many bytes; any other name as it is. Loads nothing.
+    """The backend that "auto" means for a checkpoint of `nbytes`; any other name is returned. Loads nothing.
 
-    On a CPU that is native, but for a checkpoint too small to be worth a build that has not been made; where there is
-    no compiler, or no folder for what it makes, a line on standard error says so, and it is portable.
+    On a CPU it is native, unless the kernels have not been built and the checkpoint is too small to be worth it. If
+    there is no compiler, or no folder for the kernels, a note on standard error says so, and it is portable.
     """
     check_backend(name)
     if name != "auto":
@@ -38,9 +38,9 @@ def choose_backend(name: str, device: str, nbytes: int) -> str:
 
 
 def load_backend(name: str, precise: bool = False) -> Ops:
-    """The named backend, with MindSpore behind it. Raises InputError where native cannot be built.
+    """The named backend; loads MindSpore. Raises InputError if native cannot be built.
 
-    `precise` keeps its activations and cache float32, as those of portable always are.
+    `precise` keeps activations and cache of native float32, which portable always does.
     """
     check_backend(name)
     if name == "native":

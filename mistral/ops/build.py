@@ -1,8 +1,8 @@
 """Compile the kernels for this machine on first use, and keep the libraries in the user's cache folder.
 
-There are two: the kernels (plain C++, a few seconds) and the glue that makes MindSpore operators of them (20 to 30
-seconds, for it includes MindSpore's header). A library's file name has a key of all that it was made from, so another
-source, compiler, flag or processor gives another file, and the cache may be shared by several versions.
+There are two: the kernels, plain C++, and the glue that makes MindSpore operators of them (20 to 30 seconds, since it
+includes MindSpore's header). A library's file name contains a digest of everything that it depends on, so another
+source, compiler, flag or processor gives another file, and several versions may share the cache.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
 # For the processor that this runs on. On aarch64, -march would choose its instructions and not how they are scheduled.
 NATIVE = ("-mcpu=native",) if platform.machine() == "aarch64" else ("-march=native",)
-# The units that take most of the time are compiled side by side, each on its own. All others are compiled as one,
-# because the time that they take is mostly that of the compiler's own headers.
+# The units that take longest are compiled in parallel, each on its own. All others are compiled as one unit, because
+# most of their time is spent on standard headers.
 COMPILED_ALONE = (
     "attention/online_softmax.cpp",
     "blocks/in_place.cpp",
@@ -57,11 +57,11 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True)
 class Library:
-    """A library in the cache, and how it is built.
+    """A library in the cache, and the commands that build it.
 
-    name: what it is called. key: a digest of all that the file depends on.
-    steps: groups of commands, which leave NAME.so in the folder that they run in. The commands of a group run side by
-    side; a group begins when the one before it is done.
+    name: its name. key: a digest of everything that the file depends on.
+    steps: groups of commands, which leave NAME.so in the folder that they run in. The commands of a group run in
+    parallel; a group starts when the one before it is done.
     """
 
     name: str
@@ -74,14 +74,14 @@ class Library:
         return f"{self.name}-{self.key}.so"
 
     def find(self) -> Path | None:
-        """The path of the library, or None if it has not been built or somebody else may have."""
+        """The path of the library; None if it has not been built, or another user could have written it."""
         paths = [folder / self.file for folder in library_cache.usable_folders()]
         return next((path for path in paths if library_cache.is_safe_file(path)), None)
 
     def build(self) -> Path:
-        """The path of the library, which is built if it is not there yet. Raises InputError where that fails.
+        """The path of the library, which is built if necessary. Raises InputError if that fails.
 
-        Of several processes one builds and the others wait. What a killed build has left is removed.
+        Of several processes one builds and the others wait. Files left by a killed build are removed.
         """
         found = self.find()
         if found:
@@ -105,9 +105,9 @@ class Library:
         return path
 
     def load(self, opened: Callable[[Path], Loaded]) -> Loaded:
-        """What `opened` makes of the library's file; one that cannot be loaded is built again, once.
+        """The result of `opened` for the library's file; a file that cannot be loaded is built again, once.
 
-        Raises InputError where it cannot be loaded then either.
+        Raises InputError if the new one cannot be loaded either.
         """
         path = self.build()
         try:
@@ -124,7 +124,7 @@ class Library:
 
 
 def build_all(libraries: Sequence[Library]) -> list[Path]:
-    """The paths of the libraries. Those that are not there yet are built side by side, which is told first."""
+    """The paths of the libraries. Missing ones are built in parallel, after a note on standard error."""
     if not sys.stderr.isatty() and not all(library.find() for library in libraries):
         print(COMPILING, file=sys.stderr, flush=True)  # on a terminal, `run` counts the seconds
     with ThreadPoolExecutor(len(libraries)) as pool:
@@ -132,7 +132,7 @@ def build_all(libraries: Sequence[Library]) -> list[Path]:
 
 
 def compiler() -> str | None:
-    """The path of the C++ compiler, CXX of the environment or g++ as MindSpore's builder chooses; None without one."""
+    """The path of the C++ compiler: CXX of the environment, or g++, as in MindSpore's builder; None without one."""
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
@@ -142,7 +142,7 @@ def is_built() -> bool:
 
 
 def require_native() -> None:
-    """Raise InputError, with the remedy, where there is no compiler, or no folder to keep what it makes."""
+    """Raise InputError, with the remedy, if there is no compiler, or no folder for the libraries."""
     require_compiler()
     if not is_built():
         library_cache.writable_folder()
@@ -172,13 +172,13 @@ def glue() -> Library:
 
 
 def kernels(machine: Sequence[str] = NATIVE) -> Library:
-    """The library of kernels. `machine`: compiler flags that say for which processor."""
+    """The library of kernels. `machine`: compiler flags that choose the processor."""
     cxx, flags = require_compiler(), [*FLAGS, *machine]
     units = sorted(file for file in SOURCES.rglob("*.cpp") if file.name != "glue.cpp")
     sources = [*units, *sorted(SOURCES.rglob("*.h"))]
     alone = {SOURCES / name: OWN_FLAGS.get(name, ()) for name in COMPILED_ALONE}
     together = [part for unit in units if unit not in alone for part in ("-include", str(unit))]
-    include = ("-I", str(SOURCES))  # not in the key: where the sources lie makes no difference
+    include = ("-I", str(SOURCES))  # not in the key: the path of the sources makes no difference
     rest = (cxx, *flags, *include, "-c", "-x", "c++", os.devnull, "-o", "rest.o", *together)
     objects = (*((cxx, *flags, *own, *include, "-c", str(unit)) for unit, own in alone.items()), rest)
     link = (cxx, *flags, "-shared", *(f"{unit.stem}.o" for unit in alone), "rest.o", "-o", "kernels.so")
@@ -187,7 +187,7 @@ def kernels(machine: Sequence[str] = NATIVE) -> Library:
 
 
 def key_of(sources: Sequence[Path], parts: Sequence[str]) -> str:
-    """A digest of the contents of these files and of all else that a build depends on: 16 hexadecimal digits."""
+    """A digest of the contents of these files and of the other `parts` of a build: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in [*(source.read_bytes() for source in sources), *(part.encode() for part in parts)]:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -202,7 +202,7 @@ def compiler_version(cxx: str) -> str:
 
 
 def processor() -> str:
-    """Model and instruction sets of the processor, as far as the system lists them."""
+    """Model and instruction sets of the processor, as listed by the system."""
     lines = set()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -212,9 +212,9 @@ def processor() -> str:
 
 
 def run(commands: Sequence[Sequence[str]], folder: Path) -> None:
-    """Run commands side by side in a folder, as many at a time as there are cores.
+    """Run commands in parallel in a folder, at most one for each core.
 
-    On a terminal a line counts the seconds. Raises InputError with the compiler's first message where a command fails.
+    On a terminal a line counts the seconds. Raises InputError with the compiler's first message if a command fails.
     """
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "GLOG_v": "4", "TMPDIR": str(folder)}  # there may be no other

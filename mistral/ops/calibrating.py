@@ -1,7 +1,7 @@
-"""A backend that keeps what each matrix is multiplied by: the sums of squares of its inputs.
+"""A backend for calibration: it records the sums of squares of the inputs of each matrix.
 
-Every function of the backend behind it is called as it is; only products with matrices are looked at on their way, and
-the gated feed-forward is taken apart into its products.
+It passes every call on to another backend; products with matrices are recorded, and the gated feed-forward is split
+into its products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Calibrating:
-    """The functions of `inner`, with `squares` (in,) and `tokens` of the inputs of each weight that has a name."""
+    """The functions of `inner`; `squares` (in,) and `tokens` are the sums for the inputs of each named weight."""
 
     name = "calibrating"
     fused: FusedOps | None = None
@@ -33,7 +33,7 @@ class Calibrating:
         self._last: tuple[Tensor, NDArray[np.float64]] | None = None
 
     def named(self, name: str, weight: Weight) -> None:
-        """Call a weight, which must stay alive, by a name."""
+        """Record the inputs of a weight, which must stay alive, under a name."""
         self.names[id(weight)] = name
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
@@ -42,11 +42,11 @@ class Calibrating:
         if name is not None:
             self.squares[name] = self.squares.get(name, 0.0) + self._squares_of(x)
             self.tokens[name] = self.tokens.get(name, 0) + x.shape[0]
-        # a copy: what follows is not always one operator of the kernels, which ask for the shape of a finished result
+        # a copy: what follows may ask for the shape of a result that the kernels have not finished
         return self.inner.tensor(self.inner.linear(x, weight).asnumpy())
 
     def _squares_of(self, x: Tensor) -> NDArray[np.float64]:
-        """The sums of squares (in,) of x (T, in), which several matrices may be given one after the other."""
+        """The sums of squares (in,) of x (T, in), computed once for successive matrices with the same input."""
         if self._last is None or self._last[0] is not x:
             self._last = x, np.square(x.asnumpy()).sum(0, dtype=np.float64)
         return self._last[1]
@@ -54,12 +54,12 @@ class Calibrating:
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
         """w2(silu(w1 x) * w3 x), x (T, D)."""
         gate = self.linear(x, w1).asnumpy()
-        with np.errstate(over="ignore"):  # exp of a large number: the quotient is then 0, as it should be
+        with np.errstate(over="ignore"):  # exp of a large number: the quotient is then 0, which is correct
             hidden = gate / (1 + np.exp(-gate)) * self.linear(x, w3).asnumpy()
         return self.linear(self.inner.tensor(hidden), w2)
 
     def weight(self, array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
-        """A weight as the backend behind wants it."""
+        """A weight in the form of the inner backend."""
         return self.inner.weight(array)
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
@@ -75,7 +75,7 @@ class Calibrating:
         return self.inner.rms_norm(x, weight, eps)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d)."""
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before rotation -> (T, H * d)."""
         return self.inner.attention(q, k, v, rotation, view)
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
@@ -91,7 +91,7 @@ class Calibrating:
         return self.inner.score(x, gate)
 
     def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
+        """Softmax over the K largest of logits (T, E) -> weights (T, K) and, on the host, their indices (T, K)."""
         return self.inner.route(logits, experts_per_token)
 
     def take(self, x: Tensor, indices: NDArray[np.int64]) -> Tensor:

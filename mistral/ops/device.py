@@ -1,4 +1,4 @@
-"""Where MindSpore computes, on how many threads, and the lock that lets one thread at a time do so."""
+"""The device and threads that MindSpore uses, and the lock that lets one thread at a time use it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mistral.limits import address_space, data_memory, whole_cpus
 
 DEVICES = ("auto", "CPU", "Ascend")
 MAX_THREADS = 1024
-# Bytes that MindSpore and the smallest model take (2.06 and 1.34 GB on 2 cores), and some more
+# Bytes that MindSpore and the smallest model need (2.06 and 1.34 GB on 2 cores), with a margin
 ADDRESS_SPACE, DATA_MEMORY = 23 * 10**8, 15 * 10**8
 
 device_lock = threading.RLock()
-"""Held by whoever has MindSpore do anything: run an operator, make or copy a tensor, choose a device.
+"""Held during every use of MindSpore: to run an operator, make or copy a tensor, or choose a device.
 
-One for the process, not one for each model or backend: MindSpore keeps state that all of its operators share, and with
-two threads in it at once the process ends in a segmentation fault, whether or not they use the same model. Operators
-already compute on all cores, so that taking turns costs no speed. A thread may take the lock again while it holds it.
+There is one lock for the process, not one for each model or backend: all operators share state in MindSpore, and two
+threads in it at once cause a segmentation fault, even with different models. Operators already compute on all cores, so
+that taking turns costs no speed. The lock is reentrant.
 """
 
 
 def check_device(device: str, threads: int | None = None) -> None:
-    """Raise InputError for a device name or a number of threads that cannot be. Loads nothing."""
+    """Raise InputError for an invalid device name or number of threads. Loads nothing."""
     if device not in DEVICES:
         raise InputError(f"choose one of {', '.join(DEVICES)}", option="device", value=device)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
@@ -37,11 +37,11 @@ def check_device(device: str, threads: int | None = None) -> None:
 
 
 def start_device(device: str = "auto", threads: int | None = None) -> str:
-    """Select the device -> its name; "auto" is an Ascend processor where there is one. Before the first operator.
+    """Select the device, before the first operator runs -> its name; "auto" is Ascend where there is one.
 
-    `threads` takes effect only where MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one
-    for each core this process may use. Raises InputError where the device cannot be had, the shell allows too
-    little memory, or there is no working or temporary folder.
+    `threads` takes effect only if MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one for each
+    core this process may use. Raises InputError if the device is not available, the shell allows too little memory, or
+    there is no working or temporary folder.
     """
     check_device(device, threads)
     check_surroundings()
@@ -65,7 +65,7 @@ def start_device(device: str = "auto", threads: int | None = None) -> str:
 
 
 def check_surroundings() -> None:
-    """Raise InputError where the working folder was removed, or no temporary one can be written.
+    """Raise InputError if the working folder was removed, or no temporary folder is writable.
 
     MindSpore's import needs both, and aborts the process without them.
     """
@@ -80,7 +80,7 @@ def check_surroundings() -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Settle how many threads `start_device` will find; before that only where kernels run without MindSpore."""
+    """Set the number of threads, before MindSpore is imported. Called directly where kernels run without MindSpore."""
     if "mindspore" not in sys.modules:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
         if threads or "OMP_NUM_THREADS" not in os.environ:
@@ -96,8 +96,8 @@ def thread_count() -> int:
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Ctrl-C takes effect at the end of this: MindSpore imported by half aborts the process, with pages of traces."""
-    elsewhere = threading.current_thread() is not threading.main_thread()  # where signals never arrive
+    """Delay Ctrl-C to the end of the block: interrupting MindSpore's import aborts the process with pages of traces."""
+    elsewhere = threading.current_thread() is not threading.main_thread()  # signals arrive only on the main thread
     if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as after nohup
         yield
         return
@@ -105,10 +105,10 @@ def _ctrl_c_waits() -> Iterator[None]:
 
     def press(number: int, frame: FrameType | None) -> None:
         presses.append(number)
-        with suppress(KeyboardInterrupt):  # whoever answers Ctrl-C may say at once that it has been heard
+        with suppress(KeyboardInterrupt):  # the handler may show at once that Ctrl-C was received
             before(number, frame) if callable(before) else None
 
-    if before not in (signal.SIG_IGN, None):  # ignored, or not Python's to set back
+    if before not in (signal.SIG_IGN, None):  # not ignored, and Python can restore it
         signal.signal(signal.SIGINT, press)
     try:
         yield
@@ -120,15 +120,15 @@ def _ctrl_c_waits() -> Iterator[None]:
 
 
 def _cores() -> int:
-    """Cores that this process may use, and no more than a container's share of them is worth."""
+    """Cores that this process may use, within a container's processor quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, whole_cpus() or cores)
 
 
 def require_address_space() -> None:
-    """Raise InputError where a limit of the shell leaves less than MindSpore needs: it would end without a word.
+    """Raise InputError if a limit of the shell leaves less memory than MindSpore needs: it would end without a message.
 
-    Nothing is asked where MindSpore is there already.
+    Nothing is checked if MindSpore is already imported.
     """
     if "mindspore" in sys.modules:
         return

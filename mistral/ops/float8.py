@@ -1,4 +1,4 @@
-"""Weights of 8-bit floats: E4M3 (OCP 8-bit floating point specification, 2023), all of a matrix under one scale."""
+"""FP8 weights: E4M3 (OCP 8-bit floating point specification, 2023), with one scale for each matrix."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class Float8:
         return self.values.nbytes + 4
 
     def dense(self) -> NDArray[np.float32]:
-        """The weights (out, in) as float32: each product is rounded once."""
+        """The weights (out, in) as float32, value * scale, each product rounded once."""
         table = np.arange(256, dtype=np.uint8).view(FLOAT8).astype(np.float32) * self.scale
         return table[self.values.view(np.uint8)]

@@ -1,7 +1,7 @@
-"""The arithmetic of the model: one set of functions, so that a faster implementation slots in behind the same names.
+"""The arithmetic of the model: one set of functions, which each backend implements.
 
-A model is given its backend when it is built; there is no process-wide choice. Nothing here knows of the model: what
-attention asks of a cache is the `AttentionView` below.
+A model gets its backend when it is built; there is no process-wide choice. Nothing here depends on the model: attention
+sees its cache through the `AttentionView` below.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix (out, in) or vector: a float32 tensor, or on the native backend a note of where it lies."""
+    """A matrix (out, in) or vector. `data` is a float32 tensor, or on the native backend a handle of mapped memory."""
 
     data: Any
 
@@ -33,14 +33,14 @@ class Weight:
 
     @property
     def dtype(self) -> str:
-        """As the backend holds it: such as "float32", "bfloat16", "float8" or "Q4_K"."""
+        """The type that the backend holds, such as "float32", "bfloat16", "float8" or "Q4_K"."""
         found = self.data.dtype
         return found if isinstance(found, str) else str(found).lower()
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A root mean square normalisation: its weight (D,), and what is added to the mean square."""
+    """A root mean square normalisation: its weight (D,), and the eps that is added to the mean square."""
 
     weight: Weight
     eps: float
@@ -48,10 +48,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Rotation:
-    """How the queries and keys of a step's T tokens are turned: by the rotary embedding at their positions.
+    """The rotary embedding of a step's T tokens, by which their queries and keys are rotated.
 
-    cos, sin (T, d): each value twice, for the two elements of a pair. query_factors (T,): what queries are multiplied
-    by after that; None: nothing.
+    cos, sin (T, d): each value twice, for the two elements of a pair. query_factors (T,): factors of the rotated
+    queries; None: 1.
     """
 
     cos: Tensor
@@ -60,10 +60,10 @@ class Rotation:
 
 
 class AttentionView(Protocol):
-    """One layer's past and plan during one step of B rows, as attention sees them.
+    """The cache of one layer during one step of B rows, as attention sees it.
 
-    `index` counts the rows of the step, from 0 to B - 1. A backend either goes row by row, with `extend` and `blocks`,
-    or takes all rows at once, with the other fields, and then writes new keys and values into `stored` itself.
+    `index` is the number of a row in the step, from 0 to B - 1. A backend either computes row by row, with `extend` and
+    `blocks`, or all rows at once, with the other fields; then it writes new keys and values into `stored` itself.
     """
 
     seqlens: Sequence[int]  # (B,) new tokens of each row; their sum is T
@@ -72,16 +72,16 @@ class AttentionView(Protocol):
     window: int | None  # positions that a query sees, itself included; None: all
 
     def extend(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the t new keys and values (KV, t, d) of row `index`; return the S to score its queries against."""
+        """Store the t new keys and values (KV, t, d) of row `index` -> the S keys and values (KV, S, d) to score."""
 
     def blocks(self, index: int) -> Iterable[tuple[slice, slice, Tensor | None]]:
-        """For each block of queries of row `index` that is scored at once: which of its t new tokens they are, against
-        which of the S keys, and the mask to add to the scores, float32 (queries, keys); None adds nothing.
+        """For each block of queries of row `index` that is scored at once: the slice of its t new tokens, the slice of
+        the S keys, and the mask to add to the scores, float32 (queries, keys); None adds nothing.
         """
 
 
 class FusedOps(Protocol):
-    """Whole transformer blocks in one operator. Weights are looked up once, when the handle of a block is made."""
+    """Whole transformer blocks in one operator. The weights of a block are passed once, when its handle is made."""
 
     def block(
         self,
@@ -93,7 +93,7 @@ class FusedOps(Protocol):
         experts: Sequence[Sequence[Weight]],
         experts_per_token: int,
     ) -> Any:
-        """A handle of x + wo(attention(wq n, wk n, wv n)) = h, then h + feed_forward(rms_norm(h)), n = rms_norm(x).
+        """A handle of a block: n = rms_norm(x), h = x + wo(attention(wq n, wk n, wv n)), h + feed_forward(rms_norm(h)).
 
         projections: wq, wk, wv, wo. experts: w1, w2, w3 of each; without a gate there is one, which all tokens use.
         """
@@ -102,22 +102,22 @@ class FusedOps(Protocol):
         """The blocks of these handles one after the other, each with its own view: x (T, D) -> (T, D)."""
 
     def feed_forward_half(self, block: Any, x: Tensor) -> Tensor:
-        """What comes after attention: h (T, D) -> h + feed_forward(rms_norm(h))."""
+        """The part of a block after attention: h (T, D) -> h + feed_forward(rms_norm(h))."""
 
 
 class Ops(Protocol):
     """What a backend provides; `mistral/ops/portable.py` is the definition of each function.
 
-    Shape letters: T tokens of all rows laid end to end, D dim, F hidden_dim, H heads, KV key and value heads,
+    Shape letters: T tokens of all rows, row after row, D dim, F hidden_dim, H heads, KV key and value heads,
     d head_dim, V vocabulary, E experts, K experts per token.
     """
 
-    name: str  # as users choose it, such as "native"
-    SLOT_BYTES: int  # of each element in a cache
-    fused: FusedOps | None  # for a backend that has blocks as one operator
+    name: str  # the name in `--backend`, such as "native"
+    SLOT_BYTES: int  # bytes of each element in a cache
+    fused: FusedOps | None  # whole blocks in one operator; None for a backend without them
 
     def weight(self, array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
-        """A weight as this backend wants it, of float32, float16, bfloat16, 8-bit floats, or blocks."""
+        """An array in this backend's own form, from float32, float16, bfloat16, 8-bit floats, or blocks."""
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """A host array on the device."""
@@ -132,13 +132,13 @@ class Ops(Protocol):
         """x (T, D) over its root mean square, times weight (D,)."""
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d).
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before rotation -> (T, H * d).
 
-        `view` is written.
+        The new keys and values are stored in the cache of `view`.
         """
 
     def new_slots(self, shape: tuple[int, ...]) -> Tensor:
-        """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""
+        """Empty slots (KV, slots, d) of a cache, with `SLOT_BYTES` bytes for each element."""
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y, of one shape."""
@@ -147,10 +147,10 @@ class Ops(Protocol):
         """w2(silu(w1 x) * w3 x), x (T, D)."""
 
     def score(self, x: Tensor, gate: Weight) -> Tensor:
-        """x (T, D) times the transpose of a router (E, D) -> (T, E), in full precision."""
+        """x (T, D) times the transpose of a router (E, D) -> (T, E); x is not rounded."""
 
     def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
+        """Softmax over the K largest of logits (T, E) -> weights (T, K) and, on the host, their indices (T, K)."""
 
     def take(self, x: Tensor, indices: NDArray[np.int64]) -> Tensor:
         """Rows `indices` (n,) of x (T, D) -> (n, D)."""

@@ -1,7 +1,7 @@
-"""Where compiled libraries are kept: folders in which nobody else can have put a file.
+"""The folders of compiled libraries, into which no other user can have put a file.
 
-A library's code runs as soon as it is loaded. So a folder is used only if it and all that lead to it belong to this
-user or root and nobody else may write there, and a file in it only if that holds for the file, too.
+A library's code runs as soon as it is loaded. So a folder is used only if it and its parents belong to this user or
+root and nobody else may write there; the same holds for a file in it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import platformdirs
 from mistral.errors import InputError, setting
 
 NAME = "mistral-mindspore"
-KEPT = 24  # builds of one library that stay, those last used: less than 1 MB each
+KEPT = 24  # most recently used builds of one library that are kept: less than 1 MB each
 PORTABLE = f"use {setting('backend')} portable"
 
 
 def user_folder() -> Path:
-    """The folder of this program in the user's cache, whether it is there or not; XDG_CACHE_HOME moves it."""
+    """The folder of this program in the user's cache, which may not exist; XDG_CACHE_HOME moves it."""
     return platformdirs.user_cache_path(NAME, appauthor=False)
 
 
 def temporary_folder() -> Path | None:
-    """The user's own folder among temporary files, whether it is there or not; None where none can be written."""
+    """The user's own folder in the temporary folder, which may not exist; None if no temporary folder is writable."""
     try:
         return Path(tempfile.gettempdir()) / f"{NAME}-{os.getuid()}"
     except OSError:
@@ -36,16 +36,16 @@ def temporary_folder() -> Path | None:
 
 
 def usable_folders() -> list[Path]:
-    """The folders to look for libraries in that are there and safe: the user's cache, then the temporary folder."""
+    """The existing and safe folders to look for libraries in: the user's cache, then the temporary folder."""
     user, temporary = user_folder(), temporary_folder()
     found = [user] if is_safe_path(user) else []
     return [*found, temporary] if temporary and is_private(temporary) else found
 
 
 def writable_folder() -> Path:
-    """The user's cache if it is safe and can be written, else the temporary folder; made where it does not exist.
+    """The user's cache if it is safe and writable, otherwise the temporary folder; created if necessary.
 
-    Raises InputError, with the remedy, if neither can be had.
+    Raises InputError, with the remedy, if neither can be used.
     """
     user, temporary = user_folder(), temporary_folder()
     for folder in (user, temporary):
@@ -67,9 +67,9 @@ def writable_folder() -> Path:
 
 
 def is_safe_path(folder: Path) -> bool:
-    """Whether a folder is there and only this user and root can have put anything into it.
+    """Whether a folder exists and only this user and root can have put files into it.
 
-    Folders that lead to it may be written by others only if nobody can rename what is another's there (sticky).
+    Others may write to its parents only if these are sticky: files there can be renamed by their owner alone.
     """
     try:
         real = folder.resolve(strict=True)
@@ -80,7 +80,7 @@ def is_safe_path(folder: Path) -> bool:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder among temporary files is one of this user's alone, and no link."""
+    """Whether a folder in the temporary folder belongs to this user alone, and is not a link."""
     try:
         found = folder.lstat()
     except OSError:
@@ -91,18 +91,18 @@ def is_private(folder: Path) -> bool:
 def is_ours(path: Path, sticky: bool = False) -> bool:
     """Whether a file or folder is this user's or root's and no other may write to it. Raises OSError without one.
 
-    A group that may is accepted if it is the user's own (of the user's number, as many systems make it) or root's.
-    `sticky`: others may write to a folder where they can rename only what is theirs.
+    A group with write access is accepted if it is the user's own (with the user's id as its id, as many systems make
+    it) or root's. `sticky`: others may write to a sticky folder, where they can rename only their own files.
     """
     found = path.lstat()
-    if stat.S_ISLNK(found.st_mode):  # of whom, says its owner; who may write is asked of where it leads
+    if stat.S_ISLNK(found.st_mode):  # its owner counts; the permissions are those of its target
         return found.st_uid in (0, os.getuid())
     others = found.st_mode & 0o002 or (found.st_mode & 0o020 and found.st_gid not in (0, os.getuid()))
     return found.st_uid in (0, os.getuid()) and (not others or (sticky and bool(found.st_mode & stat.S_ISVTX)))
 
 
 def is_safe_file(path: Path) -> bool:
-    """Whether a library is there, no link, and only this user and root can have written it."""
+    """Whether a library exists, is not a link, and only this user and root can have written it."""
     try:
         return stat.S_ISREG(path.lstat().st_mode) and is_ours(path)
     except OSError:
@@ -110,9 +110,9 @@ def is_safe_file(path: Path) -> bool:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a library has all its bytes, as far as its header tells: loading one cut short can end the process.
+    """Whether a library is complete, as far as its header says: loading a truncated one can kill the process.
 
-    The last part of an ELF file is the table of its sections, whose place the header has.
+    The last part of an ELF file is its section header table, whose offset is in the file header.
     """
     if not sys.platform.startswith("linux"):
         return True
@@ -126,12 +126,12 @@ def is_whole(path: Path) -> bool:
 
 
 def open_new(path: Path) -> int:
-    """A file to write at `path`, which no link may stand for -> its descriptor."""
+    """Open or create a file for writing at `path`, which must not be a link -> its descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def move_in(built: Path, path: Path) -> None:
-    """Give a file that was built its name in the cache, after all its bytes are on the disk."""
+    """Rename a file that was built to its name in the cache, after its bytes are on disk."""
     built.chmod(0o700)
     for each, replace in ((built, True), (path.parent, False)):
         number = os.open(each, os.O_RDONLY)
@@ -144,13 +144,13 @@ def move_in(built: Path, path: Path) -> None:
 
 
 def note_use(path: Path) -> None:
-    """Make a library one of the last used."""
+    """Mark a library as just used."""
     with contextlib.suppress(OSError):  # root's, or on a disk that cannot be written
         os.utime(path)
 
 
 def prune(path: Path, name: str) -> None:
-    """Remove builds of the library `name` beside the one at `path`: all but the KEPT last used."""
+    """Remove old builds of the library `name`; the one at `path` and the most recently used stay, KEPT in all."""
     others = [(each.lstat().st_mtime, each) for each in path.parent.glob(f"{name}-*.so") if each != path]
     for _, old in sorted(others)[: max(0, len(others) + 1 - KEPT)]:
         old.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Files that a model reads its weights from for as long as it lives, and what happens when one becomes shorter.
+"""Memory-mapped files that a model reads its weights from, and what happens when one is truncated.
 
-Reading a mapping beyond the end of its file raises SIGBUS, which ends a process without a word. Two things are done
-about it: lengths are compared before each step, and where the kernels are loaded, a handler of theirs writes a line.
+Reading a mapping beyond the end of its file raises SIGBUS, which ends a process without a message. So lengths are
+checked before each step, and, where the kernels are loaded, their signal handler writes an error.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ SHORTENED = "was shortened while in use; put the whole file back and start again
 
 @dataclass(frozen=True)
 class MappedFiles:
-    """Mapped files, by their paths."""
+    """Mapped files by path."""
 
     files: Mapping[Path, mmap.mmap]
 
     def require_whole(self) -> None:
-        """Raise InputError for a file that is shorter than what is mapped of it: about a microsecond a file."""
+        """Raise InputError for a file that is shorter than its mapping. Takes about a microsecond per file."""
         for path, buffer in self.files.items():
             if buffer.size() < len(buffer):
                 raise InputError(f"{path}: {SHORTENED}")
 
     def guard(self) -> None:
-        """Let the kernels' handler end the process with a line, and code 2, if one becomes shorter while it is read.
+        """Let the kernels' signal handler end the process with an error and code 2 if a file is truncated while read.
 
-        In force for as long as the files are mapped. Raises InputError where the kernels cannot be built.
+        This holds as long as the files are mapped. Raises InputError if the kernels cannot be built.
         """
         library = build.kernels().load(lambda path: ctypes.CDLL(str(path)))
         for path, buffer in self.files.items():

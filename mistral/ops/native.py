@@ -1,11 +1,11 @@
-"""CPU kernels behind the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
+"""CPU kernels for the functions of `mistral/ops/portable.py`, compiled for the machine on first use.
 
-Weights stay as they lie in the file. Weights of bfloat16 and of 8-bit floats multiply activations rounded to bfloat16.
-Weights in blocks multiply activations rounded to 8 bits of the largest in their block of 32 or 256. float32 and float16
-weights multiply float32 activations; with `precise` all weights do, and the cache is float32.
+Weights are used in the mapped file, in its own type. For products with bfloat16 and FP8 weights, activations are
+rounded to bfloat16; with block-quantized weights, to 8-bit integers with one scale per block of 32 or 256. With float32
+and float16 weights they stay float32. With `precise` they stay float32 for all weights, and the cache is float32.
 
-Keys and values are rounded as the cache holds them before they are used, and every sum is formed in one order, so that
-a result is the same bit for bit in any batch and any chunks.
+Keys and values are rounded to the type of the cache before they are used, and every sum has a fixed order, so that a
+result is the same bit for bit in any batch and with any chunk size.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ NO_WINDOW = 1 << 40  # positions, more than there are
 TYPES = {
     "float32": 0, "bfloat16": 1, "float16": 2, "float8": 3, "Q8_0": 4, "Q4_0": 5, "Q4_1": 6, "Q5_0": 7, "Q5_1": 8,
     "IQ4_NL": 9, "Q4_K": 10, "Q5_K": 11, "Q6_K": 12, "IQ4_XS": 13,
-}  # as kernels.h numbers them  # fmt: skip
+}  # the numbers in kernels.h  # fmt: skip
 
 
 @dataclass(frozen=True)
 class InPlace:
-    """A weight where it lies: its shape, its dtype, the kernels' handle, and the arrays that keep the memory alive."""
+    """A weight in memory that is not copied: shape, dtype, the kernels' handle, and the arrays that own the memory."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -45,12 +45,12 @@ class InPlace:
 
 
 class Native:
-    """The backend. Raises InputError where it cannot be built."""
+    """The native backend. Raises InputError if its kernels cannot be built."""
 
     name = "native"
 
     def __init__(self, precise: bool = False, machine: Sequence[str] = build.NATIVE) -> None:
-        """`precise` keeps activations and cache float32; `machine`: compiler flags that say for which processor."""
+        """`precise` keeps activations and cache float32; `machine`: compiler flags that choose the processor."""
         glue, kernels = build.glue(), build.kernels(machine)
         build.build_all([glue, kernels])
         self.extension = glue.load(load_extension)
@@ -61,7 +61,7 @@ class Native:
         self.SLOT_BYTES = 4 if precise else 2
 
     def weight(self, array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
-        """A weight of the array's own type, in place where its rows lie end to end (a memory map stays one)."""
+        """A weight of the array's own type, used in place if it is contiguous (a memory map stays one)."""
         parts: list[NDArray[Any]]
         if isinstance(array, BlockQuantized):
             parts, dtype = [array.values], array.kind.name
@@ -92,9 +92,9 @@ class Native:
         return self.library.rms_norm(x, weight.data.handle, eps)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-        """Attention of a step: q (T, H * d), k and v (T, KV * d), before they are turned -> (T, H * d).
+        """Attention of a step: q (T, H * d), k and v (T, KV * d), before rotation -> (T, H * d).
 
-        `view` is written.
+        The new keys and values are stored in the cache of `view`.
         """
         widths = int(q.shape[1]), int(k.shape[1])
         return self.library.attention(q, k, v, angles(rotation), *cache_arguments(view), *widths)
@@ -104,7 +104,7 @@ class Native:
         return portable.tensor(np.zeros(shape, np.float32 if self.precise else np.uint16))
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + y, of one shape. MindSpore's own operators would wake its threads, which then spin for 0.1 s."""
+        """x + y, of one shape, by NumPy: MindSpore's operators would wake its threads, which then spin for 0.1 s."""
         return portable.tensor(x.asnumpy() + y.asnumpy())
 
     def feed_forward(self, x: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
@@ -112,11 +112,11 @@ class Native:
         return self.library.feed_forward(x, handles((w1, w2, w3)))
 
     def score(self, x: Tensor, gate: Weight) -> Tensor:
-        """x (T, D) times the transpose of a router (E, D) -> (T, E); x is not rounded, lest it change experts."""
+        """x (T, D) times the transpose of a router (E, D) -> (T, E); rounding x could change the chosen experts."""
         return self.library.linear(x, gate.data.handle, True)
 
     def route(self, logits: Tensor, experts_per_token: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """Softmax over the K largest of logits (T, E): their weights (T, K) and, on the host, their indices (T, K)."""
+        """Softmax over the K largest of logits (T, E) -> weights (T, K) and, on the host, their indices (T, K)."""
         return portable.route(logits, experts_per_token)
 
     def take(self, x: Tensor, indices: NDArray[np.int64]) -> Tensor:
@@ -139,9 +139,9 @@ class Native:
 
 
 class FusedKernels:
-    """Whole blocks in one operator, where composing a block takes about ten. See `FusedOps`.
+    """Whole blocks in one operator; composed, each block takes about ten. See `FusedOps`.
 
-    A handle of a block holds those of its weights; the weights themselves must be kept as long as it is used.
+    The handle of a block holds the handles of its weights; the weights themselves must live as long as it is used.
     """
 
     def __init__(self, extension: Any, library: Any) -> None:
@@ -176,7 +176,7 @@ class FusedKernels:
         return self.library.transformer_blocks(x, blocks, angles(rotation), caches, sizes)
 
     def feed_forward_half(self, block: Any, x: Tensor) -> Tensor:
-        """What comes after attention, (T, D) -> (T, D)."""
+        """The part of a block after attention, (T, D) -> (T, D)."""
         return self.library.feed_forward_half(x, block)
 
 
@@ -186,13 +186,13 @@ def handles(weights: Sequence[Weight]) -> list[Any]:
 
 
 def angles(rotation: Rotation) -> list[Tensor]:
-    """What the kernels want of a rotation: cosines and sines, and the factors of queries where there are any."""
+    """The kernels' arguments for a rotation: cosines and sines, and the factors of queries if there are any."""
     factors = rotation.query_factors
     return [rotation.cos, rotation.sin] if factors is None else [rotation.cos, rotation.sin, factors]
 
 
 def cache_arguments(view: AttentionView) -> tuple[list[Tensor], list[int], int]:
-    """What the kernels want of a view: keys and values of each row; its tokens, those before and slots; the window."""
+    """The kernels' arguments: each row's keys and values; its new tokens, tokens before and slots; the window."""
     caches: list[Tensor] = []
     sizes: list[int] = []
     for seqlen, before, stored in zip(view.seqlens, view.before, view.stored, strict=True):

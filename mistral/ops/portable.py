@@ -1,7 +1,8 @@
 """The readable definition of every function of a backend, in MindSpore operators that exist on CPU and on Ascend.
 
 Everything is float32: on a CPU it is the only dtype for which MindSpore's own operators are both complete and fast.
-Elementwise operators take operands of equal shape: on a CPU, broadcasting costs eight times what `tile` and they do.
+Elementwise operators get operands of equal shape: on a CPU, broadcasting takes eight times as long as `tile` and the
+operator on its result.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from mistral.ops.float8 import Float8
 from mistral.ops.interface import AttentionView, FusedOps, Rotation, Weight
 
 name = "portable"
-SLOT_BYTES = 4  # of each element in a cache
-fused: FusedOps | None = None  # here a block is composed of the functions below
+SLOT_BYTES = 4  # bytes of each element in a cache
+fused: FusedOps | None = None  # a block is composed of the functions below
 # A weight is stored (out, in). The functional `dense` copies its transpose at every call; this operator does not.
 _matmul_transposed = ops.MatMul(transpose_b=True)
 _batch_matmul = ops.BatchMatMul()
@@ -29,7 +30,7 @@ _batch_matmul_transposed = ops.BatchMatMul(transpose_b=True)
 
 
 def weight(array: NDArray[Any] | Float8 | BlockQuantized) -> Weight:
-    """A float32 weight. float32 input is used in place (a memory map stays one); all other is widened."""
+    """A float32 weight. float32 input is used in place (a memory map stays one); other types are widened."""
     if isinstance(array, Float8 | BlockQuantized):
         array = array.dense()
     if array.dtype.name == "bfloat16":  # bfloat16 is the upper half of a float32
@@ -82,7 +83,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention of one sequence (arXiv:2305.13245).
 
     q (T, H, d); k and v (KV, S, d); mask (T, S) is added to the scores, None adds nothing. Returns (T, H, d).
-    Query head h uses key head h // (H / KV): the queries of a group are laid end to end, so keys are never repeated.
+    Query head h uses key head h // (H / KV): the queries of a group are stacked, so keys are never copied.
     """
     tokens, heads, head_dim = q.shape
     kv_heads, keys = k.shape[0], k.shape[1]
@@ -99,7 +100,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: AttentionView) -> Tensor:
-    """Attention of a step: each row's queries over its own past and new keys, which `view` stores and hands out.
+    """Attention of a step: each row's queries over its own past and new keys, which `view` stores and returns.
 
     q (T, H * d), k and v (T, KV * d), before the rotary embedding. Returns (T, H * d).
     """
@@ -121,14 +122,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, view: Attenti
 
 
 def _part(x: Tensor, axis: int, span: slice) -> Tensor:
-    """A slice of x along axis 0 or 1; x itself, with no operator run, where that is all of it."""
+    """A slice of x along axis 0 or 1; x itself, without running an operator, if that is all of it."""
     if span == slice(0, x.shape[axis]):
         return x
     return x[span] if axis == 0 else x[:, span]
 
 
 def new_slots(shape: tuple[int, ...]) -> Tensor:
-    """Empty slots (KV, slots, d) of a cache, `SLOT_BYTES` for each element."""
+    """Empty slots (KV, slots, d) of a cache, with `SLOT_BYTES` bytes for each element."""
     return tensor(np.zeros(shape, np.float32))
 
 

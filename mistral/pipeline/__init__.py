@@ -1,5 +1,6 @@
-"""A model whose layers are spread over the ranks of an MPI job.
+"""Pipeline parallelism: a model whose layers are split over the ranks of an MPI job.
 
-launch (what mpirun says), world (messages and failure), split (layers to ranks), orders and stage (what a rank does),
-engine (what the first rank drives), shared_checkpoint (files spread over machines).
+launch (the environment that mpirun sets), world (messages and failure), split (layers to ranks), orders (messages of
+the first rank), relay (activations), follower (the other ranks), engine (the first rank), shared_checkpoint (files
+distributed over machines).
 """

@@ -1,14 +1,10 @@
-"""The engine of a model whose layers are spread over the ranks of an MPI job, driven by the first of them.
+"""The engine of a model whose layers are split over the ranks of an MPI job; it runs on the first rank.
 
-The first rank says what every rank shall do: rows join and leave, micro-batches pass. Its orders reach a rank in the
-order in which they were given, and so do activations, float32 (T, D), from the stage before; an order says how many
-tokens come. The last rank runs the head on the tokens whose logits are needed, chooses ids, and sends these with their
-log-probabilities to the first rank: logits never leave the last rank, and no other rank samples. Nobody but the first
-rank decides when a row ends, so all end on the same token.
-
-Every stage takes the micro-batches in the order in which the first stage began them, one after the other. So a stage
-that waits always waits for the one before it, and the first for a result of the last: nobody can wait in a circle as
-long as the first stage stops for a result only while a micro-batch is in flight.
+The first rank sends orders to all ranks: rows join and leave, micro-batches start. Orders arrive in the order in which
+they were sent, and so do activations, float32 (T, D), from the stage before; an order says how many tokens they have.
+The last rank runs the head on the tokens whose logits are needed, samples, and sends ids and log-probabilities to the
+first rank: logits never leave the last rank, and no other rank samples. Only the first rank decides when a row ends, so
+all end on the same token. mistral/engine/micro_batches.py says why there is no deadlock.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from mistral.pipeline.world import ORDER, REPLY, World
 
 
 class PipelineEngine(Engine):
-    """An engine over all stages, on the first rank; the other ranks follow its orders (see `Follower`)."""
+    """An engine that spans all stages, on the first rank; the other ranks execute its orders (see `Follower`)."""
 
     def __init__(
         self,
@@ -40,7 +36,10 @@ class PipelineEngine(Engine):
         max_context: int | None = None,
         num_micro_batches: int | None = None,
     ) -> None:
-        """`num_micro_batches` under way at once, at most; the scheduler chooses where it is left out."""
+        """`num_micro_batches`: the most in the pipeline at once; by default the scheduler chooses.
+
+        Raises InputError on another rank than the first, and for options out of range.
+        """
         if world.rank:
             raise InputError(f"rank {world.rank} does not drive the pipeline: call serve here, and drive on the first")
         self.world, self.num_pipeline_ranks, self.num_micro_batches = world, world.size, num_micro_batches
@@ -63,7 +62,7 @@ class PipelineEngine(Engine):
             self.world.send(order, rank, ORDER)
 
     def _order(self, order: RowOrder) -> None:
-        """Tell every rank; of a snapshot, each its own layers."""
+        """Send an order to every rank; of a snapshot, each gets its own layers."""
         self._teach(order)
         if not isinstance(order, Restore):
             self._tell(order)
@@ -77,7 +76,7 @@ class PipelineEngine(Engine):
                 self.stage.apply(replace(order, snapshot=part))
 
     def _teach(self, order: RowOrder) -> None:
-        """Give the last rank the vocabulary of a row's grammar, where it does not have it yet."""
+        """Send the vocabulary of a row's grammar to the last rank, if it does not have it yet."""
         sampling = None if isinstance(order, Park | Leave | Rewind) else order.sampling
         table = sampling.constraint.table if sampling and sampling.constraint else None
         if table is not None and table is not self._taught:
@@ -88,9 +87,9 @@ class PipelineEngine(Engine):
         return self._rooms
 
     def export(self, row: int, ids: Sequence[int], copy: bool = True) -> Snapshot:
-        """What the caches of all stages hold of a row, whose tokens are `ids`; see `Engine.export`.
+        """A snapshot of a row in all stages, whose tokens are `ids`; see `Engine.export`.
 
-        The other stages' part is always a copy, which came by a message.
+        The parts of other stages are always copies, which were received as messages.
         """
         self._require_copy(range(self.args.n_layers), len(ids))
         while self._flying:
@@ -101,8 +100,8 @@ class PipelineEngine(Engine):
         return replace(found, layers={layer: held for part in parts for layer, held in part.layers.items()})
 
     def submit(self, work: Sequence[Work]) -> int:
-        """Begin a micro-batch: this stage's part of it -> a ticket."""
-        x, metadata = self.stage.embed(work), self.stage.begin(work)  # before others wait for what cannot come
+        """Start a micro-batch and run this stage -> a ticket."""
+        x, metadata = self.stage.embed(work), self.stage.begin(work)  # may raise: before other ranks are told
         self._tell(Step(tuple(work)))
         tell = self._layer_counter(work)
 
@@ -117,17 +116,17 @@ class PipelineEngine(Engine):
         return ticket
 
     def collect(self, ticket: int) -> list[Outcome]:
-        """What came of a micro-batch; waits for the last stage."""
+        """Wait for a micro-batch, which ends on the last stage -> the outcome of each piece of work."""
         while ticket not in self._outcomes:
             self._receive()
         return self._settled(ticket)
 
     def _receive(self) -> None:
-        """Wait for what came of the oldest micro-batch that is under way."""
+        """Wait for the outcomes of the oldest micro-batch in flight."""
         self._outcomes[self._flying.popleft()] = self.world.receive(self.world.size - 1, REPLY)
 
     def close(self, result: object = None) -> None:
-        """Let the other ranks go, with a result for `serve` to return or an InputError for it to raise."""
+        """Release the other ranks, with a result that their `serve` returns, or an InputError that it raises."""
         while self._flying:
             self._receive()
         self._tell(Close(result))
@@ -135,6 +134,6 @@ class PipelineEngine(Engine):
 
 
 def check_micro_batches(number: int | None) -> None:
-    """Raise InputError for a number of micro-batches that cannot be."""
+    """Raise InputError for a number of micro-batches below 1."""
     if number is not None and number < 1:
         raise InputError("must be at least 1", option="num_micro_batches", value=number)

@@ -1,4 +1,4 @@
-"""A rank that is not the first: it does what it is told, in order."""
+"""A rank after the first: it executes the first rank's orders, in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Follower:
         self._arriving: deque[Arrival] = deque()
 
     def serve(self) -> object:
-        """Follow orders until the last one; returns its result."""
+        """Execute orders until `Close` -> its result."""
         while True:
             order = cast(Order, self.world.wait(self._next_order, 0))
             if isinstance(order, Close):
@@ -44,8 +44,8 @@ class Follower:
                 self.stage.apply(order)
 
     def _next_order(self) -> Order | None:
-        """The next order, if one has come. Receiving begins as soon as a micro-batch is announced."""
-        while not (self._orders and isinstance(self._orders[-1], Close)):  # what follows is for the next to serve
+        """The next order, if one has arrived. Receiving activations starts as soon as a micro-batch is announced."""
+        while not (self._orders and isinstance(self._orders[-1], Close)):  # later orders are for the next `serve`
             order = self.world.poll(0, ORDER)
             if order is None:
                 break

@@ -1,4 +1,4 @@
-"""What mpirun tells a process, read from the environment; nothing here loads MPI."""
+"""What mpirun tells a process in its environment. Nothing here loads MPI."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LAUNCHERS = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI
 
 @dataclass(frozen=True)
 class Launch:
-    """What mpirun has told this process."""
+    """This process's rank in a job of `size` ranks."""
 
     rank: int
     size: int
 
 
 def launched() -> Launch | None:
-    """The rank that mpirun made of this process, read from its environment; None where it was started plainly.
+    """This process's rank, from its environment; None if mpirun has not started it.
 
-    Variables that are empty, or no numbers of a rank and its job, are none of mpirun's.
+    Variables that are empty, or not a valid rank and size, are ignored.
     """
     for names in LAUNCHERS:
         rank, size = (os.environ.get(name, "").strip() for name in names)
@@ -35,21 +35,21 @@ def launched() -> Launch | None:
 
 
 def work_alone() -> None:
-    """From now on, be like a process that was started plainly."""
+    """Make this process look as if mpirun had not started it."""
     for rank, _ in LAUNCHERS:
         os.environ.pop(rank, None)
 
 
 def keeps_lines_back() -> bool:
-    """Whether mpirun shows what a rank writes only when the line is complete, as Open MPI's does unless told not to."""
-    buffering = "OMPI_MCA_ompi_stream_buffering"  # in small letters, as mpirun sets it
+    """Whether mpirun shows a rank's output only in complete lines, as Open MPI does by default."""
+    buffering = "OMPI_MCA_ompi_stream_buffering"  # in lower case, as mpirun sets it
     return "OMPI_COMM_WORLD_RANK" in os.environ and os.environ.get(buffering) != "0"
 
 
 def launcher_input_ended() -> bool:
-    """Whether nothing more can come from mpirun's standard input. Open MPI 5.0 passes on all of it but its end.
+    """Whether mpirun's standard input has ended. Open MPI 5.0 forwards the input but not its end.
 
-    False where that cannot be known: for a terminal, and where mpirun runs on another machine.
+    False if that cannot be known: for a terminal, or if mpirun runs on another machine.
     """
     path = f"/proc/{os.getppid()}/fd/0"
     try:
@@ -71,7 +71,7 @@ def launcher_input_ended() -> bool:
 
 
 def check_ranks(num_pipeline_ranks: int) -> None:
-    """Raise InputError where the number of ranks is not the one that mpirun has started. Loads nothing."""
+    """Raise InputError if the number of ranks is not the number that mpirun started. Loads nothing."""
 
     def ranks_error(reason: str) -> InputError:
         return InputError(reason, option="num_pipeline_ranks", value=num_pipeline_ranks)

@@ -1,4 +1,4 @@
-"""What the first rank tells the others to do, beside the orders about rows that every stage knows."""
+"""The first rank's orders to the others, besides those about rows (mistral/engine/orders.py)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mistral.grammar.token_table import TokenTable
 
 @dataclass(frozen=True)
 class Open:
-    """Begin with an empty cache and answer with a `Room`."""
+    """Start with an empty cache, and reply with a `Room`."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Answer with what the cache holds of a row, whose tokens are `ids`: a `Snapshot`."""
+    """Reply with a `Snapshot` of a row, whose tokens are `ids`."""
 
     row: int
     ids: tuple[int, ...]
@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Close:
-    """Stop following; `result` is what `serve` then returns, or raises if it is an InputError."""
+    """End `serve`, which returns `result`, or raises it if it is an InputError."""
 
     result: object
 

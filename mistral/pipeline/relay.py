@@ -1,4 +1,4 @@
-"""Activations on their way from one stage to the next."""
+"""Sends activations from one stage to the next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT_BUFFERS = 8
 
 
 class Buffers:
-    """Arrays of float32 that are used again."""
+    """Reusable float32 arrays."""
 
     def __init__(self) -> None:
         self._free: list[NDArray[np.float32]] = []
@@ -31,39 +31,39 @@ class Buffers:
         return best
 
     def give(self, buffer: NDArray[np.float32]) -> None:
-        """An array that may be used again; the largest few are kept."""
+        """Return an array for reuse; the largest few are kept."""
         self._free = sorted([*self._free, buffer], key=lambda each: -each.size)[:KEPT_BUFFERS]
 
 
 class Arrival:
-    """A message that is being received from the stage before."""
+    """A message that is being received from the previous stage."""
 
     def __init__(self, world: World, buffer: NDArray[np.float32], size: int) -> None:
         self.world, self.buffer, self.values = world, buffer, buffer[:size]
         self.request: Any = world.receive_array(self.values, world.rank - 1)
 
     def wait(self) -> NDArray[np.float32]:
-        """The elements, once they are there."""
+        """Wait for the message -> its elements."""
         self.world.wait(lambda: self.request.Test() or None, self.world.rank - 1)
         return self.values
 
 
 class Relay:
-    """This rank's way to the stages beside it: float32 activations (T, D) in, and out."""
+    """The connection to the neighbouring stages: receives and sends float32 activations (T, D)."""
 
     def __init__(self, world: World) -> None:
         self.world, self.buffers = world, Buffers()
 
     def expect(self, size: int) -> Arrival:
-        """Begin to receive `size` elements, so that the stage before need not wait."""
+        """Start receiving `size` elements, so that the previous stage need not wait."""
         return Arrival(self.world, self.buffers.take(size), size)
 
     def release(self, arrival: Arrival) -> None:
-        """The elements of a message are not needed any more."""
+        """Return the buffer of a message whose elements are no longer needed."""
         self.buffers.give(arrival.buffer)
 
     def pass_on(self, x: Tensor) -> None:
-        """Send x (T, D) to the next stage, while this one goes on."""
+        """Send x (T, D) to the next stage without waiting."""
         values = x.asnumpy()
         assert values.dtype == np.float32
         buffer = self.buffers.take(values.size)

@@ -1,4 +1,4 @@
-"""A checkpoint whose files are spread over the machines of an MPI job, and what all ranks must have alike."""
+"""A checkpoint whose files are distributed over the machines of an MPI job, and checks that all ranks have the same."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mistral.pipeline.world import World
 from mistral.places import find_checkpoint
 from mistral.version import __version__
 
-SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # tensors of each file, and bytes of each of these, that are compared
+SAMPLED_TENSORS, SAMPLED_BYTES = 16, 512  # tensors per file, and bytes of each, that are compared
 
 
 def open_shared(named: str | Path, lora: str | Path | None, world: World | None) -> Checkpoint:
     """Open a checkpoint, named as `find_checkpoint` allows.
 
-    Under several ranks, a rank knows what is in a file that it lacks by what others say of it. Every rank needs the
-    settings, the tokenizer, all of a GGUF file and all of an adapter (`lora`). Raises InputError on all ranks where one
-    of them cannot open its files.
+    With several ranks, a rank gets the header of a file that it lacks from the others. Every rank needs the settings,
+    the tokenizer, a whole GGUF file and a whole adapter (`lora`). Raises InputError on all ranks if one of them cannot
+    open its files.
     """
     if world is None:
         return open_checkpoint(named, lora)
     folder = world.agreed(lambda: find_checkpoint(named))
-    if any(world.gather(folder.is_file())):  # a GGUF file, which every rank needs: its header is all that it says
+    if any(world.gather(folder.is_file())):  # a GGUF file, which every rank needs
         return world.agreed(lambda: open_checkpoint(folder, lora))
     everyone = world.gather(world.agreed(lambda: {file.name for file in weight_files(folder)}))
     lacking = set().union(*everyone) - everyone[0].intersection(*everyone)
@@ -49,18 +49,18 @@ def open_shared(named: str | Path, lora: str | Path | None, world: World | None)
 
 
 def described(folder: Path, lacking: set[str], here: set[str]) -> dict[str, dict[str, StoredTensor]]:
-    """Name and tensors, without values, of each file of the model that is `here` and `lacking` on some rank."""
+    """Name and tensors, without values, of each file of the model that is here and missing on another rank."""
     files = [file for file in find_form(folder, lacking).files if file.name in lacking & here]
     return {file.name: {name: tensor.described() for name, tensor in read_file(file).items()} for file in files}
 
 
 def moved(tensor: StoredTensor, folder: Path) -> StoredTensor:
-    """The tensor of another rank's file as it would be if that file were in this folder; it has no values here."""
+    """A tensor of another rank's file with the path that it would have in this folder; it has no values here."""
     return replace(tensor, path=folder / tensor.path.name, buffer=None)
 
 
 def require_files(checkpoint: Checkpoint, layers: range) -> None:
-    """Raise InputError where a file with weights of the stage that holds `layers` is not here."""
+    """Raise InputError if a file with weights of the stage that holds `layers` is missing here."""
     for name, parameter in parameters(checkpoint.args).items():
         missing = checkpoint.missing(name) if owns(layers, parameter, checkpoint.args) else None
         if missing:
@@ -71,10 +71,10 @@ def require_files(checkpoint: Checkpoint, layers: range) -> None:
 
 
 def identity(checkpoint: Checkpoint) -> dict[str, str]:
-    """Values that must be the same on all ranks that have them, by what a message calls them.
+    """Values that must be the same on all ranks that have them, by their description in error messages.
 
-    The versions, a digest of the settings and of where all tensors lie, and for each file that is here a digest of a
-    sample of its weights.
+    They are the versions, a digest of the settings and of the location of all tensors, and for each file that is here a
+    digest of a sample of its weights.
     """
     digest = hashlib.sha256(repr(checkpoint.args).encode())
     for name in sorted(checkpoint.shapes):
@@ -106,9 +106,9 @@ def sample(checkpoint: Checkpoint, file: Path) -> str:
 
 
 def require_same(world: World, mine: dict[str, str], remedy: str) -> None:
-    """Raise InputError, on every rank, where two ranks have different values under one name; `remedy` ends the message.
+    """Raise InputError, on every rank, if two ranks have different values for one name; `remedy` ends the message.
 
-    `mine` are this rank's values; a name that only some ranks have is compared among these.
+    `mine` are this rank's values; a name that only some ranks have is compared among them.
     """
     first: dict[str, tuple[int, str]] = {}
     for rank, found in enumerate(world.gather(mine)):

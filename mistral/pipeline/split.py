@@ -17,7 +17,7 @@ from mistral.model.parameters import EMBEDDING, HEAD, parameters
 def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
     """Contiguous layers of each rank, by quotient and remainder: 32 layers on 5 ranks are 7, 7, 6, 6, 6.
 
-    Raises InputError when a rank would have none.
+    Raises InputError if a rank would have none.
     """
     if not 1 <= num_pipeline_ranks <= n_layers:
         raise InputError(
@@ -29,10 +29,11 @@ def split_layers(n_layers: int, num_pipeline_ranks: int) -> list[range]:
 
 
 def balance_layers(costs: Sequence[float], head: float, ranks: int) -> list[range]:
-    """Contiguous layers of each rank such that the slowest takes the least time; the head is on the last rank.
+    """Contiguous layers of each rank such that the slowest rank takes the least time; the head is on the last rank.
 
-    `costs` has the time of each layer and `head` that of the head, all in one unit. Among splits of equal time it is
-    the one whose stages differ least, more layers first; with equal costs and no head that is quotient and remainder.
+    `costs` are the times of the layers and `head` that of the head, in one unit. Among splits of equal time it is the
+    one whose stages differ least, with more layers on earlier ranks; with equal costs and no head this is the split by
+    quotient and remainder.
     """
     assert 1 <= ranks <= len(costs)
     sums = np.concatenate([[0.0], np.cumsum(costs)])
@@ -61,7 +62,7 @@ def _is_better(one: tuple[float, float, tuple[int, ...]], other: tuple[float, fl
 
 
 def parse_split(text: str, n_layers: int, ranks: int) -> list[range]:
-    """The layers of each rank that a text such as 20,12 asks for. Raises InputError where it does not fit the model."""
+    """The layers of each rank from a text such as 20,12. Raises InputError if it does not fit the model."""
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
@@ -77,10 +78,10 @@ def parse_split(text: str, n_layers: int, ranks: int) -> list[range]:
 
 
 def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_split: str) -> list[range]:
-    """The layers of each rank: as `pipeline_split` says, or so that no stage takes much longer than another.
+    """The layers of each rank: those of `pipeline_split`, or with "auto" such that the stages take similar times.
 
-    The time of a layer goes by the weights that a token meets in it; that of the head, on the last rank, too.
-    Raises InputError for more ranks than layers, or a split that does not fit.
+    The time of a layer, and of the head, is taken to be proportional to the weights that a token uses in it. Raises
+    InputError for more ranks than layers, or a split that does not fit the model.
     """
     n_layers = checkpoint.args.n_layers
     if pipeline_split != "auto":
@@ -90,7 +91,7 @@ def choose_layers(checkpoint: Checkpoint, num_pipeline_ranks: int, pipeline_spli
 
 
 def auto_split(args: ModelArgs, weights: Mapping[str, int], num_pipeline_ranks: int) -> list[range]:
-    """The layers of each rank for the bytes of each weight. Raises InputError for more ranks than layers."""
+    """The layers of each rank, from the bytes of each weight. Raises InputError for more ranks than layers."""
     even = split_layers(args.n_layers, num_pipeline_ranks)
     if num_pipeline_ranks == 1:
         return even

@@ -1,6 +1,6 @@
-"""Ranks of an MPI job: messages, waits that cost no processor time, and an end for all when one fails.
+"""The ranks of an MPI job: messages, waiting without processor time, and the end of the job when one rank fails.
 
-The only file that imports mpi4py, and only where a job of several ranks is asked for.
+This is the only file that imports mpi4py, and only for a job with several ranks.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ORDER, REPLY, GATHERED, ACTIVATIONS, LEFT = range(1, 6)  # tags
-# A wait looks again after a small share of the time it has lasted: it ends hardly late, and a long one costs nothing.
+# A wait polls again after a small share of the time it has lasted, so that it ends with little delay and costs little.
 PATIENCE, SHORTEST_NAP, LONGEST_NAP = 0.005, 2e-5, 0.02
-EAGER = 0.3  # seconds for which a rank with a core to itself looks without a nap: cores that have slept begin slowly
-# The two waits that are MPI's own, start and end, leave the processor to others; and between machines a message goes
-# over while both ranks compute, not only when they look.
+EAGER = 0.3  # seconds for which a rank with its own core polls without sleeping: after sleep a core is slow at first
+# MPI's own waits, at start and end, yield the processor; and between machines messages are transferred while both ranks
+# compute, and not only while they poll.
 OPEN_MPI = {"mpi_yield_when_idle": "1", "btl_tcp_progress_thread": "1"}
-SPEAKING_ORDER = 0.3  # seconds by which a rank lets the ranks before it speak first
+SPEAKING_ORDER = 0.3  # seconds by which a rank's error message waits for those of the ranks before it
 
 
 def connect(num_pipeline_ranks: int) -> World:
-    """Join the job. Raises InputError where this is no job of so many ranks, or there is no MPI."""
+    """Join the job. Raises InputError if the job has another number of ranks, or there is no MPI."""
     check_ranks(num_pipeline_ranks)
     for name, value in OPEN_MPI.items():
         os.environ.setdefault(f"OMPI_MCA_{name}", value)
@@ -54,7 +54,7 @@ def connect(num_pipeline_ranks: int) -> World:
 
 
 class World:
-    """This rank and its peers. All waits of the pipeline are here."""
+    """This rank and its peers. All waiting of the pipeline is done here."""
 
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
@@ -68,7 +68,7 @@ class World:
     # Failure
 
     def guard(self) -> None:
-        """From now on, whatever ends this rank before its work is done ends the job."""
+        """From now on, if this rank ends before its work is done, the job ends."""
 
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             self.fail_with(error)
@@ -78,10 +78,10 @@ class World:
         atexit.register(self._leave)  # runs before MPI's own end, which would wait for the others
 
     def fail(self, message: str, code: int = 1) -> NoReturn:
-        """Say why, on the real standard error, and end the job: mpirun ends all ranks when one ends like this."""
+        """Write a message to the real standard error and end the job: mpirun ends all ranks when one exits this way."""
         line, errors = f"{message.rstrip()}\n" if message else "", sys.__stderr__ or sys.stderr
         try:
-            with suppress(OSError, ValueError):  # whoever read our output may have left, and must hear why all the same
+            with suppress(OSError, ValueError):  # the reader of our output may be gone; the message is written anyway
                 sys.stdout.flush()
             errors.write(line)
             errors.flush()
@@ -110,15 +110,15 @@ class World:
                 self.send(True, rank, LEFT)
 
     def check_parent(self) -> None:
-        """End this process where mpirun has gone: nobody else would, and nobody is left to read a message."""
+        """End this process, without a message, if mpirun is gone."""
         if os.getppid() != self._parent:
             self.fail("")
 
     @contextmanager
     def agreement(self, led: bool = False) -> Iterator[None]:
-        """What every rank does in this block: an InputError on one rank is raised on all when the block ends.
+        """A block that every rank executes: an InputError on one rank is raised on all at its end.
 
-        It names the rank, unless all have the same; `led`: or only the first rank does anything here.
+        The error names the rank, unless all ranks have the same error, or `led`: only the first rank works.
         """
         before, self.busy = self.busy, True
         error: InputError | None = None
@@ -136,19 +136,19 @@ class World:
                 raise theirs if everywhere or led else theirs.within(f"rank {rank} on {host}")
 
     def agreed(self, attempt: Callable[[], T]) -> T:
-        """Do the same on every rank; where it cannot be done on one, every rank raises that rank's InputError."""
+        """Call `attempt` on every rank; an InputError on one rank is raised on all."""
         with self.agreement():
             result = attempt()
         return result
 
     def led(self, attempt: Callable[[], T]) -> T | None:
-        """Do something on the first rank, while the others wait; its InputError is raised on every rank, as it is."""
+        """Call `attempt` on the first rank, while the others wait; its InputError is raised on every rank."""
         with self.agreement(led=True):
             result = None if self.rank else attempt()
         return result
 
     def share_of_cores(self) -> int:
-        """Cores for each of the ranks of this machine that may use the same ones as this rank."""
+        """This rank's share of the cores, if other ranks of this machine may use the same ones."""
         everyone = self.gather((self.host, self._cores))
         sharing = sum(host == self.host and bool(cores & self._cores) for host, cores in everyone)
         self._own_core = sharing <= len(self._cores)
@@ -162,15 +162,15 @@ class World:
         self.progress()
 
     def send_array(self, array: NDArray[np.float32], rank: int, release: Callable[[], None]) -> None:
-        """Send the elements of a contiguous array; returns at once; `release` is called when it is free again."""
+        """Send a contiguous array; returns at once; `release` is called when the array may be reused."""
         self._sending.append((self.comm.Isend(array, rank, ACTIVATIONS), release, array))
 
     def receive_array(self, array: NDArray[np.float32], rank: int) -> MPI.Request:
-        """Begin to receive into a contiguous array."""
+        """Start receiving into a contiguous array."""
         return self.comm.Irecv(array, rank, ACTIVATIONS)
 
     def poll(self, rank: int, tag: int) -> Any | None:
-        """An object from `rank` if one has come."""
+        """An object from `rank`, if one has arrived."""
         return self.comm.recv(None, rank, tag) if self.comm.iprobe(rank, tag) else None
 
     def receive(self, rank: int, tag: int) -> Any:
@@ -178,7 +178,7 @@ class World:
         return self.wait(lambda: self.poll(rank, tag), rank)
 
     def progress(self) -> None:
-        """Let messages move: over a network they do so only while somebody asks. Cheap; called between layers."""
+        """Let MPI transfer messages, which over a network it does only during its calls. Called between layers."""
         self.check_parent()
         left = []
         for request, release, held in self._sending:
@@ -189,10 +189,10 @@ class World:
         self._sending = left
 
     def wait(self, look: Callable[[], T | None], rank: int) -> T:
-        """What `look` gives as soon as it gives something, which `rank` has to send; sleeps in between."""
+        """Poll `look` until it returns something, which `rank` has to send; sleeps in between."""
         started = time.monotonic()
         while True:
-            left = self.comm.iprobe(rank, LEFT)  # first: what was sent before that has come by now
+            left = self.comm.iprobe(rank, LEFT)  # checked first: what was sent before it has arrived by then
             found = look()
             if found is not None:
                 return found
@@ -209,7 +209,7 @@ class World:
                 time.sleep(min(LONGEST_NAP, max(SHORTEST_NAP, waited * PATIENCE)))
 
     def gather(self, value: T) -> list[T]:
-        """What every rank gives here, by rank; each rank gets all."""
+        """The values that all ranks pass here, by rank; every rank gets all of them."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         for rank in others:
             self.send((value,), rank, GATHERED)

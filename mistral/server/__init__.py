@@ -1,1 +1,1 @@
-"""A server that speaks OpenAI's, Anthropic's and Mistral's interfaces. Begin with `mistral/server/app.py`."""
+"""An HTTP server with the interfaces of OpenAI, Anthropic and Mistral. Start with `mistral/server/app.py`."""

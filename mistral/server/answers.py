@@ -1,4 +1,4 @@
-"""Answers on their way: an engine's events in, pieces for the caller out."""
+"""Answers that are being generated: an engine's events to pieces for the caller."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ CALLS = "tool_calls"  # why an answer ends that asks for calls
 
 @dataclass(frozen=True)
 class Piece:
-    """What a step, or several, add to an answer: characters are whole. The last piece alone has a finish_reason.
+    """What one or several steps add to an answer, in whole characters. Only the last piece has a finish_reason.
 
-    parts: of calls. begins: it has the first token of a text of its own.
+    parts: of tool calls. begins: it has the first token of a new text.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Piece:
     begins: bool = False
 
     def goes_before(self, other: Piece) -> bool:
-        """Whether both can be told as one: thoughts, then text, then calls."""
+        """Whether two pieces can be joined: thinking, then text, then calls."""
         return not (other.thought and (self.text or self.parts)) and not (other.text and self.parts)
 
     def __add__(self, other: Piece) -> Piece:
@@ -54,9 +54,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of prompts, and of these the ones not computed again; of answers, and of these the ones of thoughts.
+    """Numbers of tokens: of prompts, of these the cached ones, of answers, and of these the ones of thinking.
 
-    accepted, rejected: those that were guessed before they were chosen, rightly and wrongly.
+    accepted, rejected: draft tokens.
     """
 
     prompt: int
@@ -104,22 +104,22 @@ class Answer:
 
     @property
     def begins(self) -> bool:
-        """Whether the answer is a text of its own, and does not go on with its prompt's."""
+        """Whether the answer is a new text, and does not continue its prompt's."""
         return not self.prompt.continued
 
     @property
     def stop(self) -> str | None:
-        """The text at which the answer has ended; None where it has not, or by itself."""
+        """The stop text that ended the answer; None if there was none."""
         return self.stream.stopped_by if self.stream else None
 
     def read(self, event: Prefilled) -> None:
-        """Take note of a part of the prompt that has been read."""
+        """Note that a part of the prompt has been read."""
         self.cached = event.cached
         self.prompt_logprobs += event.logprobs
         self.prompt_tops += event.tops
 
     def add(self, events: Sequence[Generated]) -> list[Piece]:
-        """Take steps of the answer -> what they add, in as few pieces as can tell it."""
+        """Process steps of the answer -> what they add, in as few pieces as possible."""
         pieces = list[Piece]()
         for piece in map(self._piece, events) if self._reply else (self._text(events),):
             if pieces and piece and pieces[-1].goes_before(piece):
@@ -188,7 +188,7 @@ class Answer:
 
 
 class Answers:
-    """All answers that a request asks for; answer i is sample i % n of prompt i // n."""
+    """All answers of a request; answer i is sample i % n of prompt i // n."""
 
     def __init__(self, tokenizer: Tokenizer, asked: Asked, metrics: Metrics) -> None:
         self.asked, self._metrics = asked, metrics
@@ -201,11 +201,11 @@ class Answers:
 
     @property
     def unfinished(self) -> Sequence[Answer]:
-        """Those that have not ended."""
+        """The answers that have not ended."""
         return [answer for answer in self.answers if answer.finish_reason is None]
 
     async def whole(self) -> None:
-        """Wait for the end of all answers. Raises ApiError where one of them fails."""
+        """Wait for the end of all answers. Raises ApiError if one of them fails."""
         async for _ in self.pieces():
             if all(answer.ids for answer in self.answers):  # when the first tokens came has been noted
                 self.inbox.patience = PATIENCE
@@ -275,7 +275,7 @@ class Answers:
 
     @property
     def usage(self) -> Usage:
-        """Tokens so far. A prompt with several answers is read, and counts, once."""
+        """Tokens so far. A prompt with several answers counts once."""
         n = self.asked.n
         return Usage(
             sum(len(prompt.ids) for prompt in self.asked.prompts),

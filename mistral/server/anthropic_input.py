@@ -1,4 +1,4 @@
-"""Conversations and tools as Anthropic writes them, turned into what chat completions have."""
+"""Conversations and tools of Anthropic's interface, converted to those of chat completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODES = {"auto": "auto", "any": "required", "none": "none", "tool": "tool"}
 
 
 def conversation(fields: Fields) -> list[dict[str, Any]]:
-    """The messages, the system's first. Raises ApiError naming the one that is wrong."""
+    """The messages, the system prompt first. Raises ApiError naming an invalid one."""
     fields.required("messages")
     found = list[dict[str, Any]]()
     if fields.has("system"):
@@ -63,7 +63,7 @@ def block_text(given: object, where: str) -> str:
 
 
 def user_turns(content: object, where: str) -> list[dict[str, Any]]:
-    """A user's message: results of tools, which become messages of their own, and text."""
+    """A user's message: tool results, which become messages of their own, and text."""
     if isinstance(content, str):
         return [{"role": "user", "content": content}]
     if not isinstance(content, list) or not content:
@@ -82,7 +82,7 @@ def user_turns(content: object, where: str) -> list[dict[str, Any]]:
 
 
 def assistant_turn(content: object, where: str) -> dict[str, Any]:
-    """An assistant's message: thoughts, text and calls."""
+    """An assistant's message: thinking, text and calls."""
     if isinstance(content, str):
         return {"role": "assistant", "content": content}
     if not isinstance(content, list) or not content:
@@ -113,7 +113,7 @@ def _call(block: Fields) -> dict[str, Any]:
 
 
 def read_tools(fields: Fields) -> tuple[Tool, ...]:
-    """The tools of a request. Raises ApiError naming the one that is wrong."""
+    """The tools of a request. Raises ApiError naming an invalid one."""
     entries = list[dict[str, Any]]()
     for number, given in enumerate(fields.items("tools", MAX_TOOLS)):
         tool = Fields(given, f"tools.{number}")
@@ -128,7 +128,7 @@ def read_tools(fields: Fields) -> tuple[Tool, ...]:
 
 
 def tool_choice(fields: Fields, tools: tuple[Tool, ...]) -> ToolChoice:
-    """How the request chooses among its tools. Raises ApiError."""
+    """The request's tool choice. Raises ApiError for an invalid one."""
     chosen = fields.inner("tool_choice")
     if chosen is None:
         return ToolChoice(tools)

@@ -1,4 +1,4 @@
-"""What a caller is told when a request cannot be served, in the envelope of the interface that was called."""
+"""Errors of requests, in the format of the interface that was called."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        """`retry_after`: seconds after which the same request may be served; clients repeat it then."""
+        """`retry_after`: seconds after which clients should repeat the request."""
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
@@ -46,7 +46,7 @@ class ApiError(Exception):
 
 
 def wrong(field: str, what: str) -> ApiError:
-    """The error for a field that is not what it must be."""
+    """The error for an invalid field."""
     return ApiError(400, f"{field}: {what}", field)
 
 
@@ -56,5 +56,5 @@ def busy(what: str) -> ApiError:
 
 
 def unavailable(what: str) -> ApiError:
-    """The error of a server that is ending or has lost its engine."""
+    """The error of a server that is shutting down or whose engine has failed."""
     return ApiError(503, what, code="unavailable", retry_after=RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""The application: which path is answered by what, and how errors are told. Read `run.py` next."""
+"""The application: its routes and error handlers. Read `run.py` next."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def build_app(service: Service) -> ASGIApp:
 
 
 async def told(request: Request, error: Exception) -> Response:
-    """A request that cannot be served, in the caller's own envelope."""
+    """The response for an ApiError, in the format of the caller's interface."""
     assert isinstance(error, ApiError)
     return JSONResponse(error.envelope(request.url.path), error.status, error.headers)
 
 
 async def not_found(request: Request, error: Exception) -> Response:
-    """A path that is not there, or a method that it has not."""
+    """The response for an unknown path or method."""
     assert isinstance(error, HTTPException)
     what = "takes no such method" if error.status_code == 405 else "is not here; docs/SERVER.md lists what is"
     told_error = ApiError(error.status_code, f"{request.method} {request.url.path[:200]} {what}")
@@ -76,12 +76,12 @@ async def not_found(request: Request, error: Exception) -> Response:
 
 
 async def nobody(request: Request, error: Exception) -> Response:
-    """For a client that has gone: nothing of this is sent."""
+    """A placeholder response for a client that has disconnected: it is not sent."""
     request.scope["state"]["gone"] = True
     return Response(status_code=GONE)
 
 
 async def fault(request: Request, error: Exception) -> Response:
-    """A fault of the server's own."""
+    """The response for an internal error."""
     failed = ApiError(500, "the server has failed over this request; its log says where", code="internal_error")
     return JSONResponse(failed.envelope(request.url.path), 500)

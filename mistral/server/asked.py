@@ -1,4 +1,4 @@
-"""What a request asks for, whichever interface it came by."""
+"""A request for answers, independent of the interface that it came by."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PENALTY = 2.0  # presence and frequency penalties go so far to both sides
 class Asked:
     """Answers to be made: `n` to each prompt.
 
-    max_tokens None: to the end of the context. logprobs: of each token, and of `top` likeliest ones in its place;
-    scores_prompt: of the prompt's tokens, too. is_chat: answers have thoughts and calls apart from text; with
-    `one_call`, one call at most. min_tokens, ignore_eos: as a `Request` has them. constraint: what answers must be.
-    prediction: ids that they may be, or have parts of.
+    max_tokens None: to the end of the context. logprobs: of each token, and of the `top` likeliest ones at its
+    position; scores_prompt: of the prompt's tokens, too. is_chat: thinking and calls are separated from text; with
+    `one_call`, there is at most one call. min_tokens, ignore_eos, prediction: see `Request`. constraint: the form of
+    answers.
     """
 
     prompts: Sequence[Prompt]
@@ -47,18 +47,18 @@ class Asked:
 
     @property
     def rows(self) -> int:
-        """How many answers that are in all."""
+        """The number of answers in all."""
         return len(self.prompts) * self.n
 
     @property
     def size(self) -> int:
-        """How much there is to do before answers can begin, in ids; a constraint has to be compiled, which is much."""
+        """The work before answers can start, in ids; compiling a constraint counts as much work."""
         return sum(len(prompt.ids) for prompt in self.prompts) * self.n + (1 << 20) * (self.constraint is not None)
 
 
 @dataclass(frozen=True)
 class Choosing:
-    """How tokens are chosen, as the fields of a request say it."""
+    """The sampling settings in the fields of a request."""
 
     settings: SamplingSettings = field(default_factory=SamplingSettings)
     stops: tuple[str, ...] = ()
@@ -67,9 +67,9 @@ class Choosing:
 
 
 def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_temperature: float = 100.0) -> Choosing:
-    """The fields that shape the choice of tokens; `stop`: what the field of stop strings is called.
+    """The sampling settings of a request; `stop`: the name of the field of stop strings.
 
-    Raises ApiError naming the field that is wrong.
+    Raises ApiError naming an invalid field.
     """
     stops = fields.texts(stop)
     if len(stops) > MAX_STOPS or any(len(text) > MAX_STOP for text in stops):
@@ -95,13 +95,13 @@ def read_choosing(fields: Fields, defaults: Defaults, stop: str = "stop", most_t
 
 
 def read_seed(fields: Fields, default: int | None) -> int:
-    """The seed: one that was given (OpenAI's name or Mistral's), or the server's, or one drawn; -1 asks for that."""
+    """The seed: the request's (OpenAI's or Mistral's field), or the server's, or a random one; -1 means random."""
     seed = first_given(*(fields.whole(name, -(1 << 63), (1 << 64) - 1) for name in ("seed", "random_seed")), default)
     return random.randrange(SEEDS) if seed in (None, -1) else seed % (1 << 64)
 
 
 def read_bias(fields: Fields) -> dict[int, float]:
-    """What is added to the logits of single ids: an object of numbers by id, or a list of pairs."""
+    """The logit bias: an object of numbers by id, or a list of pairs."""
     given = fields.any("logit_bias")
     if given is None:
         return {}

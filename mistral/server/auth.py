@@ -12,15 +12,15 @@ NO_KEY = ""  # the name of callers where no key is needed
 
 
 class ApiKeys:
-    """The keys of a server. A key is told from others by its place, and is in no message and no log."""
+    """The API keys of a server. A key is identified by its number, and is in no message and no log."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     def name_of(self, headers: Mapping[str, str]) -> str:
-        """The name of the caller's key: "key1" and so on. Raises ApiError where one is needed and none is right.
+        """The name of the caller's key: "key1" and so on. Raises ApiError if a key is needed and none is right.
 
-        How long it takes does not depend on the key that was given: digests are compared, and all of them.
+        The time does not depend on the given key: its digest is compared with all others in constant time.
         """
         if not self._digests:
             return NO_KEY

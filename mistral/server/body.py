@@ -1,4 +1,4 @@
-"""The body of a request: read within limits of size and time, and parsed."""
+"""The body of a request, read with limits of size and time, and parsed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOO_LARGE = f"the body is larger than {MAX_BODY >> 20} MiB"
 
 
 async def read_fields(request: Request) -> Fields:
-    """The JSON object that is a request's body. Raises ApiError where there is none, or it breaks a limit."""
+    """The JSON object in a request's body. Raises ApiError if it is not one, or exceeds a limit."""
     data = await read_body(request)
     value = _parsed(data) if len(data) <= SMALL else await asyncio.to_thread(_parsed, data)
     return Fields(value, size=len(data))

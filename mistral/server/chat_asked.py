@@ -1,4 +1,4 @@
-"""The answers that a conversation asks for, whichever interface it came by."""
+"""The request for answers to a conversation, independent of the interface that it came by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistral.server.tool_choice import ToolChoice, call_constraint
 
 
 class ChatBody(Protocol):
-    """What the bodies of all interfaces for conversations say; `messages` as chat completions have them."""
+    """The common contents of the bodies of all chat interfaces; `messages` are those of chat completions."""
 
     @property
     def messages(self) -> Sequence[dict[str, Any]]:
@@ -24,25 +24,25 @@ class ChatBody(Protocol):
 
     @property
     def effort(self) -> str | None:
-        """How long the model is to think; None: as its template has it."""
+        """The reasoning effort; None: the template's default."""
 
     @property
     def choosing(self) -> Choosing:
-        """How tokens are chosen."""
+        """The sampling settings."""
 
     @property
     def constraint(self) -> Constraint | None:
-        """What the answer must be."""
+        """The form of the answer."""
 
     @property
     def max_tokens(self) -> int | None:
-        """New tokens at most; None: to the end of the context."""
+        """The most new tokens; None: to the end of the context."""
 
 
 def chat_asked(service: Service, body: ChatBody, n: int = 1, logprobs: bool = False, top: int = 0) -> Asked:
-    """`n` answers, with log-probabilities and those of `top` likeliest tokens where these are wanted.
+    """The request for `n` answers, with log-probabilities of tokens and of the `top` likeliest ones if wanted.
 
-    Takes a while where texts are long. Raises InputError.
+    It takes a while for long texts. Raises InputError for an invalid conversation.
     """
     prompt, choosing = service.chat_prompt(body.messages, body.tools.tools, body.effort), body.choosing
     constraint = call_constraint(service.tokenizer, body.tools) if body.tools.must else body.constraint

@@ -32,7 +32,7 @@ MAX_PREDICTION = 1 << 16  # ids, where nothing limits the context
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What the body of a request says."""
+    """The contents of a request's body."""
 
     messages: list[Any]
     choosing: Choosing
@@ -78,7 +78,7 @@ class ChatRequest:
         return replace(made, prediction=self._predicted(service))
 
     def _predicted(self, service: Service) -> tuple[int, ...]:
-        """The ids of the prediction, of which only the beginning can be of use."""
+        """The ids of the prediction, cut to the length that can be used."""
         if not self.prediction:
             return ()
         limit = service.engine.context_limit or MAX_PREDICTION
@@ -86,7 +86,7 @@ class ChatRequest:
 
 
 def refuse_silent_faults(fields: Fields) -> None:
-    """Raise ApiError for what an answer would not have, without saying so, if the field were ignored."""
+    """Raise ApiError for fields that must not be ignored, since the answer would silently lack what they ask for."""
     for name in ("functions", "function_call"):
         if fields.has(name):
             raise fields.wrong(name, "is the form before tools; give tools and tool_choice")
@@ -95,7 +95,7 @@ def refuse_silent_faults(fields: Fields) -> None:
 
 
 def read_prediction(fields: Fields) -> str:
-    """The text that the answer is likely to be, as OpenAI's field of this name has it; "" where there is none."""
+    """The text of OpenAI's field `prediction`; "" without it."""
     given = fields.inner("prediction")
     if given is None:
         return ""
@@ -153,7 +153,7 @@ class ChatWriter:
         }  # fmt: skip
 
     async def frames(self, answers: Answers) -> AsyncGenerator[bytes]:
-        """The chunks: the role of each choice, what it says, why it ends; then, where that is wanted, the usage."""
+        """The chunks: role, contents and finish reason of each choice; then, if wanted, the usage."""
         for answer in answers.answers:
             yield self._chunk(answer.index, {"role": "assistant", "content": "", "refusal": None})
         async for part in told(answers.pieces(), self._deltas):
@@ -164,7 +164,7 @@ class ChatWriter:
         yield usage + DONE
 
     def _deltas(self, piece: Piece) -> list[bytes]:
-        """The chunks of one piece: thoughts, text, calls, and the end, each by itself."""
+        """The chunks of one piece: thinking, text, calls, and the end, each in its own chunk."""
         found, logprobs = [], None
         if self._logprobs and piece.logprobs:
             logprobs = {"content": self._service.token_texts.records(piece.logprobs, piece.begins), "refusal": None}
@@ -187,7 +187,7 @@ class ChatWriter:
 
 
 def call_deltas(part: CallPart) -> list[dict[str, Any]]:
-    """A part of a call in pieces: what it is, where it begins, then its arguments."""
+    """A part of a call as deltas: id and name with its first part, then its arguments."""
     function, number = {"name": part.name, "arguments": ""}, {"index": part.number}
     first: list[dict[str, Any]] = [{**number, "id": part.id, "type": "function", "function": function}]
     pieces = argument_pieces(part.arguments)
@@ -195,5 +195,5 @@ def call_deltas(part: CallPart) -> list[dict[str, Any]]:
 
 
 def argument_pieces(arguments: str) -> list[str]:
-    """The text of a call's arguments in pieces of a bounded length."""
+    """The text of a call's arguments in pieces of limited length."""
     return [arguments[i : i + ARGUMENTS_PIECE] for i in range(0, len(arguments), ARGUMENTS_PIECE)]

@@ -1,4 +1,4 @@
-"""OpenAI's completions of texts: POST /v1/completions."""
+"""OpenAI's completions: POST /v1/completions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_PROMPTS = 2048
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """What the body of a request says. `logprobs` None: none are wanted."""
+    """The contents of a request's body. `logprobs` None: none are wanted."""
 
     prompts: Sequence[str | Sequence[int]]
     suffix: str | None
@@ -93,7 +93,7 @@ class CompletionRequest:
 
 
 def read_prompts(fields: Fields) -> list[str | list[int]]:
-    """A text, several, the ids of one, or of several."""
+    """The prompts: one or several, as text or ids."""
     given = fields.required("prompt")
     if isinstance(given, str):
         return [given]
@@ -118,7 +118,7 @@ def _is_id(value: object) -> bool:
 
 
 def _ids(items: Sequence[int | float]) -> list[int]:
-    """Ids, of which JSON may write 7 as 7.0."""
+    """Ids; 7.0 is accepted as 7."""
     return [int(item) for item in items]
 
 
@@ -150,7 +150,7 @@ class CompletionWriter:
         }  # fmt: skip
 
     def whole(self, answers: Answers) -> dict[str, Any]:
-        """The response: of each prompt the n answers, or of best_of ones the n that are likeliest token by token."""
+        """The response: for each prompt its n answers, or of best_of answers the n with the likeliest tokens."""
         chosen, best_of = list[Answer](), self._wanted.best_of
         for i in range(0, len(answers.answers), best_of):
             chosen += sorted(answers.answers[i : i + best_of], key=_unlikely)[: self._wanted.n]
@@ -170,7 +170,7 @@ class CompletionWriter:
         }  # fmt: skip
 
     def _echo(self, table: LogprobTable, answer: Answer) -> str:
-        """The prompt's text; its tokens are in the table then."""
+        """The prompt's text, for `echo`; its tokens are then in the table."""
         prompt = self._prompt_text(answer)
         if self._wanted.logprobs is not None:
             table.add_prompt(answer)
@@ -205,7 +205,7 @@ class CompletionWriter:
 
 
 class LogprobTable:
-    """The legacy form of log-probabilities: columns of tokens. `offset`: where in the text the next token begins."""
+    """The legacy format of log-probabilities: columns of tokens. `offset`: where the next token starts in the text."""
 
     def __init__(self, texts: TokenTexts, top: int) -> None:
         self._texts, self._top, self.offset = texts, top, 0
@@ -216,7 +216,7 @@ class LogprobTable:
         self._tops = list[dict[str, float] | None]()
 
     def add_prompt(self, answer: Answer) -> None:
-        """The prompt's tokens: the first has nothing before it that could tell how likely it is."""
+        """Add the prompt's tokens; the first has no log-probability."""
         ids, logprobs = list(answer.prompt.ids), answer.prompt_logprobs
         tops = answer.prompt_tops or [()] * len(logprobs)
         self._add(ids[0], None, ())
@@ -257,7 +257,7 @@ class LogprobTable:
 
 
 def _unlikely(answer: Answer) -> float:
-    """The mean of the negative log-probabilities of an answer's tokens."""
+    """The mean negative log-probability of an answer's tokens."""
     if not answer.logprobs:
         return math.inf
     return -sum(token.logprob for token in answer.logprobs) / len(answer.logprobs)

@@ -1,9 +1,10 @@
-"""A program that takes connections: it answers /health itself, whatever the server does, and passes on all others.
+"""A separate process that accepts connections: it answers /health itself, and passes all others to the server.
 
 The server runs it as `python -I -S doorman.py LISTENER CHANNEL HOSTS`: two sockets by their numbers, and the names,
-with commas between, that a Host header must have; none: any. A connection goes to the server with its first request
-that is not a plain GET of /health. The channel carries connections to the server, and from it a letter of `SAID` at
-least every second. The program ends with the channel. It needs no library, and imports nothing of the project.
+with commas between, that a Host header may have; none: any. A connection is passed to the server with its first request
+that is not a plain GET of /health. The channel carries connections to the server, and from it a letter of `SAID` (its
+state) at least every second. The process ends when the channel is closed. It needs no library, and imports nothing of
+the project.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PORT = re.compile(r":\d+$")
 
 
 class Doorman:
-    """Takes connections at a listening socket."""
+    """Accepts connections at a listening socket."""
 
     def __init__(self, listener: socket.socket, channel: socket.socket, hosts: frozenset[str]) -> None:
         self.listener, self.channel, self.hosts = listener, channel, hosts
@@ -41,7 +42,7 @@ class Doorman:
             self.poll.register(sock, select.EPOLLIN)
 
     def run(self) -> None:
-        """Until the channel ends."""
+        """Serve until the channel is closed."""
         while not self.ended:
             for number, _ in self.poll.poll(1.0):
                 if number == self.channel.fileno():
@@ -54,7 +55,7 @@ class Doorman:
             self._tidy()
 
     def _listen(self) -> None:
-        """What the server says."""
+        """Read the server's state from the channel."""
         said = b""
         with suppress(BlockingIOError):
             said = self.channel.recv(MOST)
@@ -75,7 +76,7 @@ class Doorman:
             time.sleep(0.01)
 
     def _look(self, sock: socket.socket) -> None:
-        """Answer a request that has come, or let the server have the connection."""
+        """Answer a request, or pass its connection to the server."""
         try:
             seen = sock.recv(MOST, socket.MSG_PEEK)
             if not seen:
@@ -105,7 +106,7 @@ class Doorman:
         sock.close()
 
     def _pass_on(self) -> None:
-        """Give connections to the server, as many as the channel takes."""
+        """Pass connections to the server, as many as the channel accepts."""
         sent = 0
         with suppress(OSError):  # a channel that is full, or has ended, which is found out by reading it
             for sock in self.held:
@@ -116,7 +117,7 @@ class Doorman:
         self.poll.modify(self.channel, select.EPOLLIN | (select.EPOLLOUT if self.held else 0))
 
     def _tidy(self) -> None:
-        """Close connections whose request has not come."""
+        """Close connections whose request has not arrived in time."""
         now = time.monotonic()
         for sock, deadline in list(self.open.values()):
             if deadline < now:
@@ -124,7 +125,7 @@ class Doorman:
 
 
 def plain(seen: bytes, hosts: frozenset[str]) -> int:
-    """The length of a GET of /health that is whole and asks for nothing more; 0 for any other request."""
+    """The length of a complete, plain GET of /health; 0 for any other request."""
     found = REQUEST.match(seen)
     if not found:
         return 0
@@ -137,7 +138,7 @@ def plain(seen: bytes, hosts: frozenset[str]) -> int:
 
 
 def response(status: int, word: str) -> bytes:
-    """The same that the server would say."""
+    """The response of /health, the same as the server's own."""
     body = f'{{"status":"{word}"}}'
     line = "200 OK" if status == 200 else "503 Service Unavailable"
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
@@ -149,7 +150,7 @@ def response(status: int, word: str) -> bytes:
 
 
 def main() -> None:
-    """Serve until the channel ends; signals are the server's business."""
+    """Serve until the channel is closed; signals are handled by the server."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     listener, channel = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])

@@ -1,4 +1,4 @@
-"""One request and its response: what all endpoints that answer have in common."""
+"""One request and its response: the common part of all endpoints that generate answers."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ ANY_MODEL = "default"  # a name that stands for whichever model is served
 
 
 def service_of(request: Request) -> Service:
-    """The model that the request is for."""
+    """The service of the application."""
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
 
 
 def check_model(service: Service, fields: Fields) -> None:
-    """Raise ApiError for a model that is not the one that is served; it may be left out."""
+    """Raise ApiError for the name of another model; it may be left out."""
     name = fields.text("model", service.name)
     if name not in (service.name, ANY_MODEL, ""):
         raise ApiError(404, f"the model {name[:100]!r} is not here; {service.name!r} is", "model", "model_not_found")
 
 
 def new_id(kind: str) -> str:
-    """An id that no other response has."""
+    """A unique id of a response."""
     return f"{kind}{random.getrandbits(96):024x}"
 
 
 class Exchange:
-    """A request that asks for answers. `id` is that of the response."""
+    """A request for answers; `id` is that of the response."""
 
     def __init__(self, request: Request, asked: Asked, response_id: str) -> None:
         self.request, self.asked, self.id = request, asked, response_id
@@ -49,7 +49,7 @@ class Exchange:
         self.state["id"] = response_id
 
     async def whole(self, record: Callable[[Answers], dict[str, Any]]) -> Response:
-        """The response once all answers are there. Raises ApiError, and ClientGoneError when nobody waits for it."""
+        """The whole response. Raises ApiError, and ClientGoneError if the client has disconnected."""
         async with self.service.answering(self.asked, self.key) as answers:
             await while_connected(self.request.receive, answers.whole())
             self._note(answers)
@@ -60,7 +60,7 @@ class Exchange:
         frames: Callable[[Answers], AsyncGenerator[bytes]],
         on_error: Callable[[ApiError], bytes] | None = None,
     ) -> Response:
-        """The response as it comes. Raises ApiError for what cannot be served at all."""
+        """The streamed response. Raises ApiError for an invalid request."""
         stack = AsyncExitStack()
         answers = await stack.enter_async_context(self.service.answering(self.asked, self.key))
         stack.callback(self._note, answers)
@@ -68,7 +68,7 @@ class Exchange:
 
     @property
     def key(self) -> str:
-        """Whose request it is."""
+        """The key of the request's owner, for fair scheduling."""
         return str(self.state.get("key", ""))
 
     def _error_frame(self, error: ApiError) -> bytes:

@@ -1,4 +1,4 @@
-"""A JSON object of a request, read field by field: what is not asked for is ignored, what is wrong is named."""
+"""A JSON object of a request, read field by field: other fields are ignored, errors name the field."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Fields:
         return self.table.get(field) is not None
 
     def any(self, field: str) -> Any:
-        """The value as it is; None where it was left out."""
+        """The value, unchecked; None if it was left out."""
         return self.table.get(field)
 
     def wrong(self, field: str, what: str) -> ApiError:
@@ -43,7 +43,7 @@ class Fields:
         return wrong(self.name(field), what)
 
     def required(self, field: str) -> Any:
-        """The value. Raises ApiError where there is none."""
+        """The value. Raises ApiError if it was left out."""
         if not self.has(field):
             raise self.wrong(field, "is required")
         return self.table[field]
@@ -67,7 +67,7 @@ class Fields:
         return value
 
     def whole(self, field: str, least: int = 0, most: int = MOST) -> int | None:
-        """A whole number in a range; 3.0 is one. None where it was left out."""
+        """An integer in a range; 3.0 is accepted. None if it was left out."""
         value = self.table.get(field)
         if value is None:
             return None
@@ -81,7 +81,7 @@ class Fields:
         return value
 
     def number(self, field: str, least: float = -math.inf, most: float = math.inf) -> float | None:
-        """A number in a range; None where it was left out."""
+        """A number in a range; None if it was left out."""
         value = self.table.get(field)
         if value is None:
             return None
@@ -103,7 +103,7 @@ class Fields:
         return tuple(found)
 
     def items(self, field: str, most: int | None = None) -> list[Any]:
-        """A list, of at most so many items; an empty one where it was left out."""
+        """A list with a limited number of items; empty if it was left out."""
         value = self.table.get(field)
         if value is None:
             return []
@@ -114,7 +114,7 @@ class Fields:
         return value
 
     def inner(self, field: str) -> Fields | None:
-        """An object within; None where it was left out."""
+        """An inner object; None if it was left out."""
         return Fields(self.table[field], self.name(field)) if self.has(field) else None
 
     def choice(self, field: str, known: Sequence[str], default: str) -> str:
@@ -126,5 +126,5 @@ class Fields:
 
 
 def first_given(*values: Given | None) -> Given | None:
-    """The first value that is there, of fields with one meaning; all of them have been checked by being read."""
+    """The first given value of fields with one meaning, all of which have been read and so checked."""
     return next((value for value in values if value is not None), None)

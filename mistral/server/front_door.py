@@ -1,4 +1,4 @@
-"""Where connections come from: a program of its own takes them, so that /health is answered whatever goes on here."""
+"""The server's side of the doorman, the process that accepts connections and always answers /health."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from mistral.server import doorman
 from mistral.server.service import Service
 
-AT_ONCE = 4  # connections that are taken in one turn of the loop: what is under way goes on between
+AT_ONCE = 4  # connections that are accepted in one turn of the loop, so that other work continues
 TELL_SECONDS = 0.1  # between two words to the doorman
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class FrontDoor:
-    """The doorman of a listening socket, and the connections that it passes on."""
+    """The doorman of a listening socket, and the connections that it passes to the server."""
 
     def __init__(self, service: Service, protocol: Callable[[], asyncio.Protocol], lost: Callable[[], None]) -> None:
-        """`protocol` makes one for a connection; `lost` is called when the doorman has died. In a running loop."""
+        """`protocol` makes the protocol of a connection; `lost` is called if the doorman dies. In a running loop."""
         self._service, self._protocol, self._lost = service, protocol, lost
         self._loop, self._taking = asyncio.get_running_loop(), set[asyncio.Task[None]]()
         self._channel, self._theirs = socket.socketpair()
@@ -31,7 +31,7 @@ class FrontDoor:
         self._telling: asyncio.Task[None] | None = None
 
     def open(self, listener: socket.socket) -> None:
-        """Start the doorman at a socket that listens. Raises OSError where no program can be started."""
+        """Start the doorman at a listening socket. Raises OSError if no process can be started."""
         settings, numbers = self._service.settings, (listener.fileno(), self._theirs.fileno())
         hosts = ",".join((*LOOPBACK, settings.host.lower())) if settings.is_loopback else ""
         command = [sys.executable, "-I", "-S", str(Path(doorman.__file__)), *map(str, numbers), hosts]
@@ -55,7 +55,7 @@ class FrontDoor:
             self._process = None
 
     def _take(self) -> None:
-        """Connections that the doorman passes on; few at once."""
+        """Accept connections that the doorman passes on, a few at once."""
         for _ in range(AT_ONCE):
             try:
                 said, numbers, _, _ = socket.recv_fds(self._channel, 1, 1)
@@ -81,7 +81,7 @@ class FrontDoor:
             await self._loop.connect_accepted_socket(self._protocol, sock)
 
     async def _tell(self) -> None:
-        """Say again and again how things are; a doorman who hears nothing says so."""
+        """Report the server's state regularly; without reports the doorman answers 503."""
         while True:
             service = self._service
             said = b"o" if service.alive else b"d" if service.draining else b"f"

@@ -1,4 +1,4 @@
-"""What every request passes first: its Host and Origin, its API key, and a line in the log when it is done."""
+"""Checks of every request: Host, Origin and API key; and a line in the log when it is done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = "other"  # what metrics call a path that is none of the server's
 
 
 class Guard:
-    """The application behind checks that no request can leave out."""
+    """The application, wrapped in checks of every request."""
 
     def __init__(
         self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, log: Log, paths: Sequence[str]
@@ -70,7 +70,7 @@ class Guard:
             self._note(scope, 0 if state.get("gone") else status, time.perf_counter() - started)
 
     def _check_headers(self, scope: Scope, headers: Headers) -> None:
-        """On loopback, a page of another site could reach the server under a name of its own: only ours will do."""
+        """Check the Host header: on loopback, DNS rebinding could let a page of another site reach the server."""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             raise ApiError(431, f"the headers are larger than {MAX_HEADERS >> 10} kB")
         host = hostname(f"//{headers.get('host', '')}")
@@ -112,7 +112,7 @@ def to_origin_form(scope: Scope) -> None:
 
 
 def hostname(url: str) -> str:
-    """The name or address of a URL's host, in small letters; "" where there is none."""
+    """The host name or address of a URL, in lower case; "" if there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

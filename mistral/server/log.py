@@ -1,4 +1,4 @@
-"""What the server writes to standard error: a line for each request, without any text of prompts or answers."""
+"""The server's log on standard error: a line for each request, without texts of prompts or answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GATHERING_SECONDS = (
 
 
 class Log(logging.Handler):
-    """Lines, written by a thread of its own: neither a full disk nor a reader who has stopped holds the server up."""
+    """A log that its own thread writes: neither a full disk nor a stopped reader blocks the server."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -35,18 +35,18 @@ class Log(logging.Handler):
             self._come.set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A message of a library; of an error that comes with it, the kind alone."""
+        """Write a message of a library; of its exception only the type."""
         kind = record.exc_info[0] if record.exc_info else None
         self.say(f"{record.name}: {record.getMessage()}{f' ({kind.__name__})' if kind else ''}")
 
     def take_over(self, *names: str) -> None:
-        """Write what these loggers say, and let nobody else."""
+        """Become the only handler of these loggers."""
         for name in names:
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [self], False
 
     def close(self) -> None:
-        """Write what is left, for a second at most."""
+        """Write the remaining lines, for at most a second."""
         super().close()
         self._closing.set()
         self._come.set()

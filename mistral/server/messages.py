@@ -26,7 +26,7 @@ from mistral.server.tool_choice import ToolChoice
 
 @dataclass(frozen=True)
 class MessagesRequest:
-    """What the body of a request says; `messages` as chat completions have them."""
+    """The contents of a request's body; `messages` are those of chat completions."""
 
     messages: list[dict[str, Any]]
     choosing: Choosing
@@ -60,7 +60,7 @@ class MessagesRequest:
 
 
 def thinking(fields: Fields, efforts: Sequence[str]) -> str | None:
-    """The effort that the model's template has for what the request says of thoughts; None where it has none."""
+    """The reasoning effort for the request's `thinking`; None if the model's template has none."""
     config = fields.inner("thinking")
     if config is None:
         return None
@@ -94,5 +94,5 @@ async def count_tokens(request: Request) -> Response:
 
 
 async def batches(request: Request) -> Response:
-    """There are none."""
+    """Batches are not supported."""
     raise ApiError(501, "batches are not kept; send each request by itself", code="not_supported")

@@ -16,7 +16,7 @@ Block = dict[str, Any]
 
 
 def error_frame(error: ApiError) -> bytes:
-    """The event that tells of an error in a stream."""
+    """The event for an error in a stream."""
     return frame(error.envelope("/v1/messages"), "error")
 
 
@@ -47,7 +47,7 @@ class MessageWriter:
         }  # fmt: skip
 
     async def frames(self, answers: Answers) -> AsyncGenerator[bytes]:
-        """The events: the message begins, its blocks one after the other, and it ends."""
+        """The events: start of the message, its blocks in order, and its end."""
         yield event("message_start", message=self._message(answers))
         yield event("ping")
         async for part in told(answers.pieces(), self._of):
@@ -76,7 +76,7 @@ class MessageWriter:
                 yield from self._delta("tool_use", begun, {"type": "input_json_delta", "partial_json": text})
 
     def _delta(self, kind: str, begun: Block, delta: Block | None = None) -> Iterator[bytes]:
-        """A part of a block; the one before ends where it is of another kind, and a new one begins."""
+        """The events for a part of a block; a part of another kind ends the open block and starts a new one."""
         if self._kind != kind:
             yield from self._closed()
             self._kind, self._index = kind, self._index + 1
@@ -98,7 +98,7 @@ def event(kind: str, **fields: Any) -> bytes:
 
 
 def reasons(answer: Answer) -> dict[str, Any]:
-    """Why an answer ended, and at which of the caller's texts if it was one."""
+    """The stop reason of an answer, and the stop text that ended it, if any."""
     found = {"length": "max_tokens", CALLS: "tool_use"}.get(answer.finish_reason or "", "end_turn")
     if answer.stop is not None and found == "end_turn":
         return {"stop_reason": "stop_sequence", "stop_sequence": answer.stop}
@@ -106,7 +106,7 @@ def reasons(answer: Answer) -> dict[str, Any]:
 
 
 def usage(answers: Answers) -> dict[str, int]:
-    """Tokens; those of the prompt that were not computed again are counted apart."""
+    """The usage; cached prompt tokens are counted separately."""
     found = answers.usage
     return {
         "input_tokens": found.prompt - found.cached, "cache_creation_input_tokens": 0,

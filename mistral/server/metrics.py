@@ -1,4 +1,4 @@
-"""Figures of a server for Prometheus, in a registry of their own."""
+"""Metrics for Prometheus, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NEXT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 2, 5)  # se
 
 
 class Times(Collector):
-    """A histogram of times; unlike that of the library it takes several equal ones at once."""
+    """A histogram of times, to which several equal times can be added at once."""
 
     def __init__(self, name: str, what: str, bounds: Sequence[float]) -> None:
-        """`bounds`: seconds at which the buckets end, beside the last."""
+        """`bounds`: the upper bounds of the buckets in seconds, except the last."""
         self._name, self._what, self._bounds = name, what, bounds
         self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
 
@@ -44,7 +44,7 @@ class Times(Collector):
 
 
 class Metrics:
-    """What is counted and measured."""
+    """The metrics of a server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -70,13 +70,13 @@ class Metrics:
         self.next = Times(f"{name}_time_per_token_seconds", "From token to token", NEXT)
         registry.register(self.first)
         registry.register(self.next)
-        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or under way", registry=registry)
+        self.open = Gauge(f"{name}_answers_open", "Answers that are waiting or being generated", registry=registry)
         self.waiting = Gauge(f"{name}_answers_waiting", "Answers that have not begun", registry=registry)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """A figure that is asked for when the metrics are read."""
+        """Add a gauge whose value is computed when the metrics are read."""
         Gauge(f"mistral_{name}", what, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus's own format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)

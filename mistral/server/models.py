@@ -1,4 +1,4 @@
-"""What is served: /v1/models, /health, /metrics, and what there is not."""
+"""The model and its state: /v1/models, /health, /metrics; and endpoints that are not supported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistral.server.service import Service
 
 
 async def models(request: Request) -> Response:
-    """The one model, in a list as OpenAI, Anthropic and Mistral have it."""
+    """The list of models, which has one, in the common format of OpenAI, Anthropic and Mistral."""
     service = service_of(request)
     name, found = service.name, card(service, "anthropic-version" in request.headers)
     return JSONResponse({"object": "list", "data": [found], "has_more": False, "first_id": name, "last_id": name})
@@ -30,7 +30,7 @@ async def model(request: Request) -> Response:
 
 
 def card(service: Service, anthropic: bool) -> dict[str, Any]:
-    """What there is to know of the model; Anthropic's clients and Mistral's want another `type`."""
+    """The properties of the model; Anthropic's and Mistral's clients expect different values of `type`."""
     tokenizer = service.tokenizer
     made = datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
     can = {
@@ -47,7 +47,7 @@ def card(service: Service, anthropic: bool) -> dict[str, Any]:
 
 
 async def health(request: Request) -> Response:
-    """200 while requests are taken, 503 when the server is ending or its engine has failed."""
+    """200 while requests are accepted, 503 if the server is shutting down or its engine has failed."""
     service = service_of(request)
     status = "ok" if service.alive else "draining" if service.draining else "failed"
     return JSONResponse({"status": status}, 200 if service.alive else 503)

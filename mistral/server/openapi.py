@@ -1,8 +1,8 @@
-"""A description of the main operations, for programs: /openapi.json.
+"""The OpenAPI description of the main operations: /openapi.json.
 
-What it describes is taken, and what it calls wrong is refused. Where a schema cannot tell what is right, such as the
-name of one of the tools or the role of the last message, it has less than the server takes, and says so in words. It
-cannot tell what exceeds the context, nor prompts times `n` beyond the queue.
+The server accepts what it allows, and refuses what it forbids. Where a schema cannot express a rule, such as the name
+of one of the tools or the role of the last message, it allows less than the server, and says so in words. It cannot
+express the limits of the context and, for prompts times `n`, of the queue.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ TEXT, SWITCH, OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object
 
 
 def optional(schema: Schema) -> Schema:
-    """A field that may be left out, for which null stands, too."""
+    """An optional field, which may also be null."""
     if "enum" in schema:
         return {**schema, "enum": [*schema["enum"], None]}
     return {**schema, "type": [schema["type"], "null"]} if "type" in schema else {"anyOf": [schema, {"type": "null"}]}
 
 
 def fields(required: tuple[str, ...] = (), **given: Schema) -> Schema:
-    """An object with these fields, all of which but the required ones may be left out."""
+    """An object with these fields, of which all but the required ones are optional."""
     properties = {name: schema if name in required else optional(schema) for name, schema in given.items()}
     return {"type": "object", "properties": properties, "required": list(required)}
 
@@ -58,7 +58,7 @@ def one_of(*words: str) -> Schema:
 
 
 def below(limit: int) -> str:
-    """An expression for the numbers from 0 to below a limit, as they are written without leading zeros."""
+    """A regular expression for the integers from 0 to below a limit, without leading zeros."""
     most = str(limit - 1)
     found = ["0", f"[1-9][0-9]{{0,{len(most) - 2}}}" if len(most) > 1 else "[1-9]"]
     for place, digit in enumerate(most):

@@ -1,4 +1,4 @@
-"""The page to chat on: one file, and a policy that lets it load nothing from elsewhere."""
+"""The chat page: one file, with a content security policy that forbids loading anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INLINE = {
 
 @cache
 def page_and_policy() -> tuple[bytes, str]:
-    """The page, and its content security policy: what stands in it, and calls of this server, and nothing else."""
+    """The page and its content security policy, which allows only its own contents and calls of this server."""
     page = PAGE.read_bytes()
     parts = ["default-src 'none'", "connect-src 'self'", "img-src 'self' data: blob:", "base-uri 'none'",
              "form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits of time for both sides, and one write for all that is sent at once."""
+"""uvicorn's HTTP protocol with time limits for both sides, and gathered writes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from mistral.text import json_line
 
 
 class TimedProtocol(H11Protocol):
-    """Ends a connection whose request does not come within `HEADER_SECONDS`: the time of bodies is `body.py`'s.
+    """Closes a connection that is too slow.
 
-    And one whose client does not take what it is sent within `SEND_SECONDS`.
+    Headers must arrive within `HEADER_SECONDS` (`body.py` limits the time of bodies), and a client must read what it is
+    sent within `SEND_SECONDS`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -29,12 +30,12 @@ class TimedProtocol(H11Protocol):
         self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A new connection: its request is to come now."""
+        """Start the time limit for the headers of a new connection."""
         super().connection_made(GatheredWrites(transport, self.loop))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; a request that has begun is to come whole."""
+        """Process received bytes; a request that has started must arrive completely."""
         super().data_received(data)
         self._watch()
 
@@ -45,13 +46,13 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """More is to be sent than the client has taken."""
+        """Start the time limit for sending: the client is not reading fast enough."""
         super().pause_writing()
         if self._sending is None:
             self._sending = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has taken most of it."""
+        """Stop the time limit for sending."""
         self._taken()
         super().resume_writing()
 
@@ -61,7 +62,7 @@ class TimedProtocol(H11Protocol):
         self._sending = None
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or has more headers than are read, in the same form as other errors; then hang up."""
+        """Answer invalid HTTP, or headers that are too large, in the format of other errors; then close."""
         found = sys.exception()
         status = HTTPStatus(found.error_status_hint if isinstance(found, h11.RemoteProtocolError) else 400)
         what = "this is no sound HTTP request"

@@ -1,4 +1,4 @@
-"""OpenAI's responses: POST /v1/responses. Nothing is kept: a conversation comes whole with each request."""
+"""OpenAI's responses: POST /v1/responses. Nothing is stored: each request has the whole conversation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGPROBS = "message.output_text.logprobs"  # what `include` has where log-probab
 
 @dataclass(frozen=True)
 class ResponsesRequest:
-    """What the body of a request says; `messages` as chat completions have them."""
+    """The contents of a request's body; `messages` are those of chat completions."""
 
     fields: Fields
     messages: list[dict[str, Any]]
@@ -70,14 +70,14 @@ class ResponsesRequest:
 
 
 def _without_type(tool: object) -> object:
-    """A tool as chat completions have it."""
+    """A tool in the format of chat completions."""
     if not isinstance(tool, dict):
         return tool
     return {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
 
 
 def effort(fields: Fields, efforts: Sequence[str]) -> str | None:
-    """What the model's template has for the effort that is asked for; None where it has no such setting."""
+    """The template's value for the requested reasoning effort; None if it has no such setting."""
     reasoning = fields.inner("reasoning")
     wanted = reasoning.text("effort") if reasoning else ""
     if not wanted or not efforts:
@@ -100,5 +100,5 @@ async def responses(request: Request) -> Response:
 
 
 async def response_by_id(request: Request) -> Response:
-    """Nothing is kept."""
+    """Responses are not stored."""
     raise ApiError(404, "no response is kept here; ask again with the whole conversation", code="response_not_found")

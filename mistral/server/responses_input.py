@@ -1,4 +1,4 @@
-"""Items of OpenAI's responses, turned into what chat completions have."""
+"""Items of OpenAI's responses, converted to messages of chat completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Turn = dict[str, Any]
 
 
 def conversation(fields: Fields) -> list[Turn]:
-    """The messages, the instructions first. Raises ApiError naming the item that is wrong."""
+    """The messages, the instructions first. Raises ApiError naming an invalid item."""
     found: list[Turn] = []
     if instructions := fields.text("instructions"):
         found.append({"role": "system", "content": instructions})
@@ -25,7 +25,7 @@ def conversation(fields: Fields) -> list[Turn]:
 
 
 def add_item(found: list[Turn], item: Fields) -> None:
-    """Add one item: a message, a call, its result, or thoughts; those of one answer become one message."""
+    """Add one item: a message, a call, its result, or reasoning; those of one answer become one message."""
     kind = item.text("type") or "message"
     if kind == "message":
         role = item.choice("role", ("user", "assistant", "system", "developer"), "")

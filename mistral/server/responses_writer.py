@@ -23,7 +23,7 @@ SAME = ("instructions", "metadata", "tools", "tool_choice", "max_output_tokens",
 
 
 class ResponseWriter:
-    """Writes one answer. In a stream, items come one after the other: thoughts, text, calls."""
+    """Writes one answer. In a stream, items follow each other: reasoning, text, calls."""
 
     def __init__(self, service: Service, response_id: str, fields: Fields, asked: Asked) -> None:
         self._service, self._id, self._fields, self._asked = service, response_id, fields, asked
@@ -60,7 +60,7 @@ class ResponseWriter:
         return frame({"type": kind, "sequence_number": self._number, **fields}, kind)
 
     def error_frame(self, error: ApiError) -> bytes:
-        """The event that tells of an error in a stream."""
+        """The event for an error in a stream."""
         return self._event("error", code=error.code, message=error.message, param=error.param)
 
     async def frames(self, answers: Answers) -> AsyncGenerator[bytes]:
@@ -114,7 +114,7 @@ class ResponseWriter:
         return self._event(kind, **place, **fields)
 
     def _closed(self, status: str = "completed") -> Iterator[bytes]:
-        """The end of the item that is open, if one is."""
+        """The events that end the open item, if any."""
         if self._open is None:
             return
         item, place = self._open, {"item_id": self._open["id"], "output_index": len(self._items)}
@@ -148,7 +148,7 @@ class ResponseWriter:
 
 
 def _is_whole(arguments: str) -> bool:
-    """Whether a call has come to its end."""
+    """Whether a call is complete."""
     try:
         parse_json(arguments)
     except ValueError:
@@ -157,7 +157,7 @@ def _is_whole(arguments: str) -> bool:
 
 
 def items(service: Service, response_id: str, answer: Answer, logprobs: bool) -> list[Item]:
-    """What an answer consists of."""
+    """The items of an answer."""
     found, status = list[Item](), "incomplete" if answer.finish_reason == "length" else "completed"
     if answer.thoughts:
         found.append(reasoning(response_id, answer.thoughts, "completed"))
@@ -177,14 +177,14 @@ def message(response_id: str, text: str, status: str) -> Item:
 
 
 def reasoning(response_id: str, text: str, status: str) -> Item:
-    """An item of thoughts."""
+    """An item of reasoning."""
     content = [{"type": "reasoning_text", "text": text}]
     item_id = response_id.replace("resp_", "rs_")
     return {"id": item_id, "type": "reasoning", "summary": [], "content": content, "status": status}
 
 
 def function_call(call: ToolCall) -> Item:
-    """An item that asks for a call."""
+    """An item of a tool call."""
     return {
         "id": f"fc_{call.id}", "type": "function_call", "call_id": call.id, "name": call.name,
         "arguments": call.arguments, "status": "completed",
@@ -192,7 +192,7 @@ def function_call(call: ToolCall) -> Item:
 
 
 def usage(answers: Answers) -> dict[str, Any]:
-    """Tokens as responses have them."""
+    """The usage in the format of responses."""
     found = answers.usage
     return {
         "input_tokens": found.prompt,

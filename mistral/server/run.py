@@ -1,4 +1,4 @@
-"""Runs the server: a socket, signals, and an end that lets answers be finished."""
+"""Runs the server: its socket, signals, and a graceful shutdown that lets answers finish."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, which nobody can call yet. Raises InputError where it cannot be had."""
+    """A socket bound to an address, not yet listening. Raises InputError if it cannot be bound."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -58,10 +58,10 @@ def address_of(sock: socket.socket) -> str:
 
 
 class DrainingServer(uvicorn.Server):
-    """Ends in steps: no new requests, then time for the answers that are under way, then an end for these, too."""
+    """Shuts down in steps: no new requests, then time for open answers to finish, then their cancellation."""
 
     def __init__(self, service: Service, ready: Callable[[], None]) -> None:
-        """`ready` is called once requests are taken."""
+        """`ready` is called once requests are accepted."""
         self.service, self._ready, self._doors = service, ready, list[FrontDoor]()
         self._taking: asyncio.Future[None] | None = None
         service.log.take_over("uvicorn.error", "asyncio")
@@ -76,7 +76,7 @@ class DrainingServer(uvicorn.Server):
         )  # fmt: skip
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take requests: by way of a doorman, or without one where no program can be started."""
+        """Accept requests through a doorman, or directly if no process can be started."""
         await super().startup([])
         for sock in sockets or ():
             sock.listen(BACKLOG)
@@ -90,11 +90,11 @@ class DrainingServer(uvicorn.Server):
         self._ready()
 
     def _protocol(self) -> asyncio.Protocol:
-        """What speaks HTTP on one connection, as uvicorn makes it."""
+        """The HTTP protocol of one connection, made as in uvicorn."""
         return TimedProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _without_door(self, sock: socket.socket) -> None:
-        """Take connections here."""
+        """Accept connections directly."""
         self.service.log.say("connections are taken without a doorman: /health may have to wait")
         self._taking = asyncio.ensure_future(self._listen(sock))
 
@@ -104,7 +104,7 @@ class DrainingServer(uvicorn.Server):
             self.servers.append(await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more requests, wait for answers, end them when the time is up."""
+        """Accept no more requests, wait for answers, and cancel them when the time is up."""
         self.service.draining = True
         for door in self._doors:
             door.close()
@@ -116,7 +116,7 @@ class DrainingServer(uvicorn.Server):
             await self.service.close()
 
     async def _drain(self) -> None:
-        """Once the time is up, or on a second signal, end what is left."""
+        """When the time is up, or at a second signal, cancel the remaining answers."""
         waited = 0.0
         while waited < self.service.settings.drain_seconds and not self.force_exit:
             await asyncio.sleep(0.05)
@@ -125,9 +125,9 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the server in steps; a second one at once. Neither is passed on."""
+        """SIGTERM and Ctrl-C shut the server down in steps; a second one at once. Neither is passed on."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever began it ends it
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread, whose caller handles signals
             for each in SIGNALS:
                 loop.add_signal_handler(each, self.end)
         try:
@@ -144,7 +144,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def run(service: Service, sock: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))

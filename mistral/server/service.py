@@ -1,4 +1,4 @@
-"""The model behind the server: requests go in through a queue with an end, and their answers come back."""
+"""The model behind the server: a bounded queue of requests, and their answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = 1024  # bytes or ids with which something is done sooner than a thread c
 
 
 class Service:
-    """A loaded model and the thread that drives it, for coroutines: none of its methods holds the event loop up."""
+    """A loaded model and its engine thread, for coroutines: no method blocks the event loop."""
 
     def __init__(
         self,
@@ -52,40 +52,40 @@ class Service:
         settings: ServerSettings,
         log: Log,
     ) -> None:
-        """`name`: what the model is called."""
+        """`name`: the model's name."""
         self.name, self.tokenizer, self.engine, self.settings = name, tokenizer, engine, settings
         self.token_texts, self.grammars, self.log = TokenTexts(tokenizer), Grammars(tokenizer), log
         self.created, self.draining, self.open = int(time.time()), False, 0
         self.metrics = Metrics()
         self.metrics.watch("rows", "Rows of the cache that are in use", lambda: engine.reserved[0])
-        self.metrics.watch("reserved_tokens", "Tokens that rows have memory for", lambda: engine.reserved[1])
-        self.metrics.watch("rows_reading", "Rows whose prompt is being read", lambda: thread.figures.reading)
-        self.metrics.watch("rows_answering", "Rows that are being answered", lambda: thread.figures.answering)
-        self.metrics.watch("rows_parked", "Rows that gave their memory to others", lambda: thread.figures.parked)
-        self.metrics.watch("row_bytes", "Memory counted for rows", lambda: thread.figures.row_bytes)
-        self.metrics.watch("prefix_bytes", "Memory of beginnings of prompts", lambda: thread.figures.prefix_bytes)
+        self.metrics.watch("reserved_tokens", "Tokens that memory is reserved for", lambda: engine.reserved[1])
+        self.metrics.watch("rows_reading", "Rows in prefill", lambda: thread.figures.reading)
+        self.metrics.watch("rows_answering", "Rows in decode", lambda: thread.figures.answering)
+        self.metrics.watch("rows_parked", "Parked rows", lambda: thread.figures.parked)
+        self.metrics.watch("row_bytes", "Memory reserved for rows", lambda: thread.figures.row_bytes)
+        self.metrics.watch("prefix_bytes", "Memory of the prefix cache", lambda: thread.figures.prefix_bytes)
         self.metrics.watch("steps", "Steps of the engine so far", lambda: thread.figures.steps)
         self.metrics.watch("longest_step_seconds", "The longest step so far", lambda: thread.figures.longest_seconds)
-        self.metrics.watch("drafted_tokens", "Tokens that were guessed", lambda: thread.figures.drafted_tokens)
-        self.metrics.watch("accepted_tokens", "Guesses that were right", lambda: thread.figures.accepted_tokens)
+        self.metrics.watch("drafted_tokens", "Draft tokens", lambda: thread.figures.drafted_tokens)
+        self.metrics.watch("accepted_tokens", "Accepted draft tokens", lambda: thread.figures.accepted_tokens)
         self._thread, self._start = thread, Start(thread)
         self._mailbox: Mailbox | None = None
         self._workers = ThreadPoolExecutor(WORKERS, "server")
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return not (self.draining or self._thread.closed)
 
     @property
     def efforts(self) -> tuple[str, ...]:
-        """How long the model can be told to think."""
+        """The values of reasoning_effort that the model's template accepts."""
         return self.tokenizer.template.reasoning_efforts if self.tokenizer.template else ()
 
     async def in_thread(self, work: Callable[[], T], field: str | None = None, size: int = SMALL) -> T:
-        """What `work` returns, done by a thread, or at once where it is with fewer than `SMALL` bytes.
+        """The result of `work`, which runs in a thread, or at once if it handles fewer than `SMALL` bytes.
 
-        Raises ApiError for its InputError, which is that of a field.
+        Raises ApiError for an InputError of `work`.
         """
         try:
             if size < SMALL:
@@ -103,7 +103,7 @@ class Service:
             raise ApiError(400, message, field) from None
 
     def check_ids(self, ids: Sequence[int], field: str) -> None:
-        """Raise ApiError, naming the field, for an id that the model has not."""
+        """Raise ApiError, naming the field, for an id beyond the vocabulary."""
         for token_id in ids:
             if not 0 <= token_id < self.engine.args.vocab_size:
                 raise wrong(field, f"{token_id} is no id of the model, which has {self.engine.args.vocab_size}")
@@ -111,7 +111,7 @@ class Service:
     # Prompts; to be called `in_thread`
 
     def text_prompt(self, text: str | Sequence[int], name: str) -> Prompt:
-        """A text, or ids, to be gone on from. Raises InputError."""
+        """The prompt of a text, or ids, to be continued. Raises InputError for an invalid one."""
         ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
         return Prompt(name, ids, ids)
 
@@ -126,9 +126,9 @@ class Service:
 
     @asynccontextmanager
     async def answering(self, asked: Asked, key: str) -> AsyncGenerator[Answers]:
-        """The time in which answers are made; those that have not ended at its end are cancelled.
+        """A block in which answers are generated; those that have not ended at its end are cancelled.
 
-        Raises ApiError where the queue is full, the server is ending, or the request cannot be served.
+        Raises ApiError if the queue is full, the server is shutting down, or the request is invalid.
         """
         self._admit(asked.rows)
         self._check_lengths(asked)
@@ -160,10 +160,10 @@ class Service:
             raise unavailable(ENDING if self.draining else "the engine has failed")
         if self.open + rows > most:
             self.metrics.refused.inc()
-            raise busy(f"{self.open} answers are under way or waiting, and {most} are the most; try again")
+            raise busy(f"{self.open} answers are open, and {most} are the most; try again")
 
     def _check_lengths(self, asked: Asked) -> None:
-        """Raise ApiError, with the code that OpenAI's clients know, for a prompt that leaves no room for an answer."""
+        """Raise ApiError, with OpenAI's error code, for a prompt that leaves no room for an answer."""
         limit, least = self.engine.context_limit, 0 if asked.max_tokens == 0 else 1
         for prompt in asked.prompts:
             length = len(prompt.ids)
@@ -199,27 +199,27 @@ class Service:
         ]  # fmt: skip
 
     def _grammar(self, asked: Asked, prompt: Prompt) -> Grammar | None:
-        """What an answer's tokens must follow, after any thoughts."""
+        """The grammar of an answer, after any thinking."""
         if asked.constraint is None:
             return None
         return self.grammars.grammar(asked.constraint, not prompt.continued, prompt.think_tokens, prompt.thinks)
 
     async def close(self) -> None:
-        """End all answers, and the threads."""
+        """Cancel all answers and end the threads."""
         self.draining = True
         await asyncio.to_thread(self._thread.close)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
 
 class _Submission:
-    """Requests that are given to the engine by one thread and may be taken back by another."""
+    """Requests that one thread submits to the engine and another may cancel."""
 
     def __init__(self, thread: EngineThread, key: str) -> None:
         self._thread, self._key, self._lock = thread, key, threading.Lock()
         self._handles, self._cancelled = list[Handle](), False
 
     def submit(self, requests: Sequence[Request], put: Callable[[int, Event], None]) -> None:
-        """Ask for answers; `put` gets each event with its answer's place. Raises InputError, with none left."""
+        """Submit the requests; `put` gets each event with its answer's index. If one raises InputError, none stays."""
         try:
             for place, request in enumerate(requests):
                 with self._lock:
@@ -231,7 +231,7 @@ class _Submission:
             raise
 
     def cancel(self) -> None:
-        """Take all of them back."""
+        """Cancel all of them."""
         with self._lock:
             self._cancelled = True
             for handle in self._handles:

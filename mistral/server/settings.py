@@ -1,4 +1,4 @@
-"""How a server is run, and what bounds its callers."""
+"""The settings and limits of a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEEP_ALIVE_SECONDS = 15.0  # without anything to say, after which a comment is s
 
 @dataclass(frozen=True)
 class Defaults:
-    """What an answer is like where the request does not say. max_tokens None: to the end of the context."""
+    """The defaults of answers. max_tokens None: to the end of the context."""
 
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -37,11 +37,10 @@ class Defaults:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server is run.
+    """The settings of a server.
 
-    api_keys: one of them is needed where there are any. cors: origins whose pages may call. max_rows answers are under
-    way at once, and `max_queue` more may wait. drain_seconds: what is left to answers that are under way when the
-    server is told to end.
+    api_keys: callers need one of them, if there are any. cors: origins whose pages may call. max_rows: the most answers
+    generated at once; max_queue: the most that wait. drain_seconds: the time for open answers after a signal.
     """
 
     host: str = "127.0.0.1"
@@ -55,7 +54,7 @@ class ServerSettings:
     defaults: Defaults = field(default_factory=Defaults)
 
     def check(self) -> None:
-        """Raise InputError for what cannot be."""
+        """Raise InputError for invalid settings."""
         if not 0 <= self.port <= 65535:
             raise InputError("must be from 0 to 65535; 0 takes a free one", option="port", value=self.port)
         if self.max_rows < 1:

@@ -1,4 +1,4 @@
-"""What a request says of the form of its answers: JSON, a schema, an expression, a grammar, or one of some texts."""
+"""Structured output: the form of answers in a request's fields."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ GUIDED = ("guided_json", "guided_regex", "guided_grammar", "guided_choice", "reg
 
 
 def read_constraint(fields: Fields) -> Constraint | None:
-    """The one constraint of a request; None where it has none. Raises ApiError for several, and for what is wrong.
+    """The constraint of a request; None without one. Raises ApiError for several, and for an invalid one.
 
-    llama.cpp's `grammar` is refused: an answer that is free where its form was asked for would be a silent fault.
+    llama.cpp's `grammar` is refused: ignoring it would silently give an answer without the requested form.
     """
     if fields.has("grammar"):
         raise fields.wrong("grammar", "GBNF is not read; give guided_grammar, in llguidance's Lark syntax")

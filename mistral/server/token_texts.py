@@ -1,4 +1,4 @@
-"""How single tokens are written in a response: as text, and as bytes."""
+"""Single tokens in a response, as text and as bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenTexts:
         self._names = {token.id: name for name, token in tokenizer.vocabulary.specials.items()}
 
     def bytes_of(self, token_id: int) -> bytes:
-        """What an id stands for; nothing for one that no piece stands for."""
+        """The bytes of an id; empty for one without a piece."""
         found = self._bytes.get(token_id)
         if found is None:
             piece = self._tokenizer.piece(token_id)
@@ -36,7 +36,7 @@ class TokenTexts:
         return self.bytes_of(token_id).decode(errors="backslashreplace")
 
     def length(self, token_id: int, begins: bool) -> int:
-        """Characters that an id adds to a text, which begins with it or not."""
+        """The number of characters that an id adds to a text, at its start or later."""
         piece = self._tokenizer.piece(token_id)
         if piece is None:
             return 0
@@ -44,7 +44,7 @@ class TokenTexts:
         return len(self.text_of(token_id)) - dropped
 
     def records(self, logprobs: Sequence[TokenLogprob], begins: bool = False) -> list[dict[str, Any]]:
-        """Tokens as chat responses have them; `begins`: the first of them begins a text, and has no space before it."""
+        """Tokens in the format of chat responses; `begins`: the first starts a text, without a space before it."""
         return [
             {
                 **self._record(token.id, token.logprob, begins and not place),

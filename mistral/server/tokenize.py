@@ -1,4 +1,4 @@
-"""Texts to ids and back: /tokenize, /detokenize and /tokenizer_info, as other servers have them."""
+"""Texts to ids and back: /tokenize, /detokenize and /tokenizer_info, as in other servers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """What is known of the tokenizer."""
+    """The properties of the tokenizer."""
     service = service_of(request)
     tokenizer = service.tokenizer
     bos, eos = (service.token_texts.text_of(token_id) for token_id in (tokenizer.bos_id, tokenizer.eos_id))

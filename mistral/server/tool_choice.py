@@ -18,7 +18,7 @@ from mistral.tokenizer.tool_file import read_tools
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """The tools that an answer may call; `must`: it calls one of them and says nothing else. one_call: not several."""
+    """The tools that an answer may call; `must`: it is a call and nothing else. one_call: at most one call."""
 
     tools: tuple[Tool, ...] = ()
     must: bool = False
@@ -44,7 +44,7 @@ def read_tool_choice(fields: Fields) -> ToolChoice:
 
 
 def function_name(chosen: Fields) -> str:
-    """Which function an object names: as chat completions do it, or responses. Raises ApiError for none."""
+    """The function that an object names, as in chat completions or responses. Raises ApiError without one."""
     inner = chosen.inner("function")
     name = (inner or chosen).text("name") if inner or chosen.has("name") else ""
     if not name:
@@ -53,7 +53,7 @@ def function_name(chosen: Fields) -> str:
 
 
 def _allowed(chosen: Fields, tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], str]:
-    """OpenAI's `allowed_tools`: those of the tools that may be called, and whether one must be."""
+    """OpenAI's `allowed_tools`: the tools that may be called, and whether one must be."""
     allowed = chosen.inner("allowed_tools") or chosen
     names = [
         function_name(Fields(each, f"{allowed.name('tools')}[{number}]"))
@@ -67,7 +67,7 @@ def _allowed(chosen: Fields, tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], s
 
 
 def chosen_tools(fields: Fields, tools: tuple[Tool, ...], mode: str, name: str | None, one_call: bool) -> ToolChoice:
-    """The tools as they are offered, by how a caller chooses among them. Raises ApiError for what cannot be."""
+    """The tool choice for the offered tools and the caller's choice. Raises ApiError for an invalid one."""
     must = mode in ("required", "any") or name is not None
     if must and not tools:
         raise fields.wrong("tool_choice", "wants a call, and there are no tools")
@@ -86,12 +86,12 @@ def _tools(fields: Fields, entries: list[Any]) -> tuple[Tool, ...]:
 
 
 def call_constraint(tokenizer: Tokenizer, choice: ToolChoice) -> Constraint:
-    """The form of an answer that must call. Raises InputError where the model's template has no calls."""
+    """The form of an answer that must be a call. Raises InputError if the model's template has no calls."""
     return tool_constraint(tokenizer, [_closed(tool) for tool in choice.tools], parallel=not choice.one_call)
 
 
 def _closed(tool: Tool) -> Tool:
-    """The tool without arguments that it does not name, unless its schema allows them: models would invent some."""
+    """The tool without additional arguments, unless its schema allows them: models would invent some."""
     combined = any(key in tool.parameters for key in ("anyOf", "oneOf", "allOf", "$ref", "patternProperties"))
     given = {} if combined else {"properties": {}, "additionalProperties": False}
     return replace(tool, parameters={**given, **tool.parameters})

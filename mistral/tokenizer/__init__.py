@@ -1,5 +1,5 @@
 """Text to token ids and back, conversations and tool calls included.
 
-files finds a folder's tokenizer; tokenizer loads it; streaming turns ids back into text as they come; chat_template,
-messages, tool_calls, tool_file and fill_in_middle are what a model is asked beside plain text.
+files finds a folder's tokenizer; tokenizer loads it; streaming decodes ids as they are generated; chat_template,
+messages, tool_calls, tool_file and fill_in_middle are for prompts other than plain text.
 """

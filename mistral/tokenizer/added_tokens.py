@@ -17,7 +17,7 @@ PADDING = {"pad", "padding", "unk", "unknown", "bos", "eos", "s", "/s", "mask", 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token by its spelling. special: it is a control token, which no text becomes and which is not shown."""
+    """A token and its spelling. special: a control token, which no text is encoded to and which is not shown."""
 
     id: int
     content: str
@@ -27,20 +27,20 @@ class AddedToken:
 
     @property
     def is_control(self) -> bool:
-        """Whether no text may become it: it is special, or in brackets as control tokens are."""
+        """Whether no text may be encoded to it: it is special, or spelled in brackets like a control token."""
         return self.special or (self.content[0] in "<[" and self.content[-1] in ">]")
 
     @property
     def is_padding(self) -> bool:
-        """Whether its name says that it stands for nothing in a conversation."""
+        """Whether its name marks it as padding, which has no meaning in a conversation."""
         return self.content.strip("<>[]|").lower() in PADDING
 
 
 def read_added_tokens(folder: Path, sources: Sequence[str] = SOURCES) -> tuple[AddedToken, ...]:
     """The tokens in added_tokens.json, tokenizer.json and tokenizer_config.json of a folder, by id.
 
-    Of these, the files in `sources` are read. What tokenizer_config.json says of an id counts before tokenizer.json,
-    and that before added_tokens.json. Raises InputError, naming the file, for a table that is none.
+    Of these, the files in `sources` are read. For an id in several files, tokenizer_config.json comes first, then
+    tokenizer.json, then added_tokens.json. Raises InputError, naming the file, for an invalid table.
     """
     found = dict[int, AddedToken]()
     for name, parse in zip(SOURCES, (_names, _list, _decoder), strict=True):

@@ -1,6 +1,6 @@
-"""A child process that works on a stranger's data with limits of memory and time; `bounded_process.py` starts it.
+"""A child process that handles untrusted data with limits of memory and time; `bounded_process.py` starts it.
 
-Run as a file, it imports nothing of the project. Requests and replies are JSON behind eight bytes of length, on
+It runs as a script and imports nothing of the project. Requests and replies are JSON after eight bytes of length, on
 standard input and output. It renders chat templates with jinja2 as transformers does, encodes with a `tokenizer.json`,
 and compiles grammars for llguidance. A request that takes too much processor time ends the process, and so may one that
 takes too much memory.
@@ -31,12 +31,12 @@ VOCABULARY: list[llguidance.LLTokenizer] = []  # the one that grammars are compi
 
 
 class Refused(Exception):  # noqa: N818  the answer, not an error of this program
-    """What the data asks for cannot be; the message says why."""
+    """The data is invalid; the message says why."""
 
 
 @lru_cache(maxsize=8)
 def compiled(source: str) -> jinja2.Template:
-    """A chat template, in the environment that transformers gives it."""
+    """A compiled chat template, in the same environment as in transformers."""
     import jinja2
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -78,7 +78,7 @@ def compiled(source: str) -> jinja2.Template:
 
 
 def render(request: Mapping[str, Any]) -> str:
-    """The text that a template makes of its variables, at most `MOST_OUTPUT` characters."""
+    """The text of a template rendered with variables, at most `MOST_OUTPUT` characters."""
     import jinja2
 
     parts, length = [], 0
@@ -129,7 +129,7 @@ def load_table(request: Mapping[str, Any]) -> bool:
 
 
 def encode(request: Mapping[str, Any]) -> list[int]:
-    """Ids of a text. With `control`, spelled-out control tokens become their ids; else they are plain characters."""
+    """Ids of a text. With `control`, spelled-out control tokens become their ids; otherwise they are plain text."""
     raw, text = LOADED[request["path"]], request["text"]
     raw.encode_special_tokens = not request["control"]
     ids: list[int] = raw.encode(text, add_special_tokens=False).ids
@@ -198,7 +198,7 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What comes of a request: {"value": ...}, or {"error": why not, "refused": whether the data says so itself}."""
+    """The reply to a request: {"value": ...}, or {"error": reason, "refused": whether the data itself is invalid}."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + 1 + int(request["seconds"])
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))

@@ -1,4 +1,4 @@
-"""Work on a stranger's data in a child process with limits of memory and time: none of it can hang or end us."""
+"""Handles untrusted data in a child process with limits of memory and time; it cannot hang or crash this one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALL
 
 
 class Failed(Exception):  # noqa: N818  an answer to be put into words by the caller
-    """The child could not do what it was asked for; the message says why. `refused`: the data itself said so."""
+    """The child could not fulfil the request; the message says why. `refused`: the data itself is invalid."""
 
     def __init__(self, reason: str, refused: bool = False) -> None:
         super().__init__(reason)
@@ -33,20 +33,20 @@ class Failed(Exception):  # noqa: N818  an answer to be put into words by the ca
 
 
 class BoundedProcess:
-    """A child process that answers requests one at a time; started when the first comes, and again after a failure.
+    """A child process that answers requests one at a time; it is started at the first, and again after a failure.
 
     May be used from several threads. It ends when this process does.
     """
 
     def __init__(self, memory: int, setup: Mapping[str, Any] | None = None) -> None:
-        """`memory`: bytes of address space, at most. `setup`: a request that every new child is given first."""
+        """`memory`: the most bytes of address space. `setup`: the first request to every new child."""
         self.memory, self.setup = memory, setup
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._lock = threading.Lock()
 
     def ask(self, operation: str, seconds: float, **values: Any) -> Any:
-        """What the child answers within `seconds` of its processor time. Raises `Failed`."""
+        """The child's reply within `seconds` of its processor time. Raises `Failed`."""
         with self._lock:
             if self._child is None or self._owner != os.getpid():
                 self._child, self._owner = self._started(), os.getpid()
@@ -82,7 +82,7 @@ class BoundedProcess:
         return reply["value"]
 
     def _failed(self, child: subprocess.Popen[bytes]) -> int:
-        """End a child that cannot go on -> its exit code, which says why where it ended by itself."""
+        """End a failed child -> its exit code, which is the reason if it ended by itself."""
         self._child = None
         with suppress(subprocess.TimeoutExpired):
             child.wait(0.05)

@@ -1,4 +1,4 @@
-"""Tool calls as they are written: the name of each, then its arguments bit by bit, in the form of whole calls."""
+"""Tool calls parsed while they are generated: the name of each, then its arguments in pieces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_STRING = re.compile(
 
 @dataclass(frozen=True)
 class CallPart:
-    """What is added to the call of this number: its id and name in the first part, "" in others; then arguments."""
+    """An addition to the call with this number: id and name in the first part ("" in others), and arguments."""
 
     number: int
     id: str = ""
@@ -38,7 +38,7 @@ class CallPart:
 class JsonStream:
     """The text of a JSON object -> the same as `json.dumps` writes it, as far as it is certain.
 
-    Nothing more comes of a text that is no JSON, from there on. Whether an object is sound is seen when it is whole.
+    After invalid JSON nothing more is returned. Whether an object is valid is known only at its end.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class JsonStream:
 
 
 class CallStream:
-    """Calls of templates that write a name, [ARGS] and an object, from ids; others are known only when all is there."""
+    """Calls of templates that write a name, [ARGS] and an object, from ids; others can be parsed only when complete."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: ToolTokens, taken: Collection[str], salt: Sequence[int]) -> None:
         """`taken` and `salt` as `parse_reply` has them."""
@@ -137,7 +137,7 @@ class CallStream:
 
 
 def usable_id(given: str, ids: Sequence[int], used: Collection[str], salt: Sequence[int]) -> str:
-    """The id that a model has given to a call, or one made of token ids, so that a run can be repeated."""
+    """The model's id of a call if it is usable, otherwise one computed from token ids, so that a run is repeatable."""
     attempt, found = 0, given
     while found in used or not CALL_ID.fullmatch(found):
         digest = hashlib.sha256(f"{attempt} {list(salt)} {list(ids)}".encode()).digest()

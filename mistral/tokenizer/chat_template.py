@@ -1,4 +1,4 @@
-"""Conversations as token ids, written by mistral-common in the template of a tokenizer file's version."""
+"""Conversations encoded by mistral-common, in the chat template of a tokenizer file's version."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ NO_SYSTEM_THOUGHTS = "the system prompt has [THINK], and templates of version v1
 
 
 class Template(Protocol):
-    """The function from messages and tools to ids, and what it has a place for."""
+    """The function from messages and tools to ids, and what the template can hold."""
 
     @property
     def keeps_thoughts(self) -> bool:
-        """Whether it writes what an assistant thought before."""
+        """Whether it includes an assistant's earlier thinking."""
 
     @property
     def system_thoughts(self) -> SystemThoughts:
-        """What becomes of [THINK] in a system prompt."""
+        """How it handles [THINK] in a system prompt."""
 
     @property
     def reasoning_efforts(self) -> tuple[str, ...]:
-        """The values that it takes for how long the model is to think."""
+        """The values of reasoning_effort that it accepts."""
 
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool], reasoning_effort: str | None = None
@@ -167,9 +167,9 @@ def _text(text: str) -> list[ContentChunk]:
 
 
 def _result(content: str) -> str:
-    """A tool's result as the library is given it.
+    """A tool's result in the form that is passed to mistral-common.
 
-    The library reads it as JSON if it can, and fails on hostile JSON: that is quoted, so that it is read as a text.
+    The library parses it as JSON if it can, and fails on hostile JSON, which is therefore quoted as a text.
     """
     try:
         value = json.loads(content)

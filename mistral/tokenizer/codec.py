@@ -1,4 +1,4 @@
-"""What a vocabulary does: text to ids, and the piece of text that an id stands for."""
+"""The functions of a vocabulary: text to ids, and an id to its piece of text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LONG_RUN = re.compile(r"\s{100000,}")
 
 @dataclass(frozen=True)
 class Codec:
-    """The functions of one vocabulary: `encode` a text, without control tokens, and the `piece` that an id stands for.
+    """The functions of one vocabulary: `encode` a text, without control tokens, and the `piece` of an id.
 
-    adds_space: `encode` puts a space in front of a text, so decoding takes one away. mark_each_byte: broken UTF-8
-    becomes one U+FFFD for each byte, as SentencePiece has it, and not one for each broken character.
+    adds_space: `encode` adds a space before a text, and decoding removes it. mark_each_byte: invalid UTF-8 becomes one
+    U+FFFD for each byte, as in SentencePiece, and not one for each invalid character.
     """
 
     encode: Callable[[str], list[int]]
@@ -30,7 +30,7 @@ class Codec:
 
 
 def guarded(path: Path, encode: Callable[..., list[int]]) -> Callable[..., list[int]]:
-    """A library's function from texts to ids, whose every failure is an InputError: a panic is no Exception."""
+    """A library's function from texts to ids with all failures as InputError, also panics, which are no Exception."""
 
     def safe(*arguments: Any) -> list[int]:
         try:
@@ -44,13 +44,13 @@ def guarded(path: Path, encode: Callable[..., list[int]]) -> Callable[..., list[
 
 
 def unencodable(path: Path, texts: Iterable[object], error: BaseException) -> InputError:
-    """What to say of texts that a library has failed over."""
+    """The error for texts on which a library failed."""
     runs = [len(match[0]) for text in texts if isinstance(text, str) for match in LONG_RUN.finditer(text)]
     cause = f"it has {max(runs)} white-space characters in a row" if runs else one_line(error)
     return InputError(f"{path.name}: cannot encode this text ({cause}); shorten or change it")
 
 
 def text_or_byte(piece: str) -> str | bytes:
-    """What SentencePiece's name of a piece stands for: <0x41> is a byte, anything else a text."""
+    """The meaning of a SentencePiece piece: <0x41> is a byte, anything else a text."""
     match = BYTE_PIECE.fullmatch(piece)
     return bytes([int(match[1], 16)]) if match else piece

@@ -1,4 +1,4 @@
-"""How the ids of a tokenizer and those of a model lie over each other, and what is said of it."""
+"""The ids that only a tokenizer or only a model has, and whether both fit together."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MOST_EXTRA, SHARE = 256, 16
 
 
 def check_rows(file: Path, size: int, rows: int) -> None:
-    """Raise InputError for a tokenizer of `size` ids that cannot be that of a model of `rows` ids."""
+    """Raise InputError if a tokenizer with `size` ids cannot belong to a model with `rows` ids."""
     if size - rows > min(MOST_EXTRA, rows // SHARE):
         raise InputError(f"{file}: has {size} ids and the model {rows}; it is another model's tokenizer")
 
 
 def uncovered_runs(size: int, missing: Iterable[int], rows: int, ends: Collection[int] = ()) -> tuple[range, ...]:
-    """The ids below `rows` that no piece stands for, in runs: those beyond `size`, those `missing` before it.
+    """The ids below `rows` without a piece, as ranges: those from `size` on, and those in `missing`.
 
-    The ids in `ends` are left out: an answer may end in one that has no piece.
+    The ids in `ends` are left out: an answer may end with an id that has no piece.
     """
     runs = list[range]()
     for token_id in sorted({token_id for token_id in missing if token_id < rows}.union(range(size, rows))):

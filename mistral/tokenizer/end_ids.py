@@ -1,4 +1,4 @@
-"""The ids that end an answer: all that a folder's files name."""
+"""The ids that end an answer, from all files of a folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NAMED = ("tokenizer_config.json", "special_tokens_map.json")
 def read_end_ids(folder: Path, eos_id: int | None, id_of: Callable[[str], int | None]) -> tuple[int, ...]:
     """`eos_id`, if any, then every other id that the files of a folder name as an end of sequence.
 
-    `id_of` gives the id of a token's spelling. A value that is no id is left out, as no answer could end in it. Raises
-    InputError for a file that is not readable as JSON.
+    `id_of` returns the id of a token's spelling. Values that are not valid ids are ignored. Raises InputError for a
+    file that is not readable as JSON.
     """
     found = [] if eos_id is None else [eos_id]
     for name in (*NUMBERED, *NAMED):
@@ -29,7 +29,7 @@ def read_end_ids(folder: Path, eos_id: int | None, id_of: Callable[[str], int | 
 
 
 def token_text(entry: object) -> str | None:
-    """The spelling of a token as a configuration has it: a text, or an object with a text; None for anything else."""
+    """The spelling of a token in a configuration: a text, or an object with a text; None for anything else."""
     content = entry.get("content") if isinstance(entry, Mapping) else entry
     return content if isinstance(content, str) else None
 

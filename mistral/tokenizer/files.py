@@ -1,4 +1,4 @@
-"""Which file of a folder is its tokenizer, and what the file says of itself without being loaded."""
+"""Which file of a folder is its tokenizer, and the file's properties without loading it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,11 @@ from mistral.text import read_json
 from mistral.tokenizer.added_tokens import SOURCES, AddedToken, read_added_tokens
 from mistral.tokenizer.end_ids import read_end_ids
 from mistral.tokenizer.tekken_file import check_config
-from mistral.tokenizer.template_files import (
-    JINJA,
-    JSON,
-    TEMPLATE_FOLDER,
-    find_template,
-    speaks_mistral,
-    template_source,
-)
+from mistral.tokenizer.template_files import find_template, speaks_mistral, template_source
 from mistral.tokenizer.vocabulary import missing_ids
 
 SENTENCEPIECE_NAME = re.compile(r".*\.model(?:\.(v\d+)(?:m\d+)?)?")
 OFFICIAL_FILES = "tekken.json, tokenizer.model.v3 or tokenizer.model"
-# Beside the tokenizer itself: what decides which ids a text and a conversation become, and where an answer ends
-BEHAVIOUR = (
-    "added_tokens.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", JINJA, JSON,
-    "generation_config.json",
-)  # fmt: skip
 BARE = 2  # the rank of a tokenizer.model, see `_rank`
 _ADDED = re.compile(r'"added_tokens"\s*:\s*')
 _START = 1 << 20  # characters at the beginning of a tokenizer.json that have its added tokens
@@ -38,10 +26,10 @@ _START = 1 << 20  # characters at the beginning of a tokenizer.json that have it
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A tokenizer's file, the version of its chat template, as `Tokenizer.version` has it, and its number of ids.
+    """A tokenizer's file, the version of its chat template (see `Tokenizer.version`), and its number of ids.
 
     missing: the ids without a piece; end_ids: those that the files beside it name by number as ends of an answer.
-    template: the chat template as a person calls it; None where there is none.
+    template: the description of the chat template; None without one.
     """
 
     file: Path
@@ -53,7 +41,7 @@ class TokenizerFile:
 
     @property
     def can_chat(self) -> bool:
-        """Whether the folder says how a conversation is written."""
+        """Whether there is a chat template."""
         return self.template is not None
 
 
@@ -65,11 +53,10 @@ def as_path(path: object) -> Path:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer files of a folder, the one to load in front.
+    """The tokenizer files of a folder, the one to load first.
 
-    tekken.json wins over tokenizer.model.vN (the highest N), that over a bare tokenizer.model, that over
-    tokenizer.json: a file that names its version says most. But a tokenizer.json that has more of the model's ids wins:
-    it is a later one than the file beside it.
+    The order is tekken.json, tokenizer.model.vN (highest N first), a bare tokenizer.model, tokenizer.json. But a
+    tokenizer.json that covers more of the model's ids than the first of these comes first: it is the newer file.
     """
     found = [path for path in folder.iterdir() if _rank(path)[0] and path.is_file()]
     found.sort(key=_rank, reverse=True)
@@ -78,15 +65,8 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return found
 
 
-def behaviour_files(folder: Path, tokenizer: Path) -> list[Path]:
-    """The files that decide how a model is spoken to, as paths within its folder: the tokenizer's and those beside."""
-    more = sorted((folder / TEMPLATE_FOLDER).glob("*.jinja")) if (folder / TEMPLATE_FOLDER).is_dir() else []
-    found = [tokenizer, *(folder / name for name in BEHAVIOUR), *more]
-    return [path.relative_to(folder) for path in dict.fromkeys(found) if path.is_file()]
-
-
 def choice_note(files: Sequence[Path]) -> str | None:
-    """A line for the user about which of several `tokenizer_files` was taken, and why; None where there is one."""
+    """A line for the user about which of several `tokenizer_files` is used, and why; None if there is only one."""
     if len(files) < 2:
         return None
     reason = "it has the chat template" if files[0].name == "tokenizer.model" else "it names its version"
@@ -96,7 +76,7 @@ def choice_note(files: Sequence[Path]) -> str | None:
 
 
 def model_rows(folder: Path) -> int | None:
-    """The number of ids that the model in a folder has embeddings for; None where no file says it."""
+    """The number of ids in the vocabulary of the model in a folder; None if no file says it."""
     for name in ("params.json", "config.json"):
         if (folder / name).is_file():
             table = read_json(folder / name)
@@ -109,7 +89,7 @@ def model_rows(folder: Path) -> int | None:
 
 
 def _rank(path: Path) -> tuple[int, int, str]:
-    """A sort key, larger the better a file's name says which tokenizer it is; its first entry is 0 for other files."""
+    """A sort key, larger for files that come first; its first entry is 0 for other files."""
     name = path.name
     if name.startswith("tekken") and path.suffix == ".json":
         return 4, name == "tekken.json", name
@@ -119,7 +99,7 @@ def _rank(path: Path) -> tuple[int, int, str]:
 
 
 def read_tokenizer_file(path: Path) -> TokenizerFile:
-    """What a tokenizer's file says of itself, without loading it. Raises InputError for one that is not readable."""
+    """The properties of a tokenizer's file, without loading it. Raises InputError for an unreadable file."""
     try:
         if "tekken" in path.name:
             version, size = check_config(path)

@@ -1,4 +1,4 @@
-"""Which chat template a conversation is written in: the user's, the folder's own, or that of Mistral's files."""
+"""The choice of a chat template: the user's, the folder's own, or that of Mistral's tokenizer file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from mistral.tokenizer.vocabulary import Vocabulary
 def choose_template(
     folder: Path, vocabulary: Vocabulary, chat_template: Path | None
 ) -> tuple[Template | None, str | None]:
-    """The template and what a person calls it; None and None where there is none.
+    """The template and its description; None and None if there is none.
 
-    A file that the user names wins; else see `template_source`.
+    A file that the user names comes first; otherwise see `template_source`.
     """
     if chat_template is not None:
         text = read_template(chat_template)
@@ -41,7 +41,7 @@ def _jinja(folder: Path, vocabulary: Vocabulary, text: ChatTemplateText) -> Jinj
 
 
 def template_with(vocabulary: Vocabulary, text: ChatTemplateText, variables: Mapping[str, str]) -> JinjaTemplate:
-    """The template of a text; `variables` are bos_token and their like."""
+    """The template with this text; `variables` are bos_token and similar."""
     return JinjaTemplate(
         text.source, text.templates, variables, vocabulary.specials, vocabulary.encode_part, vocabulary.codec.encode,
         vocabulary.encode_whole,

@@ -1,4 +1,4 @@
-"""Conversations in JSON, as chat interfaces write them: texts, thoughts, tool calls and results, a begun answer."""
+"""Conversations in the JSON of chat interfaces: texts, thinking, tool calls and results, the start of an answer."""
 
 from __future__ import annotations
 
@@ -146,12 +146,12 @@ def _part(part: object, number: int) -> str:
 
 
 def _key(part: Mapping[str, Any]) -> str:
-    """What a part without a type is by its only key."""
+    """The type of a part without one, from its only key."""
     return next(iter(part)) if len(part) == 1 else "text"
 
 
 def _sense(kind: str) -> str | None:
-    """What a kind of content that many programs send, and this one cannot read, is called."""
+    """The name of a common kind of content that is not supported."""
     return next((name for word, name in SENSES.items() if word in kind), None)
 
 
@@ -197,5 +197,5 @@ def _result(turn: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> Message:
 
 
 def call_id(given: str) -> str:
-    """The id itself where it is 9 letters and digits, as templates want it; else one made of it, always the same."""
+    """The id itself if it is 9 letters and digits, as templates require; otherwise one computed from it."""
     return given if CALL_ID.fullmatch(given) else hashlib.sha256(given.encode()).hexdigest()[:9]

@@ -1,4 +1,4 @@
-"""What a conversation is made of: messages, the tools that a model may call, and its calls."""
+"""The parts of a conversation: messages, tools, and tool calls."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Message:
 
     An assistant's message may hold `calls`. A tool's message is the result of one of them: `call_id` says which, and
     `name` is the tool's (templates before v3 write the name, later ones the id). `prefix`, of the last message, an
-    assistant's: the answer has begun with this content and goes on from it; without content, with these thoughts.
-    `thoughts`: what the assistant thought before it answered. `think_marks`, of a system's message: [THINK] and
-    [/THINK] in its content are control tokens, where the template has them there; see `Message.system`.
+    assistant's: the answer continues this content, or without content these thoughts. `thoughts`: the assistant's
+    thinking before the answer. `think_marks`, of a system's message: [THINK] and [/THINK] in its content are control
+    tokens, if the template has them there; see `Message.system`.
     """
 
     role: Role
@@ -51,7 +51,7 @@ class Message:
 
     @classmethod
     def system(cls, content: str) -> Message:
-        """What the model is told before everything else, by whoever runs it: [THINK] in it is a control token."""
+        """A system prompt by the person who runs the model: [THINK] in it is a control token."""
         return cls("system", content, think_marks=True)
 
     @classmethod
@@ -70,7 +70,7 @@ class Tool:
 
 
 def check_conversation(messages: Sequence[Message], tools: Sequence[Tool]) -> None:
-    """Raise InputError, with what to pass instead, for arguments that are no messages and tools, or hold no text."""
+    """Raise InputError, with what to pass instead, for arguments that are not messages and tools, or have no text."""
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
         raise InputError(
             f"the conversation is of type {type(messages).__name__}; pass a list of Message(role, content)"

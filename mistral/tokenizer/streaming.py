@@ -1,4 +1,4 @@
-"""Generated ids -> text as soon as it is certain, up to the first stop string."""
+"""Incremental decoding: ids to text as soon as it is certain, up to the first stop string."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ESCAPED = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")  # where surrogateescap
 
 
 class StreamDecoder:
-    """Ids in, text out as soon as it is certain; no character is ever split. Constant work for each id."""
+    """Decodes ids to text as soon as it is certain; characters are never split. Constant work for each id."""
 
     def __init__(self, codec: Codec, piece: Callable[[int], Piece], begins: bool) -> None:
-        """`piece` is the codec's with ids checked; `begins` says that nothing visible comes before the first id."""
+        """`piece` is that of the codec, with ids checked; `begins`: the first id starts a text."""
         self._piece = piece
         self._drops_space = begins and codec.adds_space
         errors = "surrogateescape" if codec.mark_each_byte else "replace"
@@ -45,9 +45,9 @@ class StreamDecoder:
 
 
 class TextStream:
-    """The text of one answer. Holds back what may still turn out to be the beginning of a stop string.
+    """The text of one answer. Text that may be the start of a stop string is held back.
 
-    Stop strings are those of the answer: thoughts do not end at them.
+    Stop strings apply to the answer and not to the thinking before it.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class TextStream:
         return shown
 
     def _possible_stop(self) -> int:
-        """Length of the longest end of the pending text that begins a stop string."""
+        """The length of the longest suffix of the pending text that is a prefix of a stop string."""
         longest = max((len(text) for text in self.stop), default=0)
         for length in range(min(longest - 1, len(self.pending)), 0, -1):
             if any(text.startswith(self.pending[-length:]) for text in self.stop):

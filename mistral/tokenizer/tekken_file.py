@@ -1,4 +1,4 @@
-"""tekken.json, loaded by mistral-common once its numbers are known to be those of a vocabulary."""
+"""tekken.json, loaded by mistral-common after its numbers have been checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat templates that a folder's files hold, and whose form they have."""
+"""The chat templates in a folder's files, and whether they are Mistral's own."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ INSTRUCT = re.compile(
 
 @dataclass(frozen=True)
 class ChatTemplateText:
-    """Templates by name, "default" for the one of a conversation without tools; `source` is for people."""
+    """Templates by name, "default" for conversations without tools; `source` describes them for the user."""
 
     source: str
     templates: Mapping[str, str]
 
     @property
     def is_mistrals(self) -> bool:
-        """Whether it is of the form that Mistral's own templates have, which mistral-common writes exactly."""
+        """Whether it looks like Mistral's own templates, which mistral-common implements exactly."""
         texts = self.templates.values()
         return all("[INST]" in text and "<<SYS>>" not in text and "<|im_" not in text for text in texts)
 
@@ -66,10 +66,10 @@ def find_template(folder: Path) -> ChatTemplateText | None:
 
 
 def template_source(version: str, official: bool, text: ChatTemplateText | None) -> str | None:
-    """What a person calls the template that a folder's conversations are written in; None where there is none.
+    """The description of the chat template of a folder; None if there is none.
 
-    The folder's own template wins, unless it is of the form of Mistral's own and the tokenizer's file is `official`:
-    mistral-common knows the template of such a file, and writes it exactly as the models were taught.
+    The folder's own template is used, unless it looks like Mistral's own and the tokenizer's file is `official`: for
+    such a file mistral-common implements the template exactly as in training.
     """
     if text and not (official and text.is_mistrals):
         return text.source
@@ -78,9 +78,9 @@ def template_source(version: str, official: bool, text: ChatTemplateText | None)
 
 
 def speaks_mistral(folder: Path, size: int, added: Sequence[AddedToken]) -> bool:
-    """Whether a model with a SentencePiece file of `size` ids may be taken to know Mistral's template.
+    """Whether a model with a SentencePiece file of `size` ids can be assumed to use Mistral's template.
 
-    One with tokens of its own beyond the file, or of another family, was taught another one.
+    A model with more tokens than the file, or of another family, was trained with another one.
     """
     configs = [read_json(folder / name) for name in ("config.json", "params.json") if (folder / name).is_file()]
     turns = [token for token in added if token.id >= size and not token.is_padding]
@@ -88,7 +88,7 @@ def speaks_mistral(folder: Path, size: int, added: Sequence[AddedToken]) -> bool
 
 
 def special_variables(folder: Path, bos: str, eos: str) -> dict[str, str]:
-    """bos_token and their like, as the configuration of a folder spells them; `bos` and `eos` where it does not."""
+    """bos_token and similar, from the configuration of a folder; `bos` and `eos` by default."""
     found: dict[str, Any] = {"bos_token": bos, "eos_token": eos}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         table = read_json(folder / name) if (folder / name).is_file() else {}
@@ -97,9 +97,9 @@ def special_variables(folder: Path, bos: str, eos: str) -> dict[str, str]:
 
 
 def is_instruct(folder: Path) -> bool:
-    """Whether a folder is that of a model made to be asked: by its chat template or system prompt, or by its name.
+    """Whether a folder has an instruct model, by its chat template, system prompt, or name.
 
-    Its name is its own, the one that its config.json remembers, or that of an entry of the Hugging Face cache.
+    The name is that of the folder, the one in its config.json, or that of an entry of the Hugging Face cache.
     """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     absolute = folder.absolute()

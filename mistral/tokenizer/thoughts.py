@@ -1,4 +1,4 @@
-"""Thoughts: what a model writes between [THINK] and [/THINK] before its answer, and such texts in system prompts."""
+"""Thinking: what a model writes between [THINK] and [/THINK] before its answer, and such texts in system prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SystemThoughts = Literal["written", "refused", "text"]
 
 @dataclass(frozen=True)
 class ThinkTokens:
-    """Ids of the control tokens around thoughts."""
+    """Ids of the control tokens around thinking."""
 
     begin: int
     end: int
@@ -32,18 +32,18 @@ class ThinkTokens:
 
 
 class ThinkState:
-    """Whether what is written is a thought, from ids that come one by one. `inside`: it is, as it begins."""
+    """Whether the current position is within thinking, updated with each id. `inside`: the state at the start."""
 
     def __init__(self, tokens: ThinkTokens | None, inside: bool = False) -> None:
         self.tokens, self.inside = tokens, inside
         self._marks: Container[int | None] = (tokens.begin, tokens.end) if tokens else ()
 
     def is_mark(self, token_id: int | None) -> bool:
-        """Whether an id begins or ends a thought."""
+        """Whether an id starts or ends thinking."""
         return token_id in self._marks
 
     def push(self, token_id: int | None) -> bool:
-        """Take one more id -> whether it begins or ends a thought."""
+        """Process an id -> whether it starts or ends thinking."""
         mark = self.is_mark(token_id)
         if mark:
             assert self.tokens
@@ -51,7 +51,7 @@ class ThinkState:
         return mark
 
     def after(self, ids: Sequence[int]) -> ThinkState:
-        """The same, once all of `ids` have come."""
+        """Process all of `ids` -> this state."""
         if self.tokens:
             last = next((token_id for token_id in reversed(ids) if self.is_mark(token_id)), None)
             self.push(last)
@@ -59,10 +59,10 @@ class ThinkState:
 
 
 class ThoughtStream:
-    """Takes an answer apart into `text` and `thoughts` as it is generated."""
+    """Separates an answer into `text` and `thoughts` while it is generated."""
 
     def __init__(self, tokens: ThinkTokens | None, inside: bool = False) -> None:
-        """`inside`: whether the answer begins within a thought."""
+        """`inside`: whether the answer starts within thinking."""
         self._state, self._block = ThinkState(tokens, inside), 0
         self._last = 0  # the block that thoughts have come from
         self.text = self.thoughts = ""

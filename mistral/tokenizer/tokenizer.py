@@ -51,10 +51,10 @@ class Tokenizer:
 
     `version` is "v1", "v2", "v3" or "v7" for SentencePiece, "v3 tekken" (or later) for tekken.json and "tokenizer.json"
     for the Hugging Face form. `end_ids` end an answer; `eos_id` is the first of them. `rows` is the number of ids that
-    the model beside the file has, None where that is not known. `note` is a line for the user where a folder held
-    several files: which was taken, and why. `template`, `tool_tokens` and `fim` are None where there is no chat
-    template, tools or fill-in-the-middle; `template_source` is what a person calls the template, and `is_instruct` says
-    whether the folder is that of a model made to be asked.
+    the model beside the file has, None if that is not known. `note` is a line for the user if a folder has several
+    files: which is used, and why. `template`, `tool_tokens` and `fim` are None without a chat template, tools or
+    fill-in-the-middle; `template_source` describes the template, and `is_instruct` says whether the folder has an
+    instruct model.
     """
 
     file: Path
@@ -170,13 +170,12 @@ class Tokenizer:
     def encode_chat(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), reasoning_effort: str | None = None
     ) -> list[int]:
-        """Token ids of a conversation, in the checkpoint's own template, up to where the assistant's answer begins.
+        """Token ids of a conversation, in the checkpoint's own chat template, up to the start of the answer.
 
-        `tools` are those that the model may call in its answer. A last message of the assistant with `prefix` is an
-        answer that goes on. `reasoning_effort`: how long the model is to think, "none" or "high", where the template
-        has that. Raises InputError for anything but Message and Tool objects, and where the template cannot hold the
-        conversation: it must end with a user's message, a tool's result or such a prefix, and no other assistant's
-        message may be empty.
+        `tools` are those that the model may call in its answer. The answer continues a last message of the assistant
+        with `prefix`. `reasoning_effort`: "none" or "high", if the template supports it. Raises InputError for anything
+        but Message and Tool objects, and where the template cannot hold the conversation: it must end with a user's
+        message, a tool's result or such a prefix, and no other assistant's message may be empty.
         """
         check_conversation(messages, tools)
         self.check_chat()
@@ -211,7 +210,7 @@ class Tokenizer:
         return self._embeddable(self.fim(prefix, suffix))
 
     def check_chat(self) -> None:
-        """Raise InputError, with what to do, if there is no template to write a conversation in."""
+        """Raise InputError, with the remedy, if there is no chat template."""
         if self.template is None:
             remedy = f"name one by {setting('chat_template')} FILE"
             if self.version == "tokenizer.json":
@@ -227,7 +226,7 @@ class Tokenizer:
             raise InputError(f"{self.file}: a {self.version} tokenizer has no tools; v2 and later ones have")
 
     def check_reasoning_effort(self, effort: object) -> None:
-        """Raise InputError if a conversation in this tokenizer's template cannot say how long the model is to think."""
+        """Raise InputError if this tokenizer's template does not support reasoning_effort."""
         known = self.template.reasoning_efforts if self.template else ()
         if not known:
             which = self.template_source or self.version
@@ -245,33 +244,33 @@ class Tokenizer:
 
     @property
     def think_tokens(self) -> ThinkTokens | None:
-        """The control tokens around what the model thinks before it answers; None where it has none."""
+        """The control tokens around thinking; None if there are none."""
         return self.vocabulary.think_tokens
 
     @property
     def keeps_thoughts(self) -> bool:
-        """Whether the template writes what an assistant thought in the messages before."""
+        """Whether the template includes the assistant's thinking of earlier messages."""
         return self.template is not None and self.template.keeps_thoughts
 
     def thinks_after(self, prompt: Sequence[int]) -> bool:
-        """Whether a prompt ends within a thought, so that the answer begins there."""
+        """Whether a prompt ends within thinking, so that the answer starts there."""
         return ThinkState(self.think_tokens).after(prompt).inside
 
     def _says_something(self, message: Message) -> bool:
         return bool(message.content or message.calls or (message.thoughts and self.keeps_thoughts))
 
     def uncovered(self) -> tuple[range, ...]:
-        """The ids of the model that no piece stands for and no answer ends in, in runs: they are not to be sampled."""
+        """The ids of the model, as ranges, that have no piece and end no answer: they must not be sampled."""
         return uncovered_runs(self.vocab_size, self.vocabulary.missing, self.rows or 0, self.end_ids)
 
     def for_rows(self, rows: int) -> Tokenizer:
-        """The tokenizer for a model of so many ids. Raises InputError where it cannot be that model's."""
+        """The tokenizer for a model with `rows` ids. Raises InputError if it cannot belong to that model."""
         check_rows(self.file, self.vocab_size, rows)
         return replace(self, rows=rows)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for the user: which file was taken, and what it does not cover of the model."""
+        """Lines for the user: which file is used, and which of the model's ids it does not cover."""
         covered = self.rows and coverage_note(self.file, self.vocab_size, self.rows, self.uncovered())
         return tuple(note for note in (self.note, covered) if note)
 
@@ -291,7 +290,7 @@ class Tokenizer:
         return "".join([*map(stream.push, ids), stream.flush()])
 
     def stream(self, after: Sequence[int] = ()) -> StreamDecoder:
-        """A decoder for ids that come one by one.
+        """An incremental decoder.
 
         SentencePiece drops the space before a text's first piece. With the prompt's ids as `after`, what is pushed
         continues the prompt and keeps that space: `decode(after)` and the stream make `decode(after + ids)`. Leave it
@@ -304,7 +303,7 @@ class Tokenizer:
         return all(self._remembered(token_id) is None for token_id in after)
 
     def piece(self, token_id: int) -> Piece:
-        """What one id stands for: text with U+2581 for a space, raw bytes, or None for a control token or nothing.
+        """The piece of an id: text with U+2581 for a space, raw bytes, or None for a control token or an unused id.
 
         Raises InputError for what is not an integer, and for an id that neither the vocabulary nor the model has.
         """

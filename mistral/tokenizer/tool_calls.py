@@ -1,6 +1,6 @@
-"""What a model has written, taken apart into thoughts, text and tool calls.
+"""Answers parsed into thinking, text and tool calls.
 
-It is done from ids, since [THINK] and [TOOL_CALLS] are control tokens and no text can be one.
+Parsing works on ids, since [THINK] and [TOOL_CALLS] are control tokens, which no text can be.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mistral.tokenizer.tool_file import TOOL_NAME
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer taken apart into text, tool calls, and the thoughts before them.
+    """An answer parsed into text, tool calls, and the thinking before them.
 
-    `warning` is a line for the user about a call that was malformed, and is part of the text, or not among the tools.
+    `warning` is a line for the user about a malformed call, which is part of the text, or one of an unknown tool.
     """
 
     text: str
@@ -34,13 +34,12 @@ class Reply:
 
 
 class ReplyStream:
-    """Takes an answer apart as it is generated: text is passed on at once, calls are held back until they are sound.
+    """Parses an answer while it is generated: text is returned at once, calls are held back until they are valid.
 
     Call `push` for each event of `generate_stream` and show the text that it returns; call `finish` at the end, and
-    show the text that it returns beside the reply. `thought` is what the last push has added to the thoughts, which are
-    in no text; `call_parts` what it has added to calls, for those who want to see them while they are written, where
-    the template marks arguments. They are those of the reply's calls from their beginning, unless the reply has none,
-    for one of them was malformed or cut.
+    show the text that it returns with the reply. `thought` is the thinking that the last push has added, which is not
+    in the text. `call_parts` are additions to calls, for callers that stream them, if the template marks arguments; if
+    one of the calls turns out malformed or cut, the reply has no calls.
     """
 
     def __init__(
@@ -91,14 +90,14 @@ def parse_reply(
     thinking: bool = False,
     salt: Sequence[int] = (),
 ) -> Reply:
-    """The text, the thoughts and the calls in generated ids; `thinking`: the prompt ended within a thought.
+    """The text, the thinking and the calls in generated ids; `thinking`: the prompt ended within thinking.
 
     Raises InputError only for ids that the vocabulary does not have.
 
-    A malformed call makes the whole answer text, its control tokens written out, with a warning. A call of something
-    that is not among `tools`, if any are given, is only warned of. Where the model wrote no usable id of a call, one is
-    made that is not in `taken`, from the ids up to the call's arguments where these are marked, and from all of them
-    elsewhere; the same token ids, with the same `salt`, give the same one.
+    With a malformed call the whole answer is text, its control tokens written out, with a warning. A call of a tool
+    that is not in `tools`, if any are given, only gets a warning. If the model wrote no usable id of a call, one is
+    computed that is not in `taken`: from the ids up to the call's arguments if these are marked, otherwise from all
+    ids; the same ids with the same `salt` give the same one.
     """
     tokens = tokenizer.tool_tokens
     if tokens is None or tokens.calls not in ids:
@@ -125,7 +124,7 @@ def parse_reply(
 
 
 def assistant_message(tokenizer: Tokenizer, reply: Reply) -> Message:
-    """The reply as a message of the conversation, without its text where a template has no room for it beside calls."""
+    """The reply as a message of the conversation, without its text if the template cannot hold it beside calls."""
     tokens = tokenizer.tool_tokens
     keeps_text = not reply.calls or tokens is None or tokens.beside_text
     return Message("assistant", reply.text if keeps_text else "", reply.calls, thoughts=reply.thoughts)
@@ -201,7 +200,7 @@ def _plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _written_out(tokenizer: Tokenizer, tokens: ToolTokens, ids: Sequence[int]) -> str:
-    """The text of ids with the control tokens of calls and thoughts written as [TOOL_CALLS], [ARGS] and so on."""
+    """The text of ids with the control tokens of calls and thinking written as [TOOL_CALLS], [ARGS] and so on."""
     marks = {tokens.calls: "[TOOL_CALLS]", tokens.args: "[ARGS]", tokens.call_id: "[CALL_ID]"}
     if think := tokenizer.think_tokens:
         marks |= {think.begin: BEGIN, think.end: END}

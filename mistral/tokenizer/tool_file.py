@@ -1,4 +1,4 @@
-"""A file of tools that a model may call, as chat interfaces write it in JSON."""
+"""A file of tools that a model may call, in the JSON of chat interfaces."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def _check_schema(name: str, schema: dict[str, Any]) -> None:
 
 
 def json_kind(value: Any) -> str:
-    """What a value of JSON is, in words."""
+    """The kind of a JSON value, in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "missing"}
     return names.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""What a tokenizer's file holds once it is loaded, whichever library reads it."""
+"""A loaded tokenizer file, independent of the library that reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_MISSING = 1 << 16  # ids without a piece below the highest that has one
 
 @dataclass(frozen=True)
 class SpecialToken:
-    """A control token as a chat template writes it. lstrip, rstrip: spaces on that side of it are part of it."""
+    """A control token in chat templates. lstrip, rstrip: spaces on that side belong to it."""
 
     id: int
     lstrip: bool = False
@@ -30,9 +30,9 @@ class Vocabulary:
     """A tokenizer's file, loaded.
 
     size: one more than the highest id. specials: the control tokens by their spelling. `encode_part` encodes a text
-    that stands behind a control token. missing: the ids below `size` that have no piece. adds_bos: whether a text
-    begins with bos. `template`, `tool_tokens` and `fim` are those of mistral-common, where the file has them.
-    `encode_whole` encodes a text with its control tokens spelled out, where the library does that itself.
+    that follows a control token. missing: the ids below `size` that have no piece. adds_bos: whether a text starts with
+    bos. `template`, `tool_tokens` and `fim` are those of mistral-common, if the file has them. `encode_whole` encodes a
+    text with spelled-out control tokens, if the library does that itself.
     """
 
     version: str
@@ -51,12 +51,12 @@ class Vocabulary:
 
     @property
     def think_tokens(self) -> ThinkTokens | None:
-        """The control tokens around thoughts, where it has them."""
+        """The control tokens around thinking, if it has them."""
         return ThinkTokens.among({name: token.id for name, token in self.specials.items()})
 
 
 def missing_ids(path: Path, size: int, known: Collection[int], start: int = 0) -> frozenset[int]:
-    """The ids from `start` to `size` that are not among those known. Raises InputError where there are very many."""
+    """The ids from `start` to `size` that are not known. Raises InputError if there are very many."""
     if size - start - len(known) > MOST_MISSING:
         raise InputError(
             f"{path}: has an id {size - 1} but no more than {start + len(known)} tokens; download it again"

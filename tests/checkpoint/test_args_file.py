@@ -188,7 +188,7 @@ def test_optional_dimensions_have_the_usual_defaults() -> None:
         ([], "moe"),
         ({}, "num_experts is missing"),
         ({"num_experts": 2}, "num_experts_per_tok"),
-        ({"num_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok 3 of 2"),
+        ({"num_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok 3 must be from 1 to num_experts 2"),
         ({**EXPERTS, "capacity\nfactor": 1}, r"'capacity\nfactor'"),
     ],
 )

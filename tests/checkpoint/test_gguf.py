@@ -202,7 +202,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "absent": ({"changes": {"feed_forward_length": None}}, "llama.feed_forward_length is missing"),
     "text": ({"changes": {"block_count": "many"}}, "llama.block_count must be a positive number, not 'many'"),
-    "experts": ({"changes": {"expert_count": 4, "expert_used_count": 5}}, "num_experts_per_tok 5 of 4 experts"),
+    "experts": (
+        {"changes": {"expert_count": 4, "expert_used_count": 5}},
+        "num_experts_per_tok 5 must be from 1 to num_experts 4",
+    ),
     "heads of other layers": (
         {"changes": {"attention.head_count": [4]}},
         "llama.attention.head_count has 1 entries for 2 layers",

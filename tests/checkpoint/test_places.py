@@ -175,9 +175,9 @@ def test_a_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, name:
 @pytest.mark.parametrize(
     ("place", "line"),
     [
-        ("", "is no name; name the folder"),
+        ("", "is an empty name; name the folder"),
         ("/dev/zero", "is no folder; name"),
-        ("a" * 5000, "cannot be looked at (File name too long)"),
+        ("a" * 5000, "cannot be accessed (File name too long)"),
         ("a\0b", "no such folder; name"),
         ("Tell me a story", "no such folder; the checkpoint's folder comes first, and text goes into an option"),
     ],

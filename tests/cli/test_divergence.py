@@ -76,7 +76,7 @@ def test_the_command_compares_two_checkpoints(
     assert run("score", model, text, "--reference=nowhere/at/all").error.startswith(
         "--reference: nowhere/at/all: no such"
     )
-    assert run("score", model, text, "--reference=").error.startswith("--reference: '': is no name")
+    assert run("score", model, text, "--reference=").error.startswith("--reference: '': is an empty name")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     assert "leave out --num_pipeline_ranks" in run("score", text, "--reference=x", "--num_pipeline_ranks=2").error

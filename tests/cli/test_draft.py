@@ -102,5 +102,5 @@ def test_a_model_in_one_object_takes_a_draft(small: Path) -> None:
             found: Any = llm.generate("Tom had", **options)
             answers.append([(each.ids, each.logprobs) for each in found])
     assert answers[0] == answers[1] == answers[2]
-    with pytest.raises(InputError, match="draft: guesses tokens, and speculate is off"):
+    with pytest.raises(InputError, match="draft: is for speculative decoding, and speculate is off"):
         LLM(shipped_checkpoint(), draft="self", speculate="off")

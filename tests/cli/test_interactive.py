@@ -428,7 +428,7 @@ def test_each_answer_is_json_by_a_schema(run: CommandLine, model: Path, tmp_path
     found = answers(outcome.out)
     assert len(found) == 3 and all(json.loads(each["text"]) in ("red", {"a": [1, None]}) for each in found)
     assert {each["finish_reason"] for each in found} == {"stop"}
-    assert "error: /more: an answer in JSON is not gone on with; ask again with a larger --max_tokens" in outcome.err
+    assert "error: /more: an answer in JSON cannot be continued; ask again with a larger --max_tokens" in outcome.err
     assert "--json_schema: an answer of that form" in run(*command, f"--tools={tools}", stdin=b"").err
     schema.write_text('{"type": "nothing"}')
     wrong = run(*command, stdin=b"one\n")

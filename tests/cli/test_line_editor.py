@@ -123,6 +123,16 @@ def test_prompts_of_several_lines_the_history_and_ctrl_d(start: Callable[..., Te
     assert history.stat().st_mode & 0o777 == 0o600 and "+pasted\n+lines\n" in history.read_text()
 
 
+def test_without_autosave_nothing_that_was_typed_is_kept(start: Callable[..., Terminal], tmp_path: Path) -> None:
+    terminal = start("--max_tokens=1", "--autosave=false", "--instruct")
+    terminal.type("secret\r")
+    terminal.wait_for(READY)
+    terminal.type("\x04")
+    terminal.rest()
+    assert terminal.process.returncode == 0
+    assert not [file for file in (tmp_path / "state").rglob("*") if file.is_file()]
+
+
 def test_a_history_that_cannot_be_kept_is_none(start: Callable[..., Terminal], tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     terminal = start("--max_tokens=1")

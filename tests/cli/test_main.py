@@ -160,7 +160,7 @@ def test_the_checkpoint_may_stand_anywhere_or_have_a_flag(run: CommandLine, mode
 def test_a_folder_that_cannot_be_is_named(run: CommandLine, tmp_path: Path) -> None:
     for folder in (tmp_path / "missing", tmp_path, "-", "None", "42", "x" * 5000, "a\nb"):
         assert str(folder)[:200].replace("\n", "\\n") in run("demo", folder).error
-    assert "'': is no name" in run("demo", "").error, "an empty name is not the checkpoint that ships"
+    assert "'': is an empty name" in run("demo", "").error, "an empty name is not the checkpoint that ships"
 
 
 @pytest.mark.parametrize(

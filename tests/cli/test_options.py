@@ -337,7 +337,7 @@ def test_help_is_in_groups_as_wide_as_asked_and_has_short_names_and_examples() -
     assert max(map(len, text.splitlines())) <= 60
     titles = [title for title, _ in page.groups]
     assert titles == [
-        "What it works on", "How a token is chosen", "What an answer must be", "Where it runs", "Several processes",
+        "What it works on", "Sampling", "Structured output", "Where it runs", "Several processes",
         "What comes out",
     ]  # fmt: skip
     rows = dict(row for _, group in page.groups for row in group)

@@ -135,7 +135,10 @@ def test_what_gguf_cannot_say_is_refused(run: CommandLine, tmp_path: Path) -> No
     assert "GGUF files have one window and this model 2" in run("quantize", many, tmp_path / "x.gguf").error
     for args, message in (
         (replace(PLAIN, rope_scaling=YarnScaling(4.0, 64, truncate=False)), "no YaRN without truncation"),
-        (replace(PLAIN, rope_scaling=YarnScaling(4.0, 64), llama_4_scaling=Llama4Scaling(32, 0.1)), "one origin for"),
+        (
+            replace(PLAIN, rope_scaling=YarnScaling(4.0, 64), llama_4_scaling=Llama4Scaling(32, 0.1)),
+            "one original context length for",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             architecture(args)

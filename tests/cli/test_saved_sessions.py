@@ -143,7 +143,7 @@ def test_what_cannot_be_loaded_changes_nothing(model: Path, run: CommandLine, tm
         "4 bytes are no",
         "name a file",
         "no such",
-        "is there already",
+        "exists and is not a saved cache",
     ]
     assert len(errors) == len(wanted) and all(text in error for text, error in zip(wanted, errors, strict=True)), errors
 

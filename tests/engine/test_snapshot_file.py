@@ -183,7 +183,7 @@ def test_metadata_that_are_no_texts_are_refused(file: Path) -> None:
 def test_a_file_of_another_kind_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
     for path in (tmp_path / "note", tmp_path, Path("/dev/full")):
-        with pytest.raises(InputError, match="is there already"):
+        with pytest.raises(InputError, match="exists and is not a saved cache"):
             write_saved(path, Saved("", None), KEY)
     assert (tmp_path / "note").read_text() == "mine" and not Path("/dev/full").is_file()
 

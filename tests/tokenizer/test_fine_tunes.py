@@ -11,7 +11,7 @@ import pytest
 
 from mistral.errors import InputError
 from mistral.tokenizer.coverage import check_rows
-from mistral.tokenizer.files import behaviour_files, read_tokenizer_file
+from mistral.tokenizer.files import read_tokenizer_file
 from mistral.tokenizer.messages import Message
 from mistral.tokenizer.tokenizer import Tokenizer
 
@@ -220,25 +220,6 @@ def test_a_text_begins_with_bos_where_the_configuration_has_it_so(
 ) -> None:
     tokenizer = Tokenizer.from_folder(write(tmp_path, None, tokenizer=small(), tokenizer_config={**ENDS, **config}))
     assert (tokenizer.encode("the cat")[0] == 1) == first
-
-
-def test_all_that_decides_behaviour_is_listed(tmp_path: Path) -> None:
-    names = (
-        "added_tokens",
-        "tokenizer",
-        "tokenizer_config",
-        "special_tokens_map",
-        "chat_template",
-        "generation_config",
-    )
-    tables: dict[str, Any] = {name: {} for name in (*names, "config", "params")}
-    write(tmp_path, **tables)
-    (tmp_path / "chat_template.jinja").write_text("x")
-    (tmp_path / "additional_chat_templates").mkdir()
-    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("x")
-    found = {str(path) for path in behaviour_files(tmp_path, tmp_path / "tokenizer.model")}
-    more = {"tokenizer.model", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"}
-    assert found == {f"{name}.json" for name in names} | more
 
 
 # ---- answers that have begun

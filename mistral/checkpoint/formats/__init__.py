@@ -1,1 +1,1 @@
-"""The files that weights lie in: safetensors, and PyTorch's zip with its pickle, read without running anything."""
+"""The file formats of weights: safetensors, and PyTorch's zip with its pickle, read without executing anything."""

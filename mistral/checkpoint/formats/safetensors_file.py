@@ -1,8 +1,8 @@
-"""The safetensors file form, mapped.
+"""The safetensors file format, memory-mapped.
 
-A file is 8 bytes of header length (little-endian), a JSON header, and the tensors one behind the other without holes:
-https://github.com/huggingface/safetensors#format. The `safetensors` package is not used because it hands NumPy users
-copies and no bfloat16.
+A file is 8 bytes of header length (little-endian), a JSON header, and the tensors one after the other without gaps:
+https://github.com/huggingface/safetensors#format. The `safetensors` package is not used because its NumPy interface
+copies and has no bfloat16.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NAMES = {
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the file by its name, from the header alone.
+    """Every tensor of the file by name; reads only the header.
 
     Raises InputError naming the file, and the tensor if one is at fault, for anything that the format forbids.
     """
@@ -73,7 +73,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
-    """The JSON object and the byte at which the tensors begin."""
+    """The JSON object, and the offset of the first tensor."""
     if len(buffer) < 8:
         raise InputError(f"{path}: truncated, {len(buffer)} bytes are no safetensors file; download it again")
     length = int.from_bytes(buffer[:8], "little")

@@ -1,4 +1,4 @@
-"""Memory-mapped weight files, and one tensor as it lies in such a file."""
+"""One tensor in a memory-mapped weight file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A strided view of a mapped file: nothing is read before `array` is looked at.
+    """A strided view of a mapped file; nothing is read before the elements of `array` are.
 
-    `start` is the byte at which element 0 lies, `strides` count elements. Whoever makes one has checked that all of it
-    lies inside the file. `buffer` is None where only another rank has the file, and has said what is in it.
+    `start` is the offset of element 0 in bytes, `strides` count elements. The creator has checked that all of it is
+    inside the file. `buffer` is None for a file that only another rank has.
     """
 
     path: Path
@@ -49,21 +49,21 @@ class StoredTensor:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is a list of no elements, as what is kept elsewhere is saved."""
+        """Whether it has no elements: some programs save a placeholder for a tensor that is stored elsewhere."""
         return self.shape == (0,)
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether its elements lie row after row, aligned, as an array of its own would have them."""
+        """Whether its elements are contiguous in row-major order, and aligned."""
         return self.strides == row_major(self.shape) and self.start % self.dtype.itemsize == 0
 
     @property
     def parts(self) -> tuple[StoredTensor, ...]:
-        """The tensor alone; one that is stored in several parts has these here."""
+        """The tensor itself; other kinds of tensors consist of several parts."""
         return (self,)
 
     def array(self) -> Array:
-        """The values, read-only, without a copy (unless they lie at an odd address in the file)."""
+        """The values, read-only, without a copy (unless they are not aligned in the file)."""
         if self.buffer is None:
             raise InputError(f"{self.path}: is not on this machine; copy it there")
         size = self.dtype.itemsize
@@ -75,7 +75,7 @@ class StoredTensor:
         return np.ndarray(self.shape, self.dtype, buffer, offset, tuple(s * size for s in self.strides))
 
     def number(self) -> float:
-        """The value of a tensor that has one, without the many pages that the system would read along with it."""
+        """The value of a tensor with one element, read without the pages around it."""
         if self.buffer is None or not hasattr(mmap, "MADV_RANDOM"):
             return float(self.array().reshape(-1)[0])
         page = self.start // mmap.PAGESIZE * mmap.PAGESIZE
@@ -86,7 +86,7 @@ class StoredTensor:
         return number
 
     def described(self) -> StoredTensor:
-        """The tensor without its file, as another rank can be told of it: where it lies, and no values."""
+        """The tensor without its file, to be sent to another rank: its location and no values."""
         return replace(self, buffer=None)
 
     def release(self) -> None:

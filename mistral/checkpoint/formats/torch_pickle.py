@@ -1,7 +1,7 @@
 """The table of tensors that torch.save pickles, read by an interpreter of the few opcodes it needs.
 
-Python's own unpickler imports and calls what a file names. This one cannot: a name stands for a constant of this module
-or is refused, nothing is looked up or called, and only dictionaries, tuples, strings and numbers are ever made.
+Python's own unpickler imports and calls what a file names. This one cannot: a name is a constant of this module or is
+refused, nothing is looked up or called, and it creates only dictionaries, tuples, strings and numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StorageRecord:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A strided view of a storage; offset and strides in elements, checked to lie inside."""
+    """A strided view of a storage; offset and strides in elements, checked to be inside it."""
 
     storage: StorageRecord
     offset: int
@@ -62,7 +62,7 @@ _MAX_MARKS = 64
 
 
 def read_tensor_table(data: bytes, source: str) -> dict[str, TensorRecord]:
-    """The tensors of one torch.save by name. `data` is `data.pkl`, already bounded in size.
+    """The tensors of one torch.save by name. `data` is `data.pkl`, whose size is already limited.
 
     Raises InputError naming `source` for anything but a flat dictionary of plain tensors.
     """
@@ -186,7 +186,7 @@ class _Interpreter:
                 raise _RefusedError("it refers to something that is not a storage of tensors")
 
     def reduce(self) -> None:
-        """What would be a call: only the three forms that rebuild tensors, and each makes a record."""
+        """A call in the pickle: only the three functions that rebuild tensors are allowed, and each makes a record."""
         arguments, function = self.stack.pop(), self.stack.pop()
         match function, arguments:
             case _Function.ORDERED_DICT, ():

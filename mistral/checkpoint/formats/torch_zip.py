@@ -30,7 +30,7 @@ class _Entry:
 
 
 def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the file by its name, from the archive's directory and its pickle alone.
+    """Every tensor of the file by name; reads only the archive's directory and its pickle.
 
     Raises InputError naming the file, and the tensor if one is at fault. Nothing in the pickle is executed.
     """
@@ -53,7 +53,7 @@ def read_torch_zip(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_checksums(path: Path) -> list[tuple[int, int, int]]:
-    """First byte, end and CRC-32 of each member that has one: torch.save may be told to leave them out."""
+    """First byte, end and CRC-32 of each member that has one; torch.save can omit them."""
     return [(e.start, e.start + e.size, e.crc) for e in _entries(path, map_file(path)).values() if e.crc]
 
 
@@ -80,7 +80,7 @@ def _entries(path: Path, buffer: mmap.mmap) -> dict[str, _Entry]:
 
 
 class _BoundedFile(io.FileIO):
-    """A file that gives out no more than HEADER_LIMIT at once: zipfile reads its directory whole, whatever its size."""
+    """A file that returns at most HEADER_LIMIT bytes at once, since zipfile reads a directory of any size at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(HEADER_LIMIT if size is None or size < 0 else min(size, HEADER_LIMIT))
@@ -95,7 +95,7 @@ def _why_no_zip(buffer: mmap.mmap, error: Exception) -> str:
 
 
 def _data_start(buffer: mmap.mmap, info: zipfile.ZipInfo) -> int | None:
-    """The first byte of a member's data: its local header has its own name and padding in front of it."""
+    """The offset of a member's data, after its local header, name and padding."""
     header = buffer[info.header_offset : info.header_offset + 30]
     if info.header_offset < 0 or len(header) < 30 or header[:4] != b"PK\x03\x04":
         return None
@@ -118,7 +118,7 @@ def _read(path: Path, buffer: mmap.mmap, entries: dict[str, _Entry], name: str) 
 def _stored(
     path: Path, buffer: mmap.mmap, entries: dict[str, _Entry], root: str, name: str, record: TensorRecord
 ) -> StoredTensor:
-    """Place a tensor of the pickle in the file."""
+    """The location in the file of a tensor in the pickle."""
     dtype, storage = record.storage.dtype, record.storage
     entry = entries.get(f"{root}data/{storage.key}")
     if entry is None:

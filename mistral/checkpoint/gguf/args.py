@@ -1,4 +1,4 @@
-"""The architecture in the values of a GGUF file, read and checked."""
+"""The architecture in the metadata of a GGUF file, read and checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HARMLESS = frozenset({"tensor_data_layout", "attention.layer_norm_epsilon"})
 
 
 def require_architecture(metadata: Metadata) -> str:
-    """The name of the architecture. Raises InputError for one that this program does not have."""
+    """The name of the architecture. Raises InputError for one that is not supported."""
     kind = metadata.text(KIND)
     if kind not in (None, "model"):
         raise InputError(f"{metadata.path}: holds no model but {shown(kind)}; name the model's own file")
@@ -88,7 +88,7 @@ def read_gguf_args(model: GgufModel) -> ModelArgs:
 
 
 def table_of(metadata: Metadata, prefix: str) -> dict[str, Any]:
-    """The values of an architecture's keys: numbers, texts, and lists of both, which end one after MAX_LAYERS."""
+    """The values of an architecture's keys: numbers, texts, and lists of both, of at most MAX_LAYERS + 1 items."""
     table: dict[str, Any] = {}
     for key, value in metadata.values.items():
         if key.startswith(prefix):
@@ -109,7 +109,7 @@ def require_neutral(keys: Keys, prefix: str) -> None:
 
 
 def same_for_all(keys: Keys, key: str, n_layers: int, default: int | None = None) -> int:
-    """A whole number that a file may give for each layer; all must be the same."""
+    """An integer that a file may give as a list by layer; all must be the same."""
     value = keys.take(key)
     if not isinstance(value, list):
         return keys.integer(key, default=default)
@@ -121,9 +121,9 @@ def same_for_all(keys: Keys, key: str, n_layers: int, default: int | None = None
 
 
 def windows(keys: Keys, prefix: str, n_layers: int) -> tuple[int | None, ...]:
-    """The window of each layer: one for all, or for those that a pattern says.
+    """The window of each layer: one for all layers, or for those in a pattern.
 
-    A pattern of n means that every n-th layer sees everything; a list says of each layer whether it has the window.
+    A pattern n means that every n-th layer has no window; a list has a flag for each layer.
     """
     key, pattern_key = f"{prefix}attention.sliding_window", f"{prefix}attention.sliding_window_pattern"
     pattern = keys.take(pattern_key)
@@ -140,7 +140,7 @@ def windows(keys: Keys, prefix: str, n_layers: int) -> tuple[int | None, ...]:
 
 
 def experts(keys: Keys, prefix: str) -> MoeArgs | None:
-    """The mixture of experts; None where every token passes the same feed-forward."""
+    """The mixture of experts; None for a dense model."""
     count, used = (keys.take(prefix + key) for key in ("expert_count", "expert_used_count"))
     if not count and not used:
         return None
@@ -148,7 +148,7 @@ def experts(keys: Keys, prefix: str) -> MoeArgs | None:
 
 
 def vocabulary_size(model: GgufModel, keys: Keys, prefix: str) -> int:
-    """The rows of the embedding. Raises InputError where they are not as many as the tokens of the tokenizer."""
+    """The rows of the embedding. Raises InputError if the tokenizer has another number of tokens."""
     if EMBEDDING not in model.tensors:
         raise InputError(f"{model.path}: tensor {quoted(EMBEDDING)} is missing; download the file again")
     rows = model.tensors[EMBEDDING][1].shape[0]

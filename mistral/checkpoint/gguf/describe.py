@@ -1,4 +1,4 @@
-"""A model's architecture as the values of a GGUF file."""
+"""The metadata of a GGUF file for a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_KEYS = ("general.architecture", "general.file_type", "general.quantization_v
 
 
 def model_values(checkpoint: Checkpoint, mixture: str) -> dict[str, Plain]:
-    """The values that describe a model and its file, by their keys.
+    """The metadata that describes a model and its file, by key.
 
     Raises InputError for an architecture that GGUF files cannot describe.
     """
@@ -38,14 +38,14 @@ def model_values(checkpoint: Checkpoint, mixture: str) -> dict[str, Plain]:
 
 
 def needs_mistral3(args: ModelArgs) -> bool:
-    """Whether a model has what llama.cpp reads of this architecture alone: growing queries, and YaRN's own bounds."""
+    """Whether a model needs the architecture mistral3 of llama.cpp: for query scaling, and YaRN's own bounds."""
     scaling = args.rope_scaling
     bounds = (scaling.beta_fast, scaling.beta_slow) if isinstance(scaling, YarnScaling) else (32, 1)
     return args.llama_4_scaling is not None or bounds != (32, 1)
 
 
 def described(source: Metadata | None, name: str) -> dict[str, Plain]:
-    """What a model is called, and all else that the GGUF file it is out of says of it in general."""
+    """The name of a model, and other general metadata of the GGUF file that it comes from."""
     if source is None:
         return {"general.name": name}
     kept = {key: value for key, value in source.values.items() if key.startswith("general.") and key not in OWN_KEYS}
@@ -53,7 +53,7 @@ def described(source: Metadata | None, name: str) -> dict[str, Plain]:
 
 
 def architecture(args: ModelArgs) -> dict[str, Plain]:
-    """Dimensions, rotary embedding, windows and experts, by keys without the architecture's name."""
+    """Dimensions, RoPE, windows and experts, by keys without the architecture's name."""
     values: dict[str, Plain] = {
         "context_length": args.max_seq_len or LONG,
         "embedding_length": args.dim,
@@ -74,7 +74,7 @@ def architecture(args: ModelArgs) -> dict[str, Plain]:
 
 
 def window_values(args: ModelArgs) -> dict[str, Plain]:
-    """The sliding window, and which layers have it where not all do. Raises InputError for windows that differ."""
+    """The sliding window, and the layers that have it if not all do. Raises InputError for different windows."""
     sizes = {window for window in args.sliding_windows if window is not None}
     if not sizes:
         return {}
@@ -88,7 +88,7 @@ def window_values(args: ModelArgs) -> dict[str, Plain]:
 
 
 def scaling_values(args: ModelArgs) -> dict[str, Plain]:
-    """How the rotary embedding was slowed and queries grow; factors of each pair are a tensor, see `rope_factors`."""
+    """RoPE scaling and query scaling; factors by pair are a tensor, see `rope_factors`."""
     scaling, values = args.rope_scaling, dict[str, Plain]()
     if isinstance(scaling, LinearScaling):
         values |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling.factor)}
@@ -107,7 +107,9 @@ def scaling_values(args: ModelArgs) -> dict[str, Plain]:
     if args.llama_4_scaling:
         origin = args.llama_4_scaling.original_max_position_embeddings
         if values.setdefault("rope.scaling.original_context_length", origin) != origin:
-            raise InputError("GGUF files have one origin for YaRN and growing queries, this model two; use it as it is")
+            raise InputError(
+                "GGUF has one original context length for YaRN and query scaling, this model two; use its own files"
+            )
         values |= {
             "attention.temperature_scale": float(args.llama_4_scaling.beta),
             "attention.temperature_length": origin,
@@ -116,7 +118,7 @@ def scaling_values(args: ModelArgs) -> dict[str, Plain]:
 
 
 def rope_factors(args: ModelArgs) -> NDArray[np.float32] | None:
-    """By how much each pair turns more slowly (d / 2,), for scalings that are written as factors; None for others."""
+    """The divisors of the frequencies (d / 2,), for scalings that are written as a tensor; None for others."""
     scaling = args.rope_scaling
     if not isinstance(scaling, Llama3Scaling | FactorScaling):
         return None

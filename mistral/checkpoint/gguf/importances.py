@@ -1,7 +1,7 @@
-"""How much each input of each matrix matters: the mean of its squares over a text, in the form of llama.cpp's imatrix.
+"""Importances of each matrix's inputs: their mean squares over a text, in the format of llama.cpp's imatrix.
 
-For each matrix NAME the file has NAME.in_sum2 (matrices, in), sums of squares over all tokens, and NAME.counts
-(matrices, 1), how many tokens these were; a tensor of all experts of a layer has as many matrices.
+For each tensor NAME the file has NAME.in_sum2 (matrices, in), sums of squares over all tokens, and NAME.counts
+(matrices, 1), the numbers of tokens; a tensor of all experts of a layer has one matrix per expert.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ IMATRIX = "imatrix"
 
 @dataclass(frozen=True)
 class Importances:
-    """Sums of squares (matrices, in) by the names of tensors in GGUF files, and tokens (matrices,) of each.
+    """Sums of squares (matrices, in) and numbers of tokens (matrices,), by tensor name in GGUF files.
 
-    dataset: what the text was called; chunks of chunk_size tokens were read.
+    dataset: the name of the text; it was read in `chunks` chunks of chunk_size tokens.
     """
 
     sums: Mapping[str, NDArray[np.float32]]
@@ -42,7 +42,7 @@ class Importances:
     chunk_size: int = 0
 
     def of(self, parameter: Parameter) -> NDArray[np.float32] | None:
-        """Mean squares of a matrix's inputs (in,); None where it has seen no token."""
+        """Mean squares of a matrix's inputs (in,); None if it has seen no token."""
         name, row = gguf_name(parameter), 0
         if name not in self.sums and parameter.expert is not None:
             name, row = merged_name(parameter) or name, parameter.expert
@@ -53,7 +53,7 @@ class Importances:
         return np.maximum(mean, mean.max() * np.float32(1e-9)) if mean.any() else None
 
     def require_fit(self, path: Path, args: ModelArgs) -> None:
-        """Raise InputError, naming the file, where they are those of another model."""
+        """Raise InputError, naming the file, if they belong to another model."""
         matched = 0
         for parameter in parameters(args).values():
             for name in (merged_name(parameter), gguf_name(parameter)):
@@ -71,7 +71,7 @@ class Importances:
             raise InputError(f"{path}: has importances of none of the model's tensors; they are another model's")
 
     def write(self, path: Path) -> None:
-        """Write them to a file, which is there whole or not at all."""
+        """Write them to a file atomically."""
         values: dict[str, Plain] = {
             KIND: IMATRIX, DATASETS: [self.dataset], CHUNKS: self.chunks, CHUNK_SIZE: self.chunk_size,
         }  # fmt: skip

@@ -26,8 +26,8 @@ GgufTensor = StoredTensor | StoredBlocks
 def match_gguf(model: GgufModel, args: ModelArgs) -> dict[str, GgufTensor]:
     """Every tensor of the model by its name in Mistral's files.
 
-    Rows of wq and wk lie in Mistral's order in files of the architectures that are read. Raises InputError for a tensor
-    that is missing, not expected, of the wrong shape, or of a type that is not read.
+    Rows of wq and wk are in Mistral's order in files of the supported architectures. Raises InputError for a tensor
+    that is missing, not expected, of the wrong shape, or of an unsupported type.
     """
     left = set(model.tensors) - {ROPE_FACTORS}
     found: dict[str, GgufTensor] = {}
@@ -51,9 +51,9 @@ def match_gguf(model: GgufModel, args: ModelArgs) -> dict[str, GgufTensor]:
 
 
 def name_in_file(model: GgufModel, parameter: Parameter, args: ModelArgs) -> str:
-    """The tensor that has a parameter: its own or, of an expert, that of all experts of its layer.
+    """The tensor that holds a parameter: its own, or for an expert that of all experts of its layer.
 
-    Raises InputError where both are there, or neither.
+    Raises InputError if both exist, or neither.
     """
     own, merged = gguf_name(parameter), merged_name(parameter)
     there = [name for name in (own, merged) if name is not None and name in model.tensors]
@@ -70,7 +70,7 @@ def name_in_file(model: GgufModel, parameter: Parameter, args: ModelArgs) -> str
 
 
 def require_fit(path: Path, name: str, place: TensorPlace, shape: tuple[int, ...]) -> None:
-    """Raise InputError for a tensor of another shape than the model has, or of a type that is not read."""
+    """Raise InputError for a tensor of the wrong shape, or of an unsupported type."""
     if not place.kind.is_supported:
         raise InputError(
             f"{path}: tensor {quoted(name)} is of type {place.kind.name}, which is not read ({', '.join(SUPPORTED)}"
@@ -84,7 +84,7 @@ def require_fit(path: Path, name: str, place: TensorPlace, shape: tuple[int, ...
 
 
 def taken(file: GgufFile, place: TensorPlace, parameter: Parameter, merged: bool) -> GgufTensor:
-    """The parameter that a file's tensor is, or that is one expert's of a tensor of all experts."""
+    """A parameter from a file's tensor, or one expert's part of a tensor of all experts."""
     whole = stored(file, place)
     if not merged:
         return whole
@@ -94,7 +94,7 @@ def taken(file: GgufFile, place: TensorPlace, parameter: Parameter, merged: bool
 
 
 def stored(file: GgufFile, place: TensorPlace) -> GgufTensor:
-    """A tensor of a file as it lies there; the experts of a layer lie one behind the other, (E * out, in)."""
+    """A tensor as stored in the file; the experts of a layer are stacked, (E * out, in)."""
     shape = place.shape if len(place.shape) < 3 else (place.shape[0] * place.shape[1], place.shape[2])
     if place.kind.is_plain:
         name = PLAIN[place.kind.name]
@@ -106,6 +106,6 @@ def stored(file: GgufFile, place: TensorPlace) -> GgufTensor:
 
 
 def read_gguf_tensors(path: Path) -> dict[str, GgufTensor]:
-    """Every tensor of a file by its name there; what is of a type that is not read is left out."""
+    """Every tensor of a file by its name there, without those of unsupported types."""
     file = read_gguf(path)
     return {name: stored(file, place) for name, place in file.tensors.items() if place.kind.is_supported}

@@ -1,4 +1,4 @@
-"""What the tensors of a GGUF file are called, and which of them a parameter is."""
+"""The names of parameters in GGUF files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IN_A_LAYER = {
 
 
 def gguf_name(parameter: Parameter) -> str:
-    """What a file calls a parameter, where each expert of a mixture has tensors of its own."""
+    """The name of a parameter in a file in which each expert has tensors of its own."""
     if parameter.layer is None:
         return f"{_OUTSIDE_LAYERS[parameter.weight]}.weight"
     expert = "" if parameter.expert is None else f".{parameter.expert}"
@@ -21,7 +21,7 @@ def gguf_name(parameter: Parameter) -> str:
 
 
 def merged_name(parameter: Parameter) -> str | None:
-    """The tensor (E, out, in) of all experts of a layer, for a parameter that is one expert's; None for any other."""
+    """The name of the tensor (E, out, in) of all experts of a layer, for an expert's parameter; None for any other."""
     if parameter.expert is None:
         return None
     return f"blk.{parameter.layer}.{_IN_A_LAYER[parameter.weight]}_exps.weight"
@@ -33,7 +33,7 @@ def is_ignored(name: str) -> bool:
 
 
 def reason(name: str) -> str:
-    """The end of a message about a tensor that is no part of the model: what it would mean, by its name."""
+    """The end of an error about a tensor that is not part of the model: what its name means."""
     if name.endswith(".bias"):
         return ": biases are not supported"
     if "_norm." in name and ("attn_q" in name or "attn_k" in name):

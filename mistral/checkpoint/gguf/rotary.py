@@ -1,4 +1,4 @@
-"""The rotary embedding as a GGUF file's values describe it."""
+"""RoPE scaling and query scaling in the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ YARN_KEYS = tuple(
 
 
 def rope_scaling(keys: Keys, prefix: str, model: GgufModel, head_dim: int) -> RopeScaling | None:
-    """The scaling of the rotary angles: of the keys `rope.scaling`, or by the factors in a tensor.
+    """The scaling of rotary frequencies, from the keys `rope.scaling` or the factors in a tensor.
 
-    A factor without a type is linear, and 0 is none, as in llama.cpp. Raises InputError for one that is not supported.
+    A factor without a type is linear, and 0 means none, as in llama.cpp. Raises InputError for an unsupported one.
     """
     kind = keys.take(f"{prefix}rope.scaling.type")
     old = keys.number(f"{prefix}rope.scale_linear", default=1.0, zero=True)  # what files of 2023 call the factor
@@ -56,7 +56,7 @@ def rope_scaling(keys: Keys, prefix: str, model: GgufModel, head_dim: int) -> Ro
 
 
 def yarn(keys: Keys, prefix: str, factor: float) -> YarnScaling:
-    """YaRN as llama.cpp has it: what sharpens attention is given by a weight, `yarn_log_multiplier`, and a factor."""
+    """YaRN in llama.cpp's keys: the attention factor follows from a weight, `yarn_log_multiplier`, and a factor."""
     scaling = f"{prefix}rope.scaling."
     if keys.number(f"{scaling}yarn_ext_factor", default=1.0) != 1:
         raise InputError(f"{keys.source}: {scaling}yarn_ext_factor is not supported")
@@ -75,7 +75,7 @@ def yarn(keys: Keys, prefix: str, factor: float) -> YarnScaling:
 
 
 def growing_queries(keys: Keys, prefix: str) -> Llama4Scaling | None:
-    """How queries grow with their position: from `temperature_length` on, or the context before YaRN."""
+    """The scaling of queries by position: from `temperature_length` on, or the context before YaRN."""
     beta = keys.number(f"{prefix}attention.temperature_scale", default=0.0, zero=True)
     origin = keys.take(f"{prefix}attention.temperature_length")
     if not beta:
@@ -85,7 +85,7 @@ def growing_queries(keys: Keys, prefix: str) -> Llama4Scaling | None:
 
 
 def rope_factors(model: GgufModel, head_dim: int) -> FactorScaling | None:
-    """The factors by which pairs are slowed, which files of Llama 3.1 and later have in a tensor; None without it."""
+    """The divisors of the frequencies, a tensor in files of Llama 3.1 and later; None without it."""
     if ROPE_FACTORS not in model.tensors:
         return None
     file, place = model.tensors[ROPE_FACTORS]

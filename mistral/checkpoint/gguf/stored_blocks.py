@@ -1,4 +1,4 @@
-"""One tensor of blocks as it lies in a GGUF file."""
+"""One block-quantized tensor in a mapped GGUF file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mistral.ops.blocks.kind import Kind
 
 @dataclass(frozen=True)
 class StoredBlocks:
-    """A tensor of blocks where other files have a `StoredTensor`; nothing is read before `array` is looked at.
+    """A block-quantized tensor in place of a `StoredTensor`; nothing is read before the elements of `array` are.
 
-    `values` are its bytes, (rows, bytes of a row).
+    `values` are its bytes, (rows, bytes per row).
     """
 
     values: StoredTensor
@@ -40,7 +40,7 @@ class StoredBlocks:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether its rows lie one behind the other, so that they can be used where they lie."""
+        """Whether its rows are contiguous, so that they can be used in place."""
         return self.values.is_contiguous
 
     @property
@@ -53,5 +53,5 @@ class StoredBlocks:
         return BlockQuantized(self.values.array(), self.kind, self.shape)  # type: ignore[arg-type]
 
     def rows(self, first: int, last: int) -> StoredBlocks:
-        """The part [first:last] along the first of two axes."""
+        """The rows [first:last] of a matrix."""
         return replace(self, values=self.values.rows(first, last), shape=(last - first, *self.shape[1:]))

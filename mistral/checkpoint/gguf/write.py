@@ -29,7 +29,7 @@ ReportBytes = Callable[[int, int], None]  # bytes written so far, bytes to write
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor of the file, and the parameters that make it up: one, or those of all experts of a layer."""
+    """A tensor to write, and its parameters: one, or those of all experts of a layer."""
 
     tensor: PlannedTensor
     parameters: tuple[Parameter, ...]
@@ -58,8 +58,8 @@ def write_gguf(
 ) -> int:
     """Write a checkpoint to a new file; returns the bytes of its tensors.
 
-    tokenizer: its values by their keys. `progress` is called after each parameter. Raises InputError where the disk is
-    too full, a weight is not finite, or something of the model has no words in GGUF files.
+    tokenizer: its metadata by key. `progress` is called after each parameter. Raises InputError if the disk is full, a
+    weight is not finite, or GGUF cannot describe the model.
     """
     tensors = planned(checkpoint, mixture, importances is not None)
     factors = rope_factors(checkpoint.args)
@@ -92,7 +92,7 @@ def write_gguf(
 def tensor_bytes(
     checkpoint: Checkpoint, parameter: Parameter, kind: Kind, importances: Importances | None
 ) -> memoryview:
-    """The bytes of a parameter in a file, as `kind`. Raises InputError for weights that it cannot hold."""
+    """The bytes of a parameter as `kind`. Raises InputError for weights that it cannot hold."""
     name = parameter.name
     if kind.is_plain:
         return plain_bytes(checkpoint, name, kind)
@@ -102,7 +102,7 @@ def tensor_bytes(
 def blocks_of(
     checkpoint: Checkpoint, parameter: Parameter, kind: Kind, importances: Importances | None = None
 ) -> BlockQuantized:
-    """A parameter of a checkpoint in blocks of `kind`: as it lies in the file where it is of that kind there."""
+    """A parameter of a checkpoint in blocks of `kind`; those of the file if it has that kind there."""
     name = parameter.name
     if not checkpoint.is_merged(name):
         found = checkpoint.packed(name)
@@ -113,7 +113,7 @@ def blocks_of(
 
 
 def plain_bytes(checkpoint: Checkpoint, name: str, kind: Kind) -> memoryview:
-    """The bytes of a parameter whose elements lie one by one."""
+    """The bytes of a parameter without blocks."""
     dtype = np.dtype(ml_dtypes.bfloat16) if kind.name == "BF16" else np.dtype(PLAIN[kind.name])
     array = checkpoint.get(name)
     with np.errstate(over="ignore"):

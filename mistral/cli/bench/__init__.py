@@ -1,1 +1,1 @@
-"""The bench command: speed and memory as shares of what the machine allows."""
+"""The bench command: speed and memory as shares of the machine's limits."""

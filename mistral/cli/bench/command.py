@@ -41,7 +41,7 @@ class Bench:
     Load time, decoding, generation, prefill and memory, each the median of its repeats, and what the machine allows,
     measured before and after. decode and prefill are the model alone: tokens are not chosen (the head is run on the
     last token of a prompt only). generate is a whole answer: 64 new tokens to a prompt of 128, with the time of the
-    prompt and of sampling at temperature 0.7 and top_p 0.9. Prompts are random tokens; without a checkpoint at hand,
+    prompt and of sampling at temperature 0.7 and top_p 0.9. Prompts are random tokens; without a checkpoint,
     weights of real dimensions can be random too.
     """
 
@@ -55,9 +55,9 @@ class Bench:
     bits: int = option(
         16, "16: weights as in the file; 8 or 4: quantized, with --shape as a GGUF file of its own.", MACHINE, BITS
     )
-    prefill: str = option("128,512,2048", "Tokens of the prompts that are read.")
+    prefill: str = option("128,512,2048", "Lengths of the prompts, in tokens.")
     batches: str = option("1,8", "Rows that are decoded at once; answers are generated for 1 and the most of these.")
-    tokens: int = option(32, "Tokens that each row is decoded for.")
+    tokens: int = option(32, "Tokens to decode for each row.")
     repeats: int = option(3, "How often each figure is measured.")
     backend: str = option(
         "auto", "auto, native (CPU kernels, built on first use) or portable (MindSpore operators).", MACHINE, BACKENDS
@@ -65,7 +65,7 @@ class Bench:
     device: str = option("auto", "auto, CPU or Ascend.", MACHINE, DEVICES)
     threads: int | None = option(None, "Threads on a CPU; one for each core when left out.", MACHINE)
     precise: bool = option(False, "Keep activations and cache in float32.", MACHINE)
-    json: bool = option(False, "Figures as JSON, one object a line.", OUTPUT)
+    json: bool = option(False, "Figures as JSON, one object per line.", OUTPUT)
 
     def check(self) -> None:
         """Raise InputError for an option that cannot be, before anything is loaded."""

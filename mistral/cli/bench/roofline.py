@@ -1,4 +1,4 @@
-"""What a model asks of a machine, counted, and what the machine can do, measured: their quotient bounds every speed."""
+"""The roofline model: the work of a step, counted, and the machine's limits, measured; both bound the speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One answer: shown as it is written, until it ends or is stopped."""
+"""One answer: shown while it is generated, until it ends or is stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mistral.tokenizer.tool_calls import Reply, ReplyStream
 class ChatAnswer:
     """What came of one prompt. finish_reason is "stop", "length" or "interrupted"; seconds until the first token.
 
-    `writing`: seconds from the first token to the last. `drafts`: how many guesses were right, and how many were not.
+    `writing`: seconds from the first token to the last. `drafts`: the numbers of accepted and rejected draft tokens.
     """
 
     reply: Reply
@@ -33,7 +33,7 @@ class ChatAnswer:
 
     @property
     def speed(self) -> float | None:
-        """Tokens a second after the first; None where there are no others."""
+        """Tokens per second after the first; None if there is only one."""
         return (len(self.ids) - 1) / self.writing if self.writing and len(self.ids) > 1 else None
 
 
@@ -44,7 +44,7 @@ class Interruption:
         self.pressed, self.heard = False, heard
 
     def press(self, signal_number: int, frame: FrameType | None) -> None:
-        """The first press lets the token at hand be finished; a second one does not wait for it."""
+        """The first press lets the current token be finished; a second one does not wait for it."""
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True

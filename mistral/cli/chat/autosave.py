@@ -1,4 +1,4 @@
-"""Conversations are kept as they are held, for this user alone, so that the last one can be gone on with."""
+"""Saves conversations after each turn, readable by this user alone, so that the last one can be continued."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ KEPT = 20  # conversations with one checkpoint
 
 
 def state_folder() -> Path:
-    """Where this user's history and conversations lie."""
+    """The folder of this user's history and conversations."""
     return Path(platformdirs.user_state_dir("mistral-mindspore"))
 
 
 class Autosave:
-    """The conversations with one checkpoint; each has a file of its own, without the cache, written after each turn.
+    """The conversations with one checkpoint; each has its own file, without the cache, written after each turn.
 
-    What goes wrong with a file is a note and ends nothing.
+    An error with a file is only a note.
     """
 
     def __init__(self, checkpoint: Checkpoint, wanted: bool) -> None:
-        """`wanted`: whether the conversation that begins is kept."""
+        """`wanted`: whether the new conversation is saved."""
         self.folder, self.wanted, self.key = state_folder() / "conversations", wanted, key_of(checkpoint)
         self.args: ModelArgs = checkpoint.args
         self._start = hashlib.sha256(self.key.encode()).hexdigest()[:16]
         self._text, self._files, self._begun = "", 0, time.time_ns()
 
     def save(self, conversation: Conversation) -> None:
-        """Keep what has been said, if there is more of it, or another thing, than before."""
+        """Save the conversation, if it has changed."""
         if not self.wanted:
             return
         if not conversation.messages:
@@ -63,7 +63,7 @@ class Autosave:
             self.wanted = False
 
     def last(self) -> Path | None:
-        """The file of the conversation that was held last; None where there is none."""
+        """The file of the last conversation; None if there is none."""
         return next(iter(self._found()), None)
 
     def was_instruct(self, file: Path) -> bool:
@@ -74,7 +74,7 @@ class Autosave:
             raise InputError(f"{file}: holds no conversation, or a damaged one") from None
 
     def resume(self, conversation: Conversation, file: Path) -> str:
-        """Go on with a conversation -> a line about it. Raises InputError for a file that cannot be used."""
+        """Continue a saved conversation -> a line about it. Raises InputError for a file that cannot be used."""
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
         resume(conversation, file, self.key)
         return f"resumed the conversation of {when}: {len(conversation.messages)} messages"
@@ -93,5 +93,5 @@ class Autosave:
 
 
 def key_of(checkpoint: Checkpoint) -> str:
-    """The fingerprint of a checkpoint, whatever the bits that it is loaded with: there is no cache in these files."""
+    """The fingerprint of a checkpoint for any `bits`, since these files hold no cache."""
     return fingerprint(checkpoint)

@@ -1,4 +1,4 @@
-"""The interactive command: prompts from a person or a pipe, answers as they come."""
+"""The interactive command: prompts from a terminal or a pipe, answers streamed."""
 
 from __future__ import annotations
 
@@ -43,22 +43,26 @@ class Interactive(Options):
     """
 
     max_tokens: int = option(256, "New tokens for each answer, at most.", CHOICE)
-    temperature: float = option(0.7, "0 takes the likeliest token; higher values spread the choice.", CHOICE)
+    temperature: float = option(
+        0.7, "0 takes the likeliest token; higher values make unlikely tokens more likely.", CHOICE
+    )
     instruct: bool | None = option(
-        None, "Hold a conversation in the checkpoint's own chat template; as the checkpoint was made for, if left out."
+        None, "Hold a conversation in the checkpoint's own chat template; if left out, for instruct models."
     )
     chat_template: str | None = option(
         None, "A file with the chat template to use in place of the checkpoint's own.", file=True
     )
-    system: str | None = text_option("In a conversation: what the model is told before, or @FILE.")
+    system: str | None = text_option("In a conversation: the system prompt, or @FILE.")
     tools: str | None = option(None, "A JSON file of functions that the model may call in a conversation.", file=True)
     reasoning_effort: str | None = option(
         None, "In a conversation: whether the model thinks before it answers, none or high; templates of v15 alone.",
         choices=EFFORTS,
     )  # fmt: skip
     json_schema: str | None = option(None, "Each answer is JSON by the schema in this file.", FORM, file=True)
-    resume: bool = option(False, "Go on with the last conversation that was held with this checkpoint.")
-    autosave: bool | None = option(None, "Keep the conversation for --resume; at a terminal only, if left out.")
+    resume: bool = option(False, "Continue the last conversation with this checkpoint.")
+    autosave: bool | None = option(
+        None, "Keep the conversation for --resume, and what is typed; at a terminal only, if left out."
+    )
     quiet: bool | None = option(
         None, "No lines about model, tokens and speed; they are shown at a terminal only, if left out.", OUTPUT
     )
@@ -108,7 +112,7 @@ class Interactive(Options):
                 converse(conversation, kept)
 
     def form(self, tokenizer: Tokenizer) -> Form | None:
-        """What makes the grammar of each answer. Raises InputError for a file that is no schema."""
+        """The function that makes the grammar of each answer. Raises InputError for an invalid schema."""
         if self.json_schema is None:
             return None
         from mistral.grammar.constraint import Constraint
@@ -122,7 +126,7 @@ class Interactive(Options):
         return form
 
     def is_conversation(self, tokenizer: Tokenizer, kept: Autosave, last: Path | None) -> bool:
-        """Whether a conversation is held: as asked for, as the last one was that is to go on, or as the model is."""
+        """Whether to hold a conversation: by the option, the resumed conversation, or the kind of model."""
         if self.instruct is not None:
             return self.instruct
         if last:
@@ -132,7 +136,7 @@ class Interactive(Options):
 
     @property
     def about(self) -> bool:
-        """Whether to say what a person may want to know beside the answers."""
+        """Whether to show lines about the model, tokens and speed."""
         if self.quiet is None:
             return sys.stdin.isatty() and sys.stderr.isatty() and not self.json
         return not self.quiet
@@ -154,7 +158,7 @@ def introduction(conversation: Conversation) -> str:
 
 
 def go_on(conversation: Conversation, kept: Autosave, last: Path | None) -> None:
-    """Take up the conversation in the file `last`; where that cannot be, say so."""
+    """Continue the conversation in the file `last`; if that fails, print a note."""
     try:
         if last is None:
             print("note: there is no conversation with this checkpoint to resume; this is a new one", file=sys.stderr)
@@ -165,15 +169,13 @@ def go_on(conversation: Conversation, kept: Autosave, last: Path | None) -> None
         print(f"note: {reason}; this is a new conversation", file=sys.stderr)
 
 
-def read_prompts(typed: TypedAhead | None = None) -> Iterator[str]:
-    """Lines from standard input, or those of `typed`, without empty ones."""
+def read_prompts(typed: TypedAhead | None = None, history: Path | None = None) -> Iterator[str]:
+    """Lines from standard input, or those of `typed`, without empty ones; at a terminal, `history` keeps them."""
     if typed:
         lines = decoded_lines(typed.lines())
     else:
         commands = [usage.split()[0] for usage in HELP] + [f"/{alias}" for alias in ALIASES if alias.isalpha()]
-        lines = (
-            typed_lines(commands, state_folder() / "history") if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
-        )
+        lines = typed_lines(commands, history) if sys.stdin.isatty() else decoded_lines(sys.stdin.buffer)
     return (line for line in lines if line.strip())
 
 
@@ -187,11 +189,11 @@ def decoded_lines(lines: Iterable[bytes]) -> Iterator[str]:
 
 
 def converse(conversation: Conversation, kept: Autosave) -> None:
-    """Do what each line asks for, until they end."""
+    """Answer prompts and execute commands, line by line, until the input ends."""
     session, commands = conversation.session, SlashCommands(conversation)
     typed, leaving = TypedAhead() if session.engine.num_pipeline_ranks > 1 else None, LEAVING * sys.stdin.isatty()
     try:
-        for line in read_prompts(typed):
+        for line in read_prompts(typed, state_folder() / "history" if kept.wanted else None):
             if line.strip() in leaving:
                 break
             try:

@@ -1,4 +1,4 @@
-"""A conversation, or texts that are continued one by one: what has been said, and the row that holds it."""
+"""A conversation, or independent texts to continue: its messages, and its row of the cache."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FULL, SHRUNK = 1 / 4, 3 / 4
 @dataclass(frozen=True)
 class Turn:
     """What one answer took: tokens of its prompt, how many of them were reused from the cache, tokens written, and the
-    seconds to the first token. `note` says why not more were reused, where that needs saying. `drafts`: how many tokens
-    were guessed rightly, and how many wrongly.
+    seconds to the first token. `note` says why not more were reused, if that needs an explanation. `drafts`: the
+    numbers of accepted and rejected draft tokens.
     """
 
     prompt: int
@@ -38,7 +38,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What is about to be answered: the messages, or text, that the ids come from."""
+    """What is answered next: the ids, and the messages or text that they come from."""
 
     messages: tuple[Message, ...]
     ids: tuple[int, ...]
@@ -47,7 +47,7 @@ class Proposal:
 
 
 class Conversation:
-    """Turns that share a row of the cache. Without `instruct` each prompt is a text of its own that is continued."""
+    """Turns that share a row of the cache. Without `instruct` each prompt is an independent text to continue."""
 
     def __init__(
         self,
@@ -78,12 +78,12 @@ class Conversation:
         return calls[len(self._results) :]
 
     def ask(self, text: str) -> Proposal:
-        """A new question. Raises InputError where the template or the context cannot hold it."""
+        """A new question. Raises InputError if the template or the context cannot hold it."""
         self.question, self.sample, self._answered = Message("user", text), 0, False
         return self._proposal([self.question])
 
     def give_result(self, text: str) -> Proposal | None:
-        """What came of the first pending call; the model is asked again when no call is pending any more."""
+        """Add the result of the first pending call; the model continues when no call is pending."""
         if not self.pending:
             raise InputError("no call is waiting for a result")
         self._results.append(Message.result(self.pending[0], text))
@@ -93,7 +93,7 @@ class Conversation:
         return self._proposal(results)
 
     def ask_again(self) -> Proposal:
-        """The last question, its answer forgotten; with a temperature above 0 another answer comes."""
+        """The last question without its answer; with a temperature above 0 the new answer differs."""
         if self.question is None:
             raise InputError("nothing has been asked yet")
         if self._answered:
@@ -104,7 +104,7 @@ class Conversation:
     def go_on(self) -> Proposal:
         """The last answer, from where it ended."""
         if self.form:
-            raise InputError("an answer in JSON is not gone on with; ask again with a larger --max_tokens")
+            raise InputError("an answer in JSON cannot be continued; ask again with a larger --max_tokens")
         if not self.last[1]:
             raise InputError("nothing has been answered yet")
         if self.pending:
@@ -112,14 +112,14 @@ class Conversation:
         return Proposal(self._asked, (*self.last[0], *self.last[1]), goes_on=True)
 
     def undo(self) -> None:
-        """Forget the last question with its answer."""
+        """Remove the last question and its answer."""
         if not self.messages:
             raise InputError("nothing to take back")
         del self.messages[self._last_question() :]
         self.last, self._answered, self._results = ((), ()), False, []
 
     def reset(self) -> None:
-        """Forget all that has been said."""
+        """Remove all messages."""
         self.messages, self.question, self.last, self._answered, self._results = [], None, ((), ()), False, []
 
     def resume(
@@ -129,7 +129,7 @@ class Conversation:
         messages: Sequence[Message],
         last: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> None:
-        """Become what was saved; the row apart."""
+        """Take over a saved state, except the row."""
         self.reset()
         self.system, self.tools, self.messages, self.last = system, tuple(tools), list(messages), last
         if self.messages:
@@ -161,7 +161,7 @@ class Conversation:
         return ReplyStream(tokenizer, self.tools, taken, tokenizer.thinks_after(proposal.ids), bool(self.tools))
 
     def accept(self, proposal: Proposal, answer: ChatAnswer, cached: Sequence[int]) -> Turn:
-        """Take an answer into the conversation; an empty one leaves it, with its question.
+        """Add an answer to the conversation; an empty one is dropped with its question.
 
         `cached`: the ids that the cache had before.
         """
@@ -210,7 +210,7 @@ class Conversation:
         return Proposal((*system, *messages), tuple(ids), dropped=dropped)
 
     def _note(self, proposal: Proposal, cached: Sequence[int]) -> str:
-        """Why the prompt did not begin with all that the cache had; nothing where it did."""
+        """Why not all of the cache was reused; "" if it was."""
         shared, reused, asked = self.slot.shared, self.slot.reused, self._asked
         if reused < shared:
             return f"{shared} tokens were the same, but the rolling cache has overwritten what the next one sees"

@@ -22,10 +22,11 @@ MARK, MORE = "> ", ". "
 HINT = "press Ctrl-C again or Ctrl-D to leave"
 
 
-def typed_lines(commands: Sequence[str], history: Path) -> Iterator[str]:
+def typed_lines(commands: Sequence[str], history: Path | None) -> Iterator[str]:
     """What a person types, until Ctrl-D; Tab completes `commands`. Ctrl-C twice at an empty line is KeyboardInterrupt.
 
-    The mark in front, and all else that is not an answer, goes to standard error where answers go to a file.
+    Lines are kept in the file `history`; where it is None, in memory alone. Where answers go to a file, the prompt mark
+    and all else that is not an answer go to standard error.
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
@@ -109,9 +110,12 @@ def _keys(leave: Leave) -> KeyBindings:
     return keys
 
 
-def _history(file: Path) -> History:
-    """What was typed before, from a file; in memory alone where there can be none."""
+def _history(file: Path | None) -> History:
+    """What was typed before, from a file; in memory alone where none is wanted or can be written."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    if file is None:
+        return InMemoryHistory()
 
     class Kept(FileHistory):
         """A full disk, or a text that is not valid Unicode, is no reason to end."""

@@ -1,4 +1,4 @@
-"""What a line that begins with a slash does."""
+"""The commands of a conversation, which start with a slash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EndOfChat(Exception):  # noqa: N818  not an error
 
 
 class SlashCommands:
-    """Reads lines: a prompt becomes a proposal, a command is done."""
+    """Processes lines: a prompt becomes a proposal, a command is executed."""
 
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
@@ -141,7 +141,7 @@ class SlashCommands:
 
 
 def say(*lines: str) -> None:
-    """Lines for a person, beside the answers."""
+    """Print a line on standard error."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, as a terminal shows it: dim, in whole words, without Markdown."""
+"""Shows thinking at a terminal: dimmed, in whole words, without Markdown."""
 
 from __future__ import annotations
 

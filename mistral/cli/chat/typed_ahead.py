@@ -1,4 +1,4 @@
-"""Lines that come while an answer is written, one of which may stop it: what mpirun leaves of a terminal."""
+"""Lines typed while an answer is generated, which may stop it: under mpirun there is no terminal and no Ctrl-C."""
 
 from __future__ import annotations
 

@@ -36,34 +36,34 @@ class CompleteOptions(Options):
     out: str | None = option(None, "Write results to this JSONL file, and go on where it ends.", OUTPUT, file=True)
     instruct: bool = option(False, "Each prompt is a question, put in the checkpoint's own chat template.")
     chat_template: str | None = option(None, "A file with the chat template to use in place of the checkpoint's own.")
-    system: str | None = text_option("With --instruct: what the model is told before, or @FILE.")
+    system: str | None = text_option("With --instruct: the system prompt, or @FILE.")
     reasoning_effort: str | None = option(
         None, "With --instruct: whether the model thinks before it answers, none or high; templates of v15 alone.",
         choices=EFFORTS,
     )  # fmt: skip
     json_schema: str | None = option(None, "Each answer is JSON by the schema in this file.", FORM, file=True)
-    regex: str | None = text_option("Each answer is a text that the whole of this expression matches, or @FILE.", FORM)
+    regex: str | None = text_option("Each answer matches this regular expression as a whole, or that in @FILE.", FORM)
     grammar: str | None = option(None, "Each answer is of the grammar in this file, in Lark syntax.", FORM, file=True)
     presence_penalty: float = option(
-        0.0, "Above 0, tokens of the answer become less likely once, from -2 to 2.", CHOICE
+        0.0, "Above 0, tokens that are in the answer become less likely; from -2 to 2.", CHOICE
     )
     frequency_penalty: float = option(
-        0.0, "Above 0, tokens of the answer become less likely each time, from -2 to 2.", CHOICE
+        0.0, "Above 0, tokens become less likely with each time they are in the answer; from -2 to 2.", CHOICE
     )
     min_tokens: int = option(0, "New tokens for each prompt, at least.", CHOICE)
     ignore_eos: bool = option(False, "Go on where the model ends its answer, up to --max_tokens.", CHOICE)
     logit_bias: Mapping[str, float] | None = fixed(None)  # of a line of a file
     n: int = option(1, "Samples for each prompt.", OUTPUT)
     logprobs: int | None = option(
-        None, "With each token its logprob, and those of so many of the likeliest ones in its place.", OUTPUT
+        None, "The log-probability of each token, and of this many of the likeliest ones at its position.", OUTPUT
     )
     prompt_cache: str | None = option(
         None,
-        "A file that keeps what was computed of the first prompt; what prompts share with it is not read again.",
+        "A file for the cache of the first prompt; prompts reuse the prefix that they share with it.",
         file=True,
     )
     batch_size: int = option(
-        MAX_ROWS, "Prompts under way at once; the next one takes the place of one that is finished.", MACHINE
+        MAX_ROWS, "Most prompts in the batch at once; the next one takes the place of a finished one.", MACHINE
     )
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Results on their way: what is completed, where results go, and what has come so far."""
+"""Runs the completions of the complete command, and writes their results."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def complete_items(session: Session, job: Job) -> list[InputError]:
 
 
 def say_cut(options: CompleteOptions, cut: int, answers: int, limit: int | None) -> None:
-    """Say on standard error that so many answers did not come to their end, and why."""
+    """Print a note on standard error about answers that were cut, and why."""
     which = "the answer is" if answers == 1 else f"{cut} of {answers} answers are"
     most = "the end of memory" if limit is None else f"the context limit of {limit} tokens"
     if options.max_tokens is not None:

@@ -1,4 +1,4 @@
-"""The results that prompts ask for."""
+"""The results to compute for prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATER = ("presence_penalty", "frequency_penalty", "logit_bias")  # settings that
 
 @dataclass(frozen=True)
 class Item:
-    """One result to come: sample number `sample` of prompt number `index`. `key`: a digest of all that it rests on.
+    """A result to compute: sample number `sample` of prompt number `index`. `key`: a digest of all that it depends on.
 
     think_tokens: those around thoughts, in a conversation; thinks: the prompt ends within a thought.
     """

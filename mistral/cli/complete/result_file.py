@@ -1,4 +1,4 @@
-"""Results in a JSONL file: each written as soon as it is there, so that a run that was interrupted goes on."""
+"""Results in a JSONL file: each is written when finished, so that an interrupted run can be continued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The info command: what a checkpoint is and what running it takes, before anything is loaded."""
+"""The info command: the architecture and memory needs of a checkpoint, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Info:
     """
 
     ckpt: str | None = operand("A folder, a GGUF file, or org/name; the project's small checkpoint when left out.")
-    batch: int = option(1, "Rows that are answered at once.")
+    batch: int = option(1, "Rows of the batch.")
     context: int | None = option(None, f"Tokens of each row, prompt and answer; {CONTEXT} or the checkpoint's limit.")
     ranks: int = option(1, "Processes that share the layers.")
-    lora: str | None = option(None, "A folder with a LoRA adapter that is to be merged into the weights.", file=True)
+    lora: str | None = option(None, "A folder with a LoRA adapter to merge into the weights.", file=True)
     verify: bool = option(False, "Read all files: compare checksums that came with them, look for NaN and infinity.")
     json: bool = option(False, "One JSON object.", OUTPUT)
 
@@ -121,7 +121,7 @@ def model_record(summary: Summary, args: ModelArgs) -> dict[str, Any]:
 
 
 def lines(summary: Summary, record: Mapping[str, Any]) -> Iterator[str]:
-    """What is shown, as lines for people."""
+    """The output as lines of text."""
     yield str(summary.folder)
     size = gigabytes(sum(summary.dtypes.values()))
     dtypes = ", ".join(sorted(summary.dtypes, key=lambda name: -summary.dtypes[name]))
@@ -162,7 +162,7 @@ def model_lines(args: ModelArgs, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def lengthened(args: ModelArgs) -> str:
-    """How a context was lengthened, as the end of a line; nothing where it was not."""
+    """The RoPE scaling as the end of a line; "" without one."""
     words, scaling = "", args.rope_scaling
     if scaling:
         name = {YarnScaling: "YaRN", LinearScaling: "linear"}.get(type(scaling), "Llama 3")
@@ -200,7 +200,7 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
 
 
 def container_words(memory: Mapping[str, Any]) -> str:
-    """What a container limits, as the end of a line; nothing where it limits nothing."""
+    """The memory limit of a container as the end of a line; "" without one."""
     limit, cpus = memory["container_limit"], memory["container_cpus"]
     words = [gigabytes(limit)] if limit is not None else []
     words += [f"{cpus:g} processor{'' if cpus == 1 else 's'}"] if cpus is not None else []

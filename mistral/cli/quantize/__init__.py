@@ -1,1 +1,1 @@
-"""The quantize command: command is it, and calibrate measures on a text how much each weight matters."""
+"""The quantize command (command), and the calibration that measures importances on a text (calibrate)."""

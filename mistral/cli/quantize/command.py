@@ -38,13 +38,15 @@ class Quantize:
     bits: int | None = option(None, "Instead of --type: 8 for Q8_0, 4 for Q4_K_M.", choices=("8", "4"))
     lora: str | None = option(None, "A folder with a LoRA adapter, Mistral's or PEFT's, merged before.", file=True)
     calibrate: str | None = option(
-        None, "A text like those that the model will read: errors count by how it uses its weights there.", file=True
+        None,
+        "A text like those that the model will read: errors are weighted by how weights are used there.",
+        file=True,
     )
     importances: str | None = option(
         None, "Instead of --calibrate: a GGUF file of importances, this program's or llama.cpp's imatrix.", file=True
     )
-    save_importances: str | None = option(None, "With --calibrate: a GGUF file to keep its result in.", file=True)
-    chunks: int | None = option(None, "With --calibrate: read so many pieces of 512 tokens at most; 0 for all.")
+    save_importances: str | None = option(None, "With --calibrate: a GGUF file for its result.", file=True)
+    chunks: int | None = option(None, "With --calibrate: the most pieces of 512 tokens to read; 0 for all.")
     backend: str = option(
         "auto", "With --calibrate: native, portable or auto.", MACHINE, ("auto", "native", "portable")
     )

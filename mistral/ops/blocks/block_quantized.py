@@ -14,12 +14,12 @@ from mistral.ops.blocks.k_quants import q4_k, q5_k, q6_k
 from mistral.ops.blocks.kind import Kind
 from mistral.ops.blocks.legacy import Bytes, Wide, half, q4_0, q4_1, q5_0, q5_1, q8_0
 
-AT_ONCE = 1 << 20  # weights that are widened at a time: bounds the memory beside the result
+AT_ONCE = 1 << 20  # weights that are dequantized at a time: limits the memory beside the result
 WIDENERS: Mapping[str, Callable[[Bytes], Wide]] = {
     "Q8_0": q8_0, "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k,
     "IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs,
 }  # fmt: skip
-# The bytes of a block at which its float16 scales lie
+# The offsets, in bytes, of the float16 scales in a block
 SCALES = {
     "Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2),
     "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
@@ -28,7 +28,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class BlockQuantized:
-    """Weights of `shape`, the last axis in blocks of `kind`: `values` (rows, bytes of a row), as they lie in a file.
+    """Weights of `shape` whose last axis is in blocks of `kind`: `values` (rows, bytes per row), as stored in a file.
 
     A vector has one row.
     """
@@ -43,17 +43,17 @@ class BlockQuantized:
         return self.values.nbytes
 
     def dense(self) -> NDArray[np.float32]:
-        """The weights as float32, read-only; beside these little memory is needed."""
+        """The weights as float32, read-only; little memory is needed beside the result."""
         out = np.empty((len(self.values), self.shape[-1]), np.float32)
         widen = WIDENERS[self.kind.name]
-        with np.errstate(invalid="ignore", over="ignore"):  # a damaged file has scales that are no numbers
+        with np.errstate(invalid="ignore", over="ignore"):  # a damaged file may have scales that are not finite
             for rows, blocks in self._chunks():
                 out[rows] = widen(blocks).reshape(-1, self.shape[-1])
         out.flags.writeable = False
         return out.reshape(self.shape)
 
     def bad_blocks(self) -> int:
-        """How many blocks have a scale that is NaN or infinite; the weights of all others are finite."""
+        """The number of blocks with a scale that is NaN or infinite; the weights of all other blocks are finite."""
         count = 0
         for _, blocks in self._chunks():
             bad = np.zeros((len(blocks), 1), bool)
@@ -63,7 +63,7 @@ class BlockQuantized:
         return count
 
     def _chunks(self) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
-        """The blocks (n, bytes of a block) of some rows at a time, and which rows these are."""
+        """Some rows at a time, as a slice, and their blocks (n, bytes per block)."""
         step = max(1, AT_ONCE // max(1, self.shape[-1]))
         for first in range(0, len(self.values), step):
             rows = slice(first, first + step)
@@ -71,5 +71,5 @@ class BlockQuantized:
 
 
 def byte_shape(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and bytes of a row of a tensor of this shape, whose last axis is whole blocks."""
+    """Rows and bytes per row of a tensor of this shape, whose last axis is a whole number of blocks."""
     return math.prod(shape[:-1]), shape[-1] // kind.weights * kind.nbytes

@@ -1,4 +1,4 @@
-"""Blocks whose four-bit numbers stand for levels that lie closer together around zero: IQ4_NL and IQ4_XS."""
+"""Blocks whose four-bit numbers are indices of non-uniform levels, denser around zero: IQ4_NL and IQ4_XS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 
 
 
 def iq4_nl(blocks: Bytes) -> Wide:
-    """18 bytes: d, 32 numbers of four bits, as Q4_0 has them."""
+    """18 bytes: d, 32 numbers of four bits in the order of Q4_0."""
     return half(blocks, 0) * LEVELS[nibbles(blocks[:, 2:])]
 
 

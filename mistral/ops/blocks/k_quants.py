@@ -1,4 +1,4 @@
-"""Blocks of 256 weights whose groups have scales of their own, in units of the block's: Q4_K, Q5_K and Q6_K.
+"""Blocks of 256 weights whose groups have scales in units of the block's scale: Q4_K, Q5_K and Q6_K.
 
 Q4_K and Q5_K have eight groups of 32: a weight is (d * scale) * number - (dmin * minimum), with float16 d and dmin and
 scales and minima of six bits. Q6_K has sixteen groups of 16: (d * scale) * (number - 32), with scales of eight bits.

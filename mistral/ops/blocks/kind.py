@@ -1,4 +1,4 @@
-"""The types of tensors that a GGUF file may have, by number and name, and the size of their blocks."""
+"""The tensor types of GGUF files, by number and name, and the size of their blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PLAIN = {
     "F32": "float32",
     "F16": "float16",
     "BF16": "bfloat16",
-}  # types whose elements lie one by one, in NumPy's words
+}  # types without blocks, and their NumPy names
 BLOCK_KINDS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 SUPPORTED = (*PLAIN, *BLOCK_KINDS)
 
@@ -23,7 +23,7 @@ class Kind:
 
     @property
     def is_plain(self) -> bool:
-        """Whether its elements are numbers that lie one by one."""
+        """Whether its elements are plain numbers, without blocks."""
         return self.name in PLAIN
 
     @property
@@ -32,7 +32,7 @@ class Kind:
         return self.name in SUPPORTED
 
 
-# All types that have been given a number; the numbers between were those of formats that no file has any more.
+# All numbered types; the missing numbers belonged to formats that are no longer used.
 KINDS = {
     0: Kind("F32", 1, 4), 1: Kind("F16", 1, 2), 2: Kind("Q4_0", 32, 18), 3: Kind("Q4_1", 32, 20),
     6: Kind("Q5_0", 32, 22), 7: Kind("Q5_1", 32, 24), 8: Kind("Q8_0", 32, 34), 9: Kind("Q8_1", 32, 40),

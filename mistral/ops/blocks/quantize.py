@@ -1,4 +1,4 @@
-"""A matrix in a block format, made with the CPU kernels."""
+"""Quantizes a matrix to a block format, with the CPU kernels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mistral.ops import build
 from mistral.ops.blocks.block_quantized import BlockQuantized, byte_shape
 from mistral.ops.blocks.kind import KINDS, Kind
 
-TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # as the kernels number them
+TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # the numbers in kernels.h
 
 
 def quantize_blocks(
     array: Any, kind: Kind, importances: NDArray[np.float32] | None = None, name: str = "a weight"
 ) -> BlockQuantized:
-    """A matrix (out, in) of float32, float16 or bfloat16 in blocks of `kind`, which must divide its rows.
+    """A matrix (out, in) of float32, float16 or bfloat16 in blocks of `kind`, whose size must divide `in`.
 
-    importances (in,): how much an error in each column counts, positive numbers; None: all alike. The result does not
-    depend on the number of threads. Raises InputError, with `name`, for NaN and infinity, for weights whose scale is
-    beyond float16, and where there is no compiler for the kernels that do it.
+    importances (in,): the weight of an error in each column, positive numbers; None: equal. The result does not depend
+    on the number of threads. Raises InputError, with `name`, for NaN and infinity, for weights whose scale is beyond
+    float16, and if there is no compiler for the kernels.
     """
     library = build.kernels().load(lambda path: ctypes.CDLL(str(path)))
     library.quantize_blocks.restype = ctypes.c_int64

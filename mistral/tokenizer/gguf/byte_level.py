@@ -1,4 +1,4 @@
-"""A tokenizer of GPT-2's kind, which merges pairs of bytes: read by the library of tokenizer.json, in its process."""
+"""A byte-level BPE tokenizer (GPT-2): loaded by the library of tokenizer.json, in its child process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mistral.tokenizer.vocabulary import SpecialToken, Vocabulary
 
 
 def load_byte_level(tokens: GgufTokens) -> Vocabulary:
-    """The vocabulary of a file whose tokenizer is "gpt2". Raises InputError for one that cannot be used."""
+    """The vocabulary of a file whose tokenizer is "gpt2". Raises InputError for an invalid one."""
     metadata = tokens.metadata
     name = metadata.text(f"{PREFIX}pre") or "default"
     pre = PRE_TOKENIZERS.get(name)
@@ -68,7 +68,7 @@ def shown_ids(tokens: GgufTokens) -> set[int]:
 
 
 def table_of(tokens: GgufTokens, pre: PreTokenizer, added: list[AddedToken]) -> dict[str, Any]:
-    """What a tokenizer.json would say."""
+    """The equivalent tokenizer.json."""
     vocabulary = {
         text: number
         for number, (text, kind) in enumerate(zip(tokens.texts, tokens.types, strict=True))
@@ -95,7 +95,7 @@ def table_of(tokens: GgufTokens, pre: PreTokenizer, added: list[AddedToken]) -> 
 
 
 def merges_of(tokens: GgufTokens, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """The pairs that are merged, the most important first; those that make no token are left out."""
+    """The merges, by priority, without those that make no token."""
     found = []
     for merge in tokens.metadata.texts(f"{PREFIX}merges") or []:
         left, space, right = merge.partition(" ")

@@ -1,4 +1,4 @@
-"""A tokenizer as the values of a GGUF file, so that llama.cpp makes the same ids of a text."""
+"""A tokenizer as the metadata of a GGUF file, so that llama.cpp encodes texts to the same ids."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def tokens_of(tokenizer: Tokenizer) -> Tokens:
 
 
 def of_sentencepiece(tokenizer: Tokenizer) -> Tokens:
-    """The pieces of a SentencePiece model, whose types have the numbers that GGUF's have."""
+    """The pieces of a SentencePiece model, whose types have the same numbers as GGUF's."""
     from sentencepiece import sentencepiece_model_pb2
 
     model: Any = sentencepiece_model_pb2.ModelProto()
@@ -106,7 +106,7 @@ def of_sentencepiece(tokenizer: Tokenizer) -> Tokens:
 
 
 def of_tekken(tokenizer: Tokenizer) -> Tokens:
-    """The byte-level tokens of a tekken.json, and the merges that their order stands for."""
+    """The byte-level tokens of a tekken.json, and the merges that follow from their order."""
     vocabulary, spelt = tokenizer.vocabulary, {byte: character for character, byte in byte_level_alphabet().items()}
     rank, texts, types = dict[bytes, int](), list[str](), list[int]()
     for number in range(vocabulary.size):
@@ -148,7 +148,7 @@ def of_table(tokenizer: Tokenizer) -> Tokens:
 
 
 def pre_name(tokenizer: Tokenizer, table: Mapping[str, Any], whole_words: bool) -> str:
-    """The name of the way in which a tokenizer.json cuts texts into words. Raises InputError for one without a name."""
+    """GGUF's name of a tokenizer.json's pre-tokenizer. Raises InputError for one without a name."""
     stage = table.get("pre_tokenizer") or {}
     stages = stage["pretokenizers"] if stage.get("type") == "Sequence" else [stage]
     patterns = []
@@ -203,14 +203,14 @@ def template_values(tokenizer: Tokenizer) -> dict[str, Plain]:
 
 
 def require_same(original: Tokenizer, written: Tokenizer) -> None:
-    """Raise InputError where a tokenizer does not make the same ids of some texts once it is in a GGUF file."""
+    """Raise InputError if the exported tokenizer encodes some test texts to other ids."""
     for text in TRIED:
         if original.encode(text) != written.encode(text):
             raise unnamed(original, f"it changes texts such as {text[:12]!r} in a way of its own")
 
 
 def unnamed(tokenizer: Tokenizer, what: str) -> InputError:
-    """The error about a tokenizer that GGUF files have no words for."""
+    """The error for a tokenizer that GGUF cannot describe."""
     return InputError(
         f"{tokenizer.file}: {what}, which GGUF files have no name for; add the model's own tokenizer file"
     )

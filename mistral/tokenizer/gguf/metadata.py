@@ -1,4 +1,4 @@
-"""All that a GGUF file says about text: its vocabulary, its chat template, and the ends of an answer."""
+"""The tokenizer of a GGUF file: its vocabulary, chat template, and end tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a text is cut into words before pairs of bytes are merged: by the name that a GGUF file gives, `pre`."""
+"""Pre-tokenizers, which split a text into words before byte-level merges, by their name in GGUF files, `pre`."""
 
 from __future__ import annotations
 
