@@ -34,6 +34,14 @@ def lock(file: int, path: Path | str) -> None:
         print(f"note: {path}: no locks on this file system; let no other run write there meanwhile", file=sys.stderr)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at a path. Raises InputError where that cannot be known, as of too long a name."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be accessed ({error.strerror}); name another file") from None
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which replaces `path` when it is complete.
@@ -89,7 +97,7 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 
 def _require_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if exists(out) and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already; name another, or remove it")
 
 

@@ -13,9 +13,7 @@ from mistral.errors import visible
 
 MOST_WAITING = 10_000  # lines that a reader of standard error may be behind; what comes then is left out
 MOST_LENGTH = 4096  # characters of a line
-GATHERING_SECONDS = (
-    0.05  # that a line waits for others: to wake who writes them takes as long as a request's other work
-)
+GATHERING_SECONDS = 0.05  # for which a line waits for others: waking the writing thread costs as much as a request
 
 
 class Log(logging.Handler):

@@ -246,6 +246,16 @@ def test_options_that_cannot_be(run: CommandLine, case: str) -> None:
     assert message in run("quantize", *([shipped_checkpoint()] if words else []), *words).error
 
 
+@pytest.mark.parametrize("option", ["", "--importances=", "--save_importances="])
+def test_a_name_that_is_too_long_is_named_itself(run: CommandLine, tmp_path: Path, option: str) -> None:
+    long, out = tmp_path / ("x" * 300 + ".gguf"), tmp_path / "out.gguf"
+    text = ["--calibrate=none"] if "save" in option else []
+    words = [out, f"{option}{long}", *text] if option else [long]
+    error = run("quantize", shipped_checkpoint(), *words).error
+    assert f"{long}: cannot be accessed (File name too long); name another file" in error and "out.gguf:" not in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_written_is_refused(run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there.gguf").touch()
     assert "is there already" in run("quantize", shipped_checkpoint(), tmp_path / "there.gguf").error

@@ -97,6 +97,16 @@ def answers(page: Page) -> Any:
     return page.locator("article.assistant")
 
 
+FLOOD = """() => {
+  const frame = new TextEncoder().encode('data: {"choices": [{"index": 0, "delta": {"content": "again "}}]}\\n\\n');
+  window.given = 0;
+  window.fetch = async (_, { signal } = {}) => new Response(new ReadableStream({
+    pull(stream) { signal?.throwIfAborted(); window.given++; stream.enqueue(frame); },
+  }), { headers: { "content-type": "text/event-stream" } });
+}"""
+UNDRAWN = "() => { window.requestAnimationFrame = () => 1; }"
+
+
 def endless(route: Route) -> None:
     """The request, for an answer that does not end by itself."""
     route.continue_(
@@ -183,6 +193,20 @@ def test_a_stream_is_seen_and_stopped_and_the_server_is_free_again(page: Page, s
     page.locator("#send").click()
     expect(page.locator("#log .note").last).to_have_text("You stopped this answer.")
     server.wait_until_idle()
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_stream_that_never_waits_is_drawn_and_stopped(chromium: Browser, server: LocalServer, drawn: bool) -> None:
+    """More is always there to read. Without `drawn`, as while a page is hidden, the browser never draws."""
+    with opened(chromium, server) as page:
+        page.evaluate(UNDRAWN if not drawn else "0")
+        page.evaluate(FLOOD)
+        send(page, QUESTION)
+        if drawn:
+            expect(answers(page).locator(".md")).to_contain_text("again again")
+        page.wait_for_function("given > 100")
+        page.keyboard.press("Escape")
+        expect(page.locator("#send")).to_have_text("Send")
 
 
 def test_a_message_is_edited_and_an_answer_is_tried_again(page: Page) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mistral.atomic_files import replaced
+from mistral.atomic_files import exists, replaced
 from mistral.checkpoint.gguf.names import gguf_name, merged_name
 from mistral.errors import InputError
 from mistral.gguf.header import GgufFile, read_gguf
@@ -89,7 +89,7 @@ class Importances:
 
 def read_importances(path: Path) -> Importances:
     """Importances in a file, as this program or llama.cpp wrote them. Raises InputError for a file of another kind."""
-    if not path.is_file():
+    if not exists(path) or not path.is_file():
         raise InputError(f"{path}: no such file; name one with importances")
     file = read_gguf(path)
     kind = file.metadata.text(KIND)

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistral.atomic_files import unfinished
+from mistral.atomic_files import exists, unfinished
 from mistral.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from mistral.checkpoint.gguf.importances import Importances, read_importances
 from mistral.checkpoint.gguf.write import write_gguf
@@ -125,13 +125,13 @@ class Quantize:
 
 def require_places(out: Path, kept: str | None) -> None:
     """Raise InputError where the file cannot have its name, or importances would take the place of something else."""
-    if out.is_dir():
+    if exists(out) and out.is_dir():
         raise InputError(f"{out}: is a folder; name a file")
     if kept is None:
         return
     if Path(kept).absolute() == out.absolute():
         raise InputError("is the name of the model to write; name another file", option="save_importances", value=kept)
-    if Path(kept).exists():
+    if exists(Path(kept)):
         try:
             read_importances(Path(kept))
         except InputError:
