@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 
+from tests.support.cores import keep_to_one
+
 # Two processes of tests run side by side, and their models are small: one thread each, also in programs that they
 # start. What threads change is tested in processes that ask for several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # MindSpore's threads spin between two operators, and would take the other worker's core. On the worker's own core they
 # yield to what computes there, and cost nothing.
-if (worker := os.environ.get("PYTEST_XDIST_WORKER", "")[2:]).isdecimal() and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
+if (worker := os.environ.get("PYTEST_XDIST_WORKER", "")[2:]).isdecimal():
+    keep_to_one(int(worker))
 os.environ["MISTRAL_CONFIG"] = ""  # no settings of whoever runs the tests
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the programs that tests start are compiled by the first of them
 

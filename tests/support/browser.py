@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+
+from tests.support.cores import all_cores
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")  # containers have no sandbox and little /dev/shm
@@ -19,9 +21,9 @@ def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.fail("the tests of the page need a browser: apt install chromium", pytrace=False)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=[*FLAGS])
-        try:
-            yield started
-        finally:
-            started.close()
+    with ExitStack() as stack:
+        with all_cores():
+            playwright = stack.enter_context(sync_playwright())
+            started = playwright.chromium.launch(executable_path=program, args=[*FLAGS])
+        stack.callback(started.close)
+        yield started
