@@ -39,9 +39,10 @@ def check_device(device: str, threads: int | None = None) -> None:
 def start_device(device: str = "auto", threads: int | None = None) -> str:
     """Select the device, before the first operator runs -> its name; "auto" is Ascend where there is one.
 
-    `threads` takes effect only if MindSpore has not been imported yet; the default is OMP_NUM_THREADS, or one for each
-    core this process may use. Raises InputError if the device is not available, the shell allows too little memory, or
-    there is no working or temporary folder.
+    The default of `threads` is OMP_NUM_THREADS, or one for each core this process may use. If MindSpore has been
+    imported already, OMP_NUM_THREADS holds, and where that is not set, `threads` counts for the kernels only. Raises
+    InputError if the device is not available, the shell allows too little memory, or there is no working or temporary
+    folder.
     """
     check_device(device, threads)
     check_surroundings()
@@ -80,12 +81,14 @@ def check_surroundings() -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the number of threads, before MindSpore is imported. Called directly where kernels run without MindSpore."""
-    if "mindspore" not in sys.modules:
+    """Set the number of threads; see `start_device`. Called directly where kernels run without MindSpore."""
+    first = "mindspore" not in sys.modules
+    if first:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
-        if threads or "OMP_NUM_THREADS" not in os.environ:
-            os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
         os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # a few milliseconds, longer than between two operators
+    # Where the variable is not set, MindSpore's import makes it 1 for the kernels, and `os.environ` does not show that.
+    if (first and threads) or "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads or _cores())
 
 
 def thread_count() -> int:

@@ -14,6 +14,7 @@ import pytest
 from mistral.errors import InputError
 from mistral.ops.device import DEVICES, MAX_THREADS, check_device, check_surroundings, start_device
 from tests.support.command_line import ROOT
+from tests.support.cores import all_cores
 
 STAND_IN = """
 import os, signal
@@ -83,6 +84,25 @@ def test_threads_are_those_asked_for_or_inherited_or_one_for_each_core(tmp_path:
     assert start(tmp_path)[0] == f"threads {cores}"
     assert start(tmp_path, OMP_NUM_THREADS="7")[0] == "threads 7"
     assert start(tmp_path, "CPU", 3, OMP_NUM_THREADS="7")[0] == "threads 3"
+
+
+@pytest.mark.parametrize("threads", [None, 3])
+def test_mindspore_that_was_imported_before_leaves_the_kernels_their_threads(threads: int | None) -> None:
+    """Its import sets the variable that they read to 1 where it is not set, unseen by `os.environ`."""
+    program = """
+import ctypes, sys, mindspore
+from mistral.ops.device import start_device, thread_count
+start_device("CPU", eval(sys.argv[1]))
+read = ctypes.CDLL(None).getenv
+read.restype = ctypes.c_char_p
+print(read(b"OMP_NUM_THREADS").decode(), thread_count())
+"""
+    inherited = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", program, repr(threads)]
+    with all_cores():
+        expected = threads or len(os.sched_getaffinity(0))
+        done = subprocess.run(command, capture_output=True, text=True, env=inherited, cwd=ROOT, check=True, timeout=60)
+    assert done.stdout.split() == [str(expected)] * 2
 
 
 def test_ctrl_c_waits_until_mindspore_is_whole(tmp_path: Path) -> None:
