@@ -5,8 +5,9 @@
 `--llama_python` is the Python of an environment with llama-cpp-python. To compare what both do with the same
 instructions, build that for AVX2 (CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON") and give
 --machine=-march=x86-64-v3 here. decode:K: a token for each of K rows after prompts of 128; prompt:N: reading N tokens;
-answer: tokens chosen at temperature 0.7 and top_p 0.95, one row after a prompt of 512. Beside `decode:1` a third
-process reads as many bytes as a token needs from the same file: what memory allows at that moment.
+answer: tokens chosen at temperature 0.7 and top_p 0.95, one row after a prompt of 512. Beside `decode` a third
+process reads as many bytes as a step needs from the same file: what memory allows at that moment. `llama_of_read` is
+llama.cpp's share of it, and `of_llama_at_most` what `of_llama` would be if this project took the whole.
 
 Where memory's speed changes from second to second, figures of different minutes do not compare. So each process is
 loaded once and waits for its turn, and a ratio is that of two turns that follow each other; the median of all counts.
@@ -179,7 +180,7 @@ def llama(options: argparse.Namespace, part: str, size: int) -> Begin:
 
 
 def read(options: argparse.Namespace, part: str, size: int) -> Begin:
-    """Reading the bytes that one token needs, from the end of the file, by the kernels of this machine."""
+    """Reading the bytes that a step needs, from the end of the file, by the kernels of this machine."""
     import numpy as np
 
     from mistral.checkpoint.checkpoint import open_checkpoint
@@ -188,7 +189,7 @@ def read(options: argparse.Namespace, part: str, size: int) -> Begin:
     from mistral.ops import build
 
     checkpoint = open_checkpoint(options.model)
-    needed = int(decode_nbytes(checkpoint.args, used_nbytes(checkpoint, 16, "native"), 1, 0))
+    needed = int(decode_nbytes(checkpoint.args, used_nbytes(checkpoint, 16, "native"), size, 0))
     library = build.kernels().load(lambda path: ctypes.CDLL(str(path)))
     library.read_memory.restype = ctypes.c_float
     data = np.memmap(options.model, np.float32, mode="r", shape=(options.model.stat().st_size // 4,))
@@ -206,7 +207,7 @@ class Contender:
         command = [python, __file__, str(options.model), "--worker", name, "--parts", f"{part}:{size}"]
         command += ["--threads", str(options.threads), f"--machine={options.machine}"]
         environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-        self.name, self.tokens = name, 1 if name == "read" or part == "answer" else size
+        self.name, self.tokens = name, 1 if part == "answer" else size
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=options.errors, text=True, env=environment
         )
@@ -239,7 +240,7 @@ class Contender:
 
 def compare(options: argparse.Namespace, part: str, size: int) -> Iterator[dict[str, object]]:
     """One line for a part: tokens a second of each, and the ratios of neighbouring turns."""
-    names = ["ours", "llama", "read"] if (part, size) == ("decode", 1) else ["ours", "llama"]
+    names = ["ours", "llama", "read"] if part == "decode" else ["ours", "llama"]
     contenders = [Contender(name, options, part, size) for name in names]
     for turn in range(options.turns):
         for contender in contenders if turn % 2 == 0 else contenders[::-1]:
@@ -254,6 +255,10 @@ def compare(options: argparse.Namespace, part: str, size: int) -> Iterator[dict[
         low, middle, high = statistics.quantiles(ratios, n=4)
         found[f"of_{other.name}"] = round(middle, 3)
         found[f"of_{other.name}_quartiles"] = [round(low, 3), round(high, 3)]
+    if part == "decode":
+        shares = [a / b for a, b in zip(contenders[1].speeds, contenders[2].speeds, strict=True)]
+        found["llama_of_read"] = round(statistics.median(shares), 3)
+        found["of_llama_at_most"] = round(1 / statistics.median(shares), 3)
     yield found
 
 
