@@ -69,10 +69,15 @@ struct RowBlocks {
     return n;
   }
 
-  // Row r, from `ahead` bytes further on, into a cache of this level
+  // Row r, from `ahead` bytes further on, into a cache of this level. Assembly stays where it is written: GCC would move
+  // the fetches of all rows to one place, where they wait for each other.
   template <int LEVEL>
   ALWAYS_INLINE void fetch(int r, int64_t ahead, int64_t bytes) const {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row(r) + ahead + i, 0, 4 - LEVEL);
+    for (const uint8_t *from = row(r) + ahead, *end = from + bytes; from < end; from += 64)
+      if constexpr (LEVEL == 1)
+        asm volatile("prefetcht0 %0" : : "m"(*from));
+      else
+        asm volatile("prefetcht1 %0" : : "m"(*from));
   }
 };
 

@@ -240,7 +240,7 @@ struct RowLanes {
 // keep it from what it is to do now
 template <class F, int L>
 struct FetchAhead {
-  static constexpr int64_t FAR = 768, NEAR = F::BYTES > 192 ? 256 : 0;  // bytes along a row; found by trial
+  static constexpr int64_t FAR = 1536, NEAR = F::BYTES > 192 ? 256 : 0;  // bytes along a row; found by trial
   static constexpr int GROUPS = F::WEIGHTS / F::GROUP;
   const RowBlocks<L> &rows;
   int64_t block;
