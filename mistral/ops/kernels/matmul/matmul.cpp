@@ -30,16 +30,17 @@ int64_t row_bytes(const Matrix &w) {
 // streams, so many that waiting for the first cache lines costs little, and that the threads end at about the same
 // time: of a small matrix only two ranges for each thread. With tiles as many as leave room for their sums with all
 // tokens in the second-level cache, since the tokens are read from the third level once for each range.
-int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t multiple) {
-  constexpr int64_t ENOUGH = 512 << 10;  // bytes
+int64_t rows_at_once(const Matrix &w, Layout layout, int64_t tokens, int64_t multiple, int64_t limit = MAX_ROWS) {
+  constexpr int64_t ENOUGH = 1 << 20, SMALL = 4 << 20;  // bytes
   const bool streams = tokens == 1 || (has_lanes(layout) && tokens <= FEW_TOKENS);
-  const int64_t enough = std::clamp<int64_t>(ENOUGH / row_bytes(w) / 32 * 32, 32, MAX_ROWS);
-  const int64_t most = streams ? enough : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
-  constexpr int64_t SMALL = 4 << 20;  // bytes
+  const int64_t most = streams ? ENOUGH / row_bytes(w) : is_tiled(layout) ? MAX_ROWS : MAX_ROWS / 4;
   const int64_t ranges = (tokens == 1 && w.out * row_bytes(w) < SMALL ? 2 : 4) * omp_get_max_threads();
-  const int64_t rows = std::clamp<int64_t>(w.out / ranges / multiple * multiple, 32, most);
-  // Rows that are read side by side are an odd number of rows apart, or they would compete for the same sets of a cache
-  return has_lanes(layout) && rows < MAX_ROWS ? (rows / LANES | 1) * LANES : rows;
+  const int64_t rows = std::clamp<int64_t>(std::min(w.out / ranges, most) / multiple * multiple, 32, limit);
+  // Rows that are read side by side are an odd number of rows apart, or they would compete for the same sets of a cache.
+  // Short rows are not: 512 of them, each 32 apart, are read faster.
+  if (!has_lanes(layout) || (rows == MAX_ROWS && most >= 2 * MAX_ROWS)) return rows;
+  const int64_t apart = rows / LANES | 1;
+  return (apart * LANES <= limit ? apart : apart - 2) * LANES;
 }
 
 // All products, in one parallel region
@@ -111,7 +112,7 @@ void feed_forward(const float *x, FeedForwardWeights weights, float *y, int64_t 
     const Layout layout3 = layout_for(w3.type, count, precise);
     const Activations a1 = scratch1.pack(x + t * w1.in, layout1, count, w1.in);
     const Activations a3 = layout3 == layout1 ? a1 : scratch3.pack(x + t * w1.in, layout3, count, w1.in);
-    const int64_t step = std::min(rows_at_once(w1, layout1, count, 32), MAX_ROWS / 2);
+    const int64_t step = rows_at_once(w1, layout1, count, 32, MAX_ROWS / 2);
     float *unpacked = is_in_blocks(layout2) ? unpacked_buffer.get(count * w2.in) : nullptr;
     Activations hidden = unpacked ? Activations{} : scratch2.empty(layout2, count, w2.in);
 #pragma omp parallel for schedule(dynamic, 1)
