@@ -47,6 +47,11 @@ class DraftDepth:
     def __init__(self) -> None:
         self._tried = 0  # the step of the last trial
 
+    @staticmethod
+    def most(rows: int) -> int:
+        """The most drafts that each of so many rows may have."""
+        return min(MOST, max(1, MOST // max(1, rows)))
+
     def choose(
         self, chances: Sequence[Sequence[float]], rows: int, costs: StepCosts, prices: Sequence[float] = ()
     ) -> list[int]:
@@ -56,7 +61,7 @@ class DraftDepth:
         All rest where none promises more than it takes. `prices`: what making one draft of each row takes, as a share
         of a step without drafts; nothing where they are left out.
         """
-        each, base = min(MOST, max(1, MOST // max(1, rows))), costs.share(rows)
+        each, base = self.most(rows), costs.share(rows)
         found = [0] * len(chances)
         if not base:
             return found

@@ -15,7 +15,7 @@ from statistics import median
 
 from mistral.engine.acceptance import Acceptance, SharedAcceptance
 from mistral.engine.active_row import ActiveRow
-from mistral.engine.draft_depth import DraftDepth
+from mistral.engine.draft_depth import MOST, DraftDepth
 from mistral.engine.drafter import Drafter
 from mistral.engine.grammar_drafter import GrammarDrafter
 from mistral.engine.row_guesses import RowGuesses, Source
@@ -93,8 +93,9 @@ class Speculation:
                 guess.rest()
             return [[] for _ in rows]
         price = 0.0 if self._always else self._price(len(rows))
+        most = MOST if self._always else self._depth.most(len(rows))
         for row, guess in zip(rows, guesses, strict=True):
-            guess.choose(row.answer, row.draft_room, vocab_size, price)
+            guess.choose(row.answer, min(most, row.draft_room), vocab_size, price)
         counts = self._counts(guesses, price)
         self.behind = self._read(rows, guesses, counts, seconds)
         if self.behind:
