@@ -4,10 +4,10 @@
 
 `load`: many clients at once: nothing lost, nothing answered twice, equal requests answered alike, and how memory grows
 after the first 500 requests. `throughput`: 16 clients against `generate` at batch 16, with answers that are streamed
-and whole ones. `overhead`: milliseconds a token for one client, beside the engine's own. `gap`: the longest wait in a
-stream while a long prompt is read, against the time of a step. `cancel`: how soon the rows of clients who have gone are
-free. `peer`: beside llama-server, given as a command, with the same GGUF file: tokens a second and the time to the
-first token for 1, 4 and 16 clients.
+and whole ones; and against the engine alone, which then computes nothing but ids. `overhead`: milliseconds a token for
+one client, beside the engine's own. `gap`: the longest wait in a stream while a long prompt is read, against the time
+of a step. `cancel`: how soon the rows of clients who have gone are free. `peer`: beside llama-server, given as a
+command, with the same GGUF file: tokens a second and the time to the first token for 1, 4 and 16 clients.
 
 Both sides are loaded at the same time and take turns, so that what else the machine does falls on both; medians count.
 """
@@ -27,6 +27,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import pairwise
 from operator import truediv
 from pathlib import Path
@@ -42,7 +43,8 @@ from mistral.cli.model_options import shipped_checkpoint
 from mistral.engine.engine import Engine
 from mistral.engine.requests import Generated, Request
 from mistral.engine.scheduler import generate_stream
-from mistral.load import load_model
+from mistral.generate import generate
+from mistral.load import Transformer, load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = "Tom had a red ball. Anna went to the lake, and the ball was in the boat. "
@@ -81,18 +83,21 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, url: str, pid: int) -> None:
         self.options, self.url, self.pid = options, url, pid
-        self._engine: Engine | None = None
         gc.collect()
         gc.freeze()  # or the libraries' objects would be looked through for 0.3 s while something is measured
 
-    @property
-    def engine(self) -> Engine:
+    @cached_property
+    def model(self) -> Transformer:
         """The same checkpoint, loaded here."""
-        if self._engine is None:
-            self._engine = Engine(load_model(self.options.checkpoint, threads=self.options.threads))
-            gc.collect()
-            gc.freeze()  # as the server does
-        return self._engine
+        return load_model(self.options.checkpoint, threads=self.options.threads)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of `model`."""
+        engine = Engine(self.model)
+        gc.collect()
+        gc.freeze()  # as the server does
+        return engine
 
     def prompts(self, count: int, tokens: int = PROMPT, first: int = 0) -> list[list[int]]:
         """Ids of so many prompts, no two of which begin alike."""
@@ -150,32 +155,41 @@ class Bench:
         }  # fmt: skip
 
     def throughput(self) -> Line:
-        """Tokens a second of 16 clients, by streams and by whole answers, and of `generate`'s engine with 16 rows."""
-        streamed, whole, own = list[float](), list[float](), list[float]()
+        """Tokens a second of 16 clients, by streams and by whole answers, of `generate` with 16 prompts, and of ids.
+
+        `generate` also gives log-probabilities, and the server texts; an engine that is asked for neither gives ids.
+        """
+        names = "ids", "generate", "streamed", "whole"
+        found: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(self.options.rounds + 1):
             prompts = self.prompts(CLIENTS, first=200 * turn)
-            rates = [self._generate_rate(prompts)]
+            rates = [self._ids_rate(prompts), self._generate_rate(prompts)]
             for stream in (True, False):  # not the same prompts again, whose beginnings would be known
                 asked = prompts if stream else self.prompts(CLIENTS, first=200 * turn + 100)
                 answers, seconds = self.timed(self.url, asked, stream)
                 rates.append(sum(answer.tokens for answer in answers) / seconds)
             if turn:  # the first is not counted
-                for found, rate in zip((own, streamed, whole), rates, strict=True):
-                    found.append(rate)
-        return {
-            "clients": CLIENTS, "answer_tokens": self.options.answer,
-            "generate_tokens_per_second": round(median(own), 1),
-            "streamed_tokens_per_second": round(median(streamed), 1),
-            "whole_tokens_per_second": round(median(whole), 1),
-            "ratio_streamed": round(median(map(truediv, streamed, own)), 3),
-            "ratio_whole": round(median(map(truediv, whole, own)), 3),
-        }  # fmt: skip
+                for name, rate in zip(names, rates, strict=True):
+                    found[name].append(rate)
+        medians = {f"{name}_tokens_per_second": round(median(rates), 1) for name, rates in found.items()}
+        ratios = {
+            f"{name}_of_{own}": round(median(map(truediv, found[name], found[own])), 3)
+            for own in names[:2]
+            for name in names[2:]
+        }
+        return {"clients": CLIENTS, "answer_tokens": self.options.answer, **medians, **ratios}
 
     def _generate_rate(self, prompts: list[list[int]]) -> float:
-        """Tokens a second of `generate`'s engine."""
-        engine, begun = self.engine, time.perf_counter()
+        """Tokens a second of `generate`."""
+        begun = time.perf_counter()
+        ids, _ = generate(prompts, self.model, self.options.answer, prompt_logprobs=False, speculate="off")
+        return sum(map(len, ids)) / (time.perf_counter() - begun)
+
+    def _ids_rate(self, prompts: list[list[int]]) -> float:
+        """Tokens a second of the engine, without log-probabilities and texts."""
+        begun = time.perf_counter()
         requests = [Request(ids, self.options.answer, logprobs=False, ignore_eos=True) for ids in prompts]
-        count = sum(isinstance(event, Generated) for event in generate_stream(engine, requests))
+        count = sum(isinstance(event, Generated) for event in generate_stream(self.engine, requests))
         return count / (time.perf_counter() - begun)
 
     def timed(self, url: str, prompts: list[list[int]], stream: bool = True) -> tuple[list[Answer], float]:

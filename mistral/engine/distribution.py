@@ -18,6 +18,7 @@ Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 FEW = 2048  # ids that are weighed in float64
+SMALL = 2 * FEW  # ids of a vocabulary whose sum in float64 takes no longer than finding the heavy ones
 BLOCK = 128  # ids whose float32 weights are added up before a draw
 MIN_GROUPS = 1024  # groups of scores whose maxima give a bound for top_k
 # float32 weights are used between these temperatures: where an exponent overflows, the weight is 0 in float64 too.
@@ -64,10 +65,12 @@ def split(weights: Float32s) -> tuple[Ids, float]:
 
 
 def log_sum(logits: Float32s, largest: float) -> float:
-    """log(sum(exp(logits - largest))), in float64 of the heavy ids and in float32 of the others.
+    """log(sum(exp(logits - largest))): in float64 of few ids or the heavy ones, in float32 of the others.
 
     The absolute error is about 1e-8, and at most FLOAT32_ERROR times the probability of the others.
     """
+    if len(logits) <= SMALL:
+        return math.log(float(weights_of(logits, largest, 1.0).sum()))
     heavy, rest = split(float32_weights(logits, largest, 1.0))
     return math.log(float(weights_of(logits[heavy], largest, 1.0).sum()) + rest)
 

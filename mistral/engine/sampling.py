@@ -43,6 +43,7 @@ from mistral.errors import InputError
 from mistral.grammar.grammar_state import GrammarState
 
 MAX = float(np.finfo(np.float64).max)
+LEAST_FLOAT32 = float(np.finfo(np.float32).min)
 MOST_BIASES = 1 << 14  # ids of a logit_bias
 NOTHING_ALLOWED = "the grammar allows no token here that may be chosen"
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -204,7 +205,7 @@ def log_softmax(logits: npt.NDArray[np.floating[Any]]) -> Float32s:
 def target_logprob(logits: npt.NDArray[np.floating[Any]], target: int) -> float:
     """The log-probability of one id, from its logits (V,). Raises InputError as `log_softmax` does."""
     raw = np.ascontiguousarray(logits, np.float32)
-    return float(_logprobs(raw[[target]], *_normaliser(raw))[0])
+    return _logprob(raw, target, *_normaliser(raw))
 
 
 def target_logprobs(logits: npt.NDArray[np.floating[Any]], targets: npt.ArrayLike) -> Float32s:
@@ -239,7 +240,7 @@ def _choice(raw: Float32s, row: SamplingRow, wants: Wants) -> Choice:
     if not wants.logprob and not wants.top:
         return Choice(token)
     log_total = log_sum(raw, largest)
-    logprob = float(_logprobs(raw[[token]], largest, log_total)[0]) if wants.logprob else None
+    logprob = _logprob(raw, token, largest, log_total) if wants.logprob else None
     return Choice(token, logprob, _likeliest(raw, wants.top, largest, log_total))
 
 
@@ -269,6 +270,12 @@ def _logprobs(raw: Float32s, largest: float, log_total: float) -> Float32s:
     """Log-probabilities of logits (n,), from the result of `_normaliser` for the whole row."""
     with np.errstate(over="ignore"):  # below the range of float32 is -inf
         return (raw.astype(np.float64) - largest - log_total).astype(np.float32)
+
+
+def _logprob(raw: Float32s, token: int, largest: float, log_total: float) -> float:
+    """As `_logprobs`, of one of the logits (V,), for which NumPy's functions take longer than the arithmetic."""
+    found = float(raw[token]) - largest - log_total
+    return float(np.float32(found)) if found >= LEAST_FLOAT32 else -math.inf
 
 
 def _likeliest(raw: Float32s, count: int, largest: float, log_total: float) -> tuple[tuple[int, float], ...]:
