@@ -11,8 +11,8 @@ of 0.8 at each place. These two print beside it the best number of drafts, by wh
 llama.cpp's own lookup on the same tasks, where the package llama-cpp-python is there.
 
 `python -m tools.fetch_smollm2` fetches the model; the other types of it are made once, in --folder. Both ways must give
-the same ids. What past answers taught is not used: each answer has a space of its own. A rate counts the tokens after
-the first, and the time from that on.
+the same ids; they take turns of eight steps. What past answers taught is not used: each answer has a space of its own.
+A rate counts the tokens after the first, and the time from that on.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from tools.fetch_smollm2 import smollm2
 
 TYPES = ("BF16", "Q4_K_M")
 ROWS = 16
+TURN = 8  # steps of one way after another: the first of them is not compared with the one before it
 Answer = tuple[list[int], float]
 
 
@@ -85,39 +86,57 @@ class Way:
 
     def __init__(self, engine: Engine, speculation: Speculation | None) -> None:
         self.scheduler, self._spaces = Scheduler(engine, speculation=speculation), 0
+        self.ids = dict[int, list[int]]()  # by request
+        self.seconds, self.tokens = 0.0, 0  # after the first tokens, of all requests so far
 
-    def answer(self, requests: Sequence[Request]) -> tuple[list[list[int]], int, float]:
-        """The ids of some answers, tokens after the first ones, and the seconds of these."""
-        ids, begun, scheduler = dict[int, list[int]](), 0.0, self.scheduler
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Begin answers, and compute their first tokens, which do not count."""
+        self.ids, self.seconds, self.tokens = {}, 0.0, 0
         for request in requests:
             self._spaces += 1
-            ids[scheduler.submit(request, space=str(self._spaces)).index] = []
-        while not scheduler.idle:
-            for event in scheduler.step():
-                if isinstance(event, Generated) and event.id is not None:
-                    ids[event.index].append(event.id)
-            if not begun and all(ids.values()):
-                begun, first = time.perf_counter(), sum(map(len, ids.values()))
-        return list(ids.values()), sum(map(len, ids.values())) - first, time.perf_counter() - begun
+            self.ids[self.scheduler.submit(request, space=str(self._spaces)).index] = []
+        while not all(self.ids.values()):
+            self._step()
+
+    def run(self, steps: int) -> None:
+        """Go on for so many steps, or to the end."""
+        begun, before = time.perf_counter(), sum(map(len, self.ids.values()))
+        for _ in range(steps):
+            if not self.scheduler.idle:
+                self._step()
+        self.seconds += time.perf_counter() - begun
+        self.tokens += sum(map(len, self.ids.values())) - before
+
+    def _step(self) -> None:
+        for event in self.scheduler.step():
+            if isinstance(event, Generated) and event.id is not None:
+                self.ids[event.index].append(event.id)
+
+    def answer(self, request: Request) -> list[int]:
+        """The ids of an answer."""
+        self.submit([request])
+        self.run(request.max_tokens)
+        return next(iter(self.ids.values()))
 
 
 def compare(
     engine: Engine, requests: Sequence[Request], rounds: int, speculation: Speculation | None = None
 ) -> Figures:
-    """Both ways in turns, after one of each that does not count."""
-    plain, drafted = Way(engine, None), Way(engine, speculation or Speculation())
-    seconds: dict[Way, list[float]] = {plain: [], drafted: []}
-    tokens = 0
+    """Both ways, a few steps in turn, so that a machine whose speed changes is the same for both."""
+    ways = plain, drafted = Way(engine, None), Way(engine, speculation or Speculation())
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
-        found = []
-        for way in (plain, drafted) if number % 2 else (drafted, plain):
-            ids, tokens, taken = way.answer(requests)
-            found.append(ids)
-            seconds[way] += [taken] if number else []
-        assert found[0] == found[1], "drafts changed an answer"
+        for way in ways:
+            way.submit(requests)
+        while not all(way.scheduler.idle for way in ways):
+            for way in ways if number % 2 else ways[::-1]:
+                way.run(TURN)
+        assert list(plain.ids.values()) == list(drafted.ids.values()), "drafts changed an answer"
+        for way in ways if number else ():  # the first round does not count
+            seconds[way].append(way.seconds)
     timings = drafted.scheduler.timings
     drafts = timings.drafted_tokens / max(1, timings.row_steps)
-    return Figures(tokens, seconds[plain], seconds[drafted], timings.acceptance, timings.tokens_per_step, drafts)
+    return Figures(plain.tokens, seconds[plain], seconds[drafted], timings.acceptance, timings.tokens_per_step, drafts)
 
 
 def best(engine: Engine, right: float, copy: SelfDraft | None = None) -> dict[str, object]:
@@ -209,7 +228,7 @@ def dimensions(options: argparse.Namespace, bits: int) -> tuple[Engine, Request,
     engine = Engine(load_model(path, backend="native", threads=options.threads))
     prompt = np.random.default_rng(0).integers(3, engine.args.vocab_size, 64).tolist()
     request = Request(prompt, options.tokens, logprobs=False)
-    return engine, request, Way(engine, None).answer([request])[0][0]
+    return engine, request, Way(engine, None).answer(request)
 
 
 def fixed_acceptance(options: argparse.Namespace) -> Iterator[dict[str, object]]:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from mistral.engine.step_costs import LEAST, StepCosts
 
-MARGIN = 1.03  # drafts must promise so much, lest noise decide
+MARGIN, ROW_MARGIN, MOST_MARGIN = (
+    1.03,
+    0.005,
+    1.15,
+)  # drafts must promise so much, lest noise decide: with one row, more
+# for each further one, since all of them have to be asked and the best of many promises is too good, and at most
 MOST = 64  # drafts of a step
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80)  # tokens of a step; time goes up stairs between
 TRY = 8  # steps from one that was tried to the next
@@ -85,7 +90,7 @@ class DraftDepth:
         counts = [count for count in (*counts, most) if rows + count <= costs.reach(rows)] or [1]
         speeds = {count: promise.speed(count, costs) for count in (0, *counts)}
         chosen = max(speeds, key=lambda count: speeds[count])
-        if speeds[chosen] <= MARGIN * speeds[0]:
+        if speeds[chosen] <= min(MOST_MARGIN, MARGIN + ROW_MARGIN * (rows - 1)) * speeds[0]:
             chosen = 0
         if chosen and costs.latest == rows + chosen and not costs.is_sure(rows + chosen):
             return 0  # in turns with one without drafts

@@ -26,7 +26,8 @@ from mistral.engine.work import Outcome, Work
 
 NewDrafter = Callable[[ActiveRow], Drafter | None]  # None: it has nothing to say of that row
 PRICES = 9  # measurements of what a computed draft takes, of which the median counts
-RESTED = 32  # steps without any draft, after which drafters are asked less often
+RESTED, LEAST_RESTED = 32, 4  # steps of one row without any draft, after which drafters are asked less often; fewer
+# with more rows, which are asked as often in fewer steps, but at least so many
 ASKED = 4  # in every so many of them
 FIRST_PRICE = 0.3  # of a step's time, for each token, while nothing is known
 
@@ -87,7 +88,7 @@ class Speculation:
         """
         guesses = [self._rows.get(row.index) or self._begin(row) for row in rows]
         self._spent, self.behind = 0.0, False
-        if self._rested >= RESTED and self._rested % ASKED:
+        if self._rested >= max(LEAST_RESTED, RESTED // len(rows)) and self._rested % ASKED:
             self._rested += 1
             for guess in guesses:
                 guess.rest()
