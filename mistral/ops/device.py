@@ -85,7 +85,7 @@ def set_threads(threads: int | None) -> None:
     first = "mindspore" not in sys.modules
     if first:
         os.environ.setdefault("GLOG_v", "3")  # errors only: without Ascend libraries, each start would warn four times
-        os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # a few milliseconds, longer than between two operators
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # about a millisecond, longer than between two operators
     # Where the variable is not set, MindSpore's import makes it 1 for the kernels, and `os.environ` does not show that.
     if (first and threads) or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(threads or _cores())

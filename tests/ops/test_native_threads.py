@@ -1,4 +1,4 @@
-"""The native backend gives the same bits on any number of threads, each tried in a process of its own."""
+"""The threads of the native backend: the same bits on any number of them, and a processor for each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from tests.support.command_line import ROOT
+from tests.support.cores import all_cores
 
 # Rows of every matrix, tokens and heads are shared out among threads, evenly or not. Prints a digest of all logits.
 JOB = """
@@ -62,3 +63,48 @@ def digest(threads: int) -> str:
 
 def test_threads_share_the_work_and_change_no_bit() -> None:
     assert digest(1) == digest(2) == digest(5)
+
+
+# Prints the processors of this thread, and those of every thread that may use one alone, before and after a product.
+PLACES = """
+import os
+import sys
+
+import numpy as np
+
+from mistral.ops.backend import load_backend
+from mistral.ops.device import start_device
+
+start_device("CPU")
+ops = load_backend("native")
+weight = ops.weight(np.ones((512, 64), np.float32))
+own = os.sched_getaffinity(0)
+if sys.argv[1] == "others":  # as a container may do it to a program that runs
+    own.remove(max(own))
+    os.sched_setaffinity(0, own)
+ops.linear(ops.tensor(np.ones((3, 64), np.float32)), weight).asnumpy()
+assert os.sched_getaffinity(0) == own
+masks = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+print(sorted(each for mask in masks if len(mask) == 1 < len(own) for each in mask))
+"""
+
+
+def places(threads: int, *arguments: str) -> list[int]:
+    """The processors that are the only ones of a thread after a product on so many threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with all_cores():
+        done = subprocess.run(
+            [sys.executable, "-c", PLACES, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment,
+            timeout=300, check=True,
+        )  # fmt: skip
+    return list(map(int, done.stdout.strip("[]\n").replace(",", "").split()))
+
+
+def test_as_many_threads_as_processors_have_one_each_and_the_caller_gets_its_own_back() -> None:
+    with all_cores():
+        processors = sorted(os.sched_getaffinity(0))
+    assert places(len(processors), "none") == (processors[1:] if len(processors) > 1 else [])
+    assert places(len(processors) + 1, "none") == []
+    assert places(1, "none") == []
+    if len(processors) > 2:
+        assert places(len(processors), "others") == []

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "all_threads.h"
 #include "operators.h"
 #include "scratch.h"
 #include "simd.h"
@@ -38,6 +39,7 @@ void mixture(const float *x, Matrix gate, const FeedForwardWeights *experts, int
              bool precise) {
   static thread_local Scratch<float> score_buffer, input_buffer, output_buffer;
   static thread_local Assignments by_expert;
+  const AllThreads threads;
   const int64_t dim = gate.in;
   float *scores = score_buffer.get(tokens * gate.out);
   linear(x, gate, scores, tokens, true);  // precise: rounding could change a token's experts

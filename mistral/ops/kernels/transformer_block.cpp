@@ -9,7 +9,6 @@ namespace {
 
 // y += x
 void add_residual(const float *x, float *y, int64_t size) {
-  const AllThreads threads;
 #pragma omp parallel for schedule(static) if (size > 65536)
   for (int64_t i = 0; i < size; i++) y[i] += x[i];
 }
@@ -35,6 +34,7 @@ void attention_half(const float *x, const AttentionWeights &weights, Rotation ro
 // The feed-forward network, or the mixture of experts
 void feed_forward_half(const float *x, const TransformerBlock &block, float *y, int64_t tokens, bool precise) {
   static thread_local Scratch<float> normed_buffer;
+  const AllThreads threads;
   const int64_t dim = block.norm.weight.in;
   float *normed = normed_buffer.get(tokens * dim);
   rms_norm(x, block.norm, normed, tokens);
@@ -48,6 +48,7 @@ void feed_forward_half(const float *x, const TransformerBlock &block, float *y, 
 void transformer_blocks(const float *x, const TransformerBlock *const *blocks, int64_t n_blocks, Rotation rotation,
                         float *y, Heads heads, const Sequence *sequences, int64_t n_sequences, bool precise) {
   static thread_local Scratch<float> attended_buffer, between_buffer;
+  const AllThreads threads;
   int64_t tokens = 0;
   for (int64_t s = 0; s < n_sequences; s++) tokens += sequences[s].tokens;
   const int64_t size = tokens * blocks[0]->norm.weight.in;

@@ -1,6 +1,8 @@
 // Linear layers: W (out, in) @ x (T, in) -> y (T, out), and the feed-forward network w2 (silu(w1 x) * (w3 x)), for
 // weights of every type. Weights are read where they lie. Their rows are divided among threads; a thread multiplies a
 // range of rows with all tokens (of at most MAX_TOKENS at a time). All sums are float32, or exact integers.
+#include <omp.h>
+
 #include <algorithm>
 
 #include "all_threads.h"
