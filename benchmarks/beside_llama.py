@@ -7,7 +7,8 @@ instructions, build that for AVX2 (CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON 
 --machine=-march=x86-64-v3 here. decode:K: a token for each of K rows after prompts of 128; prompt:N: reading N tokens;
 answer: tokens chosen at temperature 0.7 and top_p 0.95, one row after a prompt of 512. Beside `decode` a third
 process reads as many bytes as a step needs from the same file: what memory allows at that moment. `llama_of_read` is
-llama.cpp's share of it, and `of_llama_at_most` what `of_llama` would be if this project took the whole.
+llama.cpp's share of it, and `of_llama_at_most` what `of_llama` would be if this project took the whole. --busy N: so
+many other programs compute all the time.
 
 Where memory's speed changes from second to second, figures of different minutes do not compare. So each process is
 loaded once and waits for its turn, and a ratio is that of two turns that follow each other; the median of all counts.
@@ -280,6 +281,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a turn")
+    parser.add_argument("--busy", type=int, default=0, help="programs that compute beside both")
     parser.add_argument("--verbose", action="store_true", help="show what the processes say")
     parser.add_argument("--worker", choices=("ours", "llama", "read"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -294,9 +296,14 @@ def main() -> None:
     if not options.model.is_file():
         parser.error(f"{options.model}: no such file; name a GGUF file")
     read_from_disk(options.model)
-    for part, size in parts:
-        for line in compare(options, part, size):
-            print(json.dumps(line), flush=True)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
+    try:
+        for part, size in parts:
+            for line in compare(options, part, size):
+                print(json.dumps(line | ({"busy": options.busy} if options.busy else {})), flush=True)
+    finally:
+        for other in others:
+            other.kill()
 
 
 if __name__ == "__main__":

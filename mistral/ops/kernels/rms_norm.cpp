@@ -7,12 +7,13 @@
 #include "simd.h"
 
 void rms_norm(const float *x, Norm norm, float *y, int64_t tokens) {
-  const AllThreads threads;
+  const bool several = tokens > 4;
+  const AllThreads threads(several);
   const int64_t dim = norm.weight.in, zero = 0;
   static thread_local Scratch<float> weight_buffer;
   float *weight = weight_buffer.get(dim);
   embed(norm.weight, &zero, weight, 1);  // the only row of the weight (1, D), as float32
-#pragma omp parallel for schedule(static) if (tokens > 4)
+#pragma omp parallel for schedule(static) if (several)
   for (int64_t t = 0; t < tokens; t++) {
     const float *row = x + t * dim;
     Floats squares{};
