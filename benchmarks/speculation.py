@@ -87,7 +87,7 @@ class Way:
     def __init__(self, engine: Engine, speculation: Speculation | None) -> None:
         self.scheduler, self._spaces = Scheduler(engine, speculation=speculation), 0
         self.ids = dict[int, list[int]]()  # by request
-        self.seconds, self.tokens = 0.0, 0  # after the first tokens, of all requests so far
+        self.seconds, self.tokens = 0.0, 0  # of the last requests, after their first tokens
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Begin answers, and compute their first tokens, which do not count."""
@@ -95,7 +95,7 @@ class Way:
         for request in requests:
             self._spaces += 1
             self.ids[self.scheduler.submit(request, space=str(self._spaces)).index] = []
-        while not all(self.ids.values()):
+        while not (self.scheduler.idle or all(self.ids.values())):
             self._step()
 
     def run(self, steps: int) -> None:

@@ -13,7 +13,7 @@ from mistral.engine.active_row import ActiveRow
 from mistral.engine.draft_depth import DraftDepth
 from mistral.engine.drafter import Drafter
 from mistral.engine.row_guesses import RowGuesses, Source, promised
-from mistral.engine.speculation import ASKED, RESTED, Speculation
+from mistral.engine.speculation import ASKED, LEAST_RESTED, RESTED, Speculation
 from mistral.engine.step_costs import StepCosts
 
 
@@ -146,3 +146,22 @@ def test_where_drafts_rest_for_long_drafters_are_asked_less_often() -> None:
     for _ in range(ASKED):
         made.drafts([row], 40)
     assert [len(made.drafts([row], 40)[0]) for _ in range(5)] == [3] * 5
+
+
+def test_many_rows_rest_after_fewer_steps_and_their_drafts_must_promise_more() -> None:
+    drafter, made = Says([1, 2, 3]), Speculation([lambda row: drafter])
+    rows = [cast(ActiveRow, SimpleNamespace(index=i, answer=[5], draft_room=3)) for i in range(16)]
+    for _ in range(LEAST_RESTED + 10 * ASKED):
+        assert made.drafts(rows, 40) == [[]] * 16
+    assert len(drafter.asked) == (LEAST_RESTED + 10) * 16
+
+    def chosen(count: int, costs_more: float) -> int:
+        costs = StepCosts()
+        for _ in range(8):
+            costs.add(count, 1.0)
+            costs.add(2 * count, costs_more)
+        costs.steps = 0  # nothing is tried yet
+        return sum(DraftDepth().choose([[1.0]] * count, count, costs))
+
+    assert (chosen(1, 2 / 1.02), chosen(1, 2 / 1.05)) == (0, 1)
+    assert (chosen(16, 2 / 1.09), chosen(16, 2 / 1.12)) == (0, 16)

@@ -55,7 +55,8 @@ void divide(int threads) {
 }
 
 void pin(int threads) {
-  static thread_local int operators = 0, crowded = 0;
+  static thread_local unsigned operators = 0;
+  static thread_local int crowded = 0;
   if (threads < 2) return;
   if (operators++ % LOOK == 0) divide(threads);
   if (home >= 0 && sched_getcpu() != home) crowded = CROWDED;

@@ -1,6 +1,7 @@
 // The two limits of the machine's roofline (Williams et al., Communications of the ACM, 2009): bytes read from memory,
 // and products of vectors or tiles held in registers. The caller takes the time, so that the speed of a model can be
 // given as a share of them.
+#include "all_threads.h"
 #include "blocks/dot_neon.h"
 #include "matmul/arithmetic.h"
 #include "processor.h"
@@ -10,6 +11,7 @@
 
 // Reads `count` floats on all threads, in blocks of 2^18; returns their sum, so that none is left out.
 extern "C" float read_memory(const float *data, int64_t count) {
+  const AllThreads threads;
   float total = 0;
   constexpr int64_t STEP = 8 * LANES;
 #pragma omp parallel for schedule(static) reduction(+ : total)
@@ -143,6 +145,7 @@ double peak_byte_tiles([[maybe_unused]] int64_t repeats) {
 // 8-bit integers in vectors of at most 256 bits (3) or tiles (4) -> operations done, a product and an addition being
 // two; 0 where there is no such instruction.
 extern "C" double multiply_in_registers(int64_t repeats, int way) {
+  const AllThreads threads;
   double done = 0;
 #pragma omp parallel reduction(+ : done)
   done += way == 4   ? peak_byte_tiles(repeats)
